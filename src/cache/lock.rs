@@ -1,0 +1,62 @@
+//! CACHE.LOCK
+
+use super::lease::Lease;
+use super::{LOADS, WAITS};
+use crate::args::Args;
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::server::{Reply, Server, Str};
+use crate::time::Millis;
+
+/// `CACHE.LOCK key ttl_ms loader_timeout_ms` replies LOAD to the one client that shall load the
+/// value, and WAIT to all others until CACHE.SET or the end of the lease, which lasts the shorter
+/// of the two times.
+pub struct Lock;
+
+/// The arguments of CACHE.LOCK.
+pub struct Request<'a> {
+    key: Str<'a>,
+    lease: Millis,
+}
+
+impl Command for Lock {
+    const SPEC: Spec = Spec {
+        name: c"cache.lock",
+        summary: c"Asks who loads a cached value: the caller or somebody else.",
+        complexity: c"O(1)",
+        since: c"0.1.0",
+        arity: 4,
+        flags: c"write deny-oom fast",
+        categories: c"write string fast",
+        keys: &[Key {
+            position: 1,
+            access: Access::Insert,
+        }],
+        legacy_keys: (1, 1, 1),
+        args: &[
+            Arg::key(c"key", 0),
+            Arg::integer(c"ttl_ms"),
+            Arg::integer(c"loader_timeout_ms"),
+        ],
+    };
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let key = args.name()?;
+        let (ttl, loader_timeout) = (args.lifetime()?.value, args.lifetime()?.value);
+        Ok(Request {
+            key,
+            lease: ttl.min(loader_timeout),
+        })
+    }
+
+    fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
+        if Lease::of(server, request.key)?.take(server, request.lease)? {
+            LOADS.add(1);
+            Ok(Reply::Simple(c"LOAD"))
+        } else {
+            WAITS.add(1);
+            Ok(Reply::Simple(c"WAIT"))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Every error reply of the module.
+//!
+//! An error text is ASCII, begins with its code and never repeats what the caller sent.
+
+use std::fmt;
+
+/// What a command that was refused answers. A refused command has changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Too few arguments; the server's own arity check comes first.
+    #[error("ERR wrong number of arguments")]
+    Arity,
+    /// An argument that the command does not know.
+    #[error("ERR syntax error")]
+    Syntax,
+    /// A name, identifier, group or consumer of length 0.
+    #[error("ERR {0} must not be empty")]
+    Empty(&'static str),
+    /// Not a decimal signed 64-bit integer.
+    #[error("ERR value is not an integer or out of range")]
+    NotAnInteger,
+    /// A count below its minimum.
+    #[error("ERR value is out of range, must be positive")]
+    NotPositive,
+    /// A time-to-live, lease or wait that is below 1 or ends too far in the future.
+    #[error("ERR invalid expire time in '{0}' command")]
+    ExpireTime(&'static str),
+    /// A wait below 0.
+    #[error("ERR timeout is negative")]
+    NegativeTimeout,
+    /// Not an id of the form `<ms>-<seq>`.
+    #[error("ERR Invalid stream ID specified as stream command argument")]
+    StreamId,
+    /// The key holds another type than the command works on.
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    /// The stream exists and the named group does not.
+    #[error("NOGROUP No such consumer group for this stream")]
+    NoGroup,
+    /// The name's slot cannot be derived, see [`crate::keys::derive`].
+    #[error("ERR name cannot be used in cluster mode: '}}' outside a hash tag")]
+    NameInCluster,
+    /// The name's slot moves between nodes; the client asks again.
+    #[error("TRYAGAIN The slot of this name is being moved to another node")]
+    SlotMoves,
+    /// The server refused an inner command; its own words.
+    #[error("{0}")]
+    Server(ServerError),
+    /// A bug of this module.
+    #[error("ERR internal error")]
+    Internal,
+}
+
+/// The error reply of an inner command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError(String);
+
+impl ServerError {
+    /// Takes over the server's words. Bytes that could break the protocol become `?`.
+    pub fn new(text: &[u8]) -> Self {
+        let readable = |b: &u8| {
+            if matches!(b, b' '..=b'~') {
+                char::from(*b)
+            } else {
+                '?'
+            }
+        };
+        let text: String = text.iter().map(readable).collect();
+        // Some servers report a refused inner command without a code.
+        let has_code = text
+            .split(' ')
+            .next()
+            .is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()));
+        Self(if has_code {
+            text
+        } else {
+            format!("ERR {text}")
+        })
+    }
+
+    /// The error code: the first word.
+    pub fn code(&self) -> &str {
+        self.0.split(' ').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_error_keeps_its_code_and_cannot_break_the_protocol() {
+        let error = ServerError::new(b"NOGROUP No such key 'a\r\n+OK\xff'");
+        assert_eq!(error.code(), "NOGROUP");
+        assert_eq!(error.to_string(), "NOGROUP No such key 'a??+OK?'");
+        assert_eq!(
+            ServerError::new(b"not allowed").to_string(),
+            "ERR not allowed"
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! Corral: caching without stampedes (`CACHE.*`), reliable task queues (`TASK.*`) and distributed
+//! locks (`LOCK.*`) as one loadable module for Redis and Valkey.
+//!
+//! This file is the table of what the module offers. [`command`] says what a command is, [`server`]
+//! is the only place that talks to the server, [`waiting`] is the line in which clients wait, and
+//! each family has a folder of its own.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod args;
+mod cache;
+mod command;
+mod error;
+mod keys;
+mod lock;
+mod server;
+mod stats;
+mod task;
+mod time;
+mod waiting;
+
+use command::{Entry, entry};
+
+/// Every command of the module.
+#[cfg_attr(test, expect(dead_code, reason = "unit tests run without a server"))]
+const COMMANDS: &[Entry] = &[
+    entry::<cache::get::Get>(),
+    entry::<cache::lock::Lock>(),
+    entry::<cache::set::Set>(),
+    entry::<lock::acquire::Acquire>(),
+    entry::<lock::extend::Extend>(),
+    entry::<lock::release::Release>(),
+    entry::<task::ack::Ack>(),
+    entry::<task::consume::Consume>(),
+    entry::<task::publish::Publish>(),
+    entry::<task::retry::Retry>(),
+];
+
+#[cfg(not(test))]
+use server::module::{load, unload};
+
+#[cfg(not(test))]
+redis_module::redis_module! {
+    name: "corral",
+    version: 100, // major * 10000 + minor * 100 + patch
+    allocator: (redis_module::alloc::RedisAlloc, redis_module::alloc::RedisAlloc),
+    data_types: [],
+    init: load,
+    deinit: unload,
+}

@@ -1,0 +1,147 @@
+//! Clients that wait.
+//!
+//! A client blocks on a key that nobody writes, so that the server itself redirects it when the
+//! slot of that key moves to another node, and nothing else wakes it. To answer it is O(1): the
+//! server then calls the time-out callback, on some versions at once, on others later in the same
+//! tick. So the waiter must hold its whole answer before [`Blocked::answer`] is called.
+
+use super::api::need;
+use super::call::Mode;
+use super::guard::guard;
+use super::{OwnedStr, Server, Str, words};
+use crate::args::Patience;
+use crate::server::Reply;
+use redis_module::raw;
+use std::os::raw::{c_int, c_void};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// A waiter, as the server sees it.
+pub trait Waits: 'static {
+    /// The client leaves the line with this reply: what it was granted, or nothing because its
+    /// time ran out.
+    fn farewell(&self, server: &Server) -> Reply<'static>;
+
+    /// The client is gone: disconnected, killed, redirected, or unblocked with an error. Writes
+    /// nothing.
+    fn gone(&self, server: &Server);
+}
+
+/// A client that the server has blocked for this module.
+#[derive(Clone, Copy)]
+pub struct Blocked(NonNull<raw::RedisModuleBlockedClient>);
+
+impl Server {
+    /// Makes the calling client wait for `patience`. Only where [`Server::may_block`] allows it.
+    pub fn block<W: Waits>(&self, key: Str<'_>, patience: Patience, waiter: Rc<W>) -> Blocked {
+        let timeout = match patience {
+            Patience::Forever => 0,
+            Patience::For(span) => span.0,
+        };
+        // SAFETY: the context is that of a command and may block; the server keeps the reference
+        // to the waiter until it hands it to `release`.
+        unsafe {
+            let blocked = need(raw::RedisModule_BlockClientOnKeys)(
+                self.ctx,
+                Some(key_was_written),
+                Some(answer_now::<W>),
+                Some(release::<W>),
+                timeout,
+                &mut key.as_ptr(),
+                1,
+                Rc::into_raw(waiter).cast_mut().cast(),
+            );
+            need(raw::RedisModule_SetDisconnectCallback)(blocked, Some(disconnected::<W>));
+            Blocked(need(NonNull::new(blocked)))
+        }
+    }
+
+    /// The id of the calling client.
+    pub fn client_id(&self) -> u64 {
+        // SAFETY: the context is valid.
+        unsafe { need(raw::RedisModule_GetClientId)(self.ctx) }
+    }
+
+    /// Whether a waiting client can still be answered: the server closes a connection some time
+    /// after it has found out that the client is gone.
+    pub fn is_connected(&self, client: u64) -> bool {
+        let id = OwnedStr::number(client as i64);
+        let args = [words().list(), words().id(), id.borrow()];
+        let Ok(line) = self.call(c"CLIENT", Mode::Read, &args) else {
+            return false;
+        };
+        let flags = line
+            .root()
+            .bytes()
+            .split(|b| *b == b' ')
+            .find_map(|field| field.strip_prefix(b"flags="));
+        // A: to be closed as soon as possible. c: to be closed after the reply.
+        flags.is_some_and(|flags| !flags.contains(&b'A') && !flags.contains(&b'c'))
+    }
+}
+
+impl Blocked {
+    /// Lets the client go with its waiter's [`Waits::farewell`]. No borrow may be held: the
+    /// answer can be asked for before this returns.
+    pub fn answer(self) {
+        // SAFETY: the waiter says goodbye once, and the server has not released it before.
+        unsafe { need(raw::RedisModule_UnblockClient)(self.0.as_ptr(), std::ptr::null_mut()) };
+    }
+}
+
+/// Somebody wrote the key on which nothing is ever written: the client goes on waiting.
+unsafe extern "C" fn key_was_written(
+    _ctx: *mut raw::RedisModuleCtx,
+    _argv: *mut *mut raw::RedisModuleString,
+    _argc: c_int,
+) -> c_int {
+    raw::REDISMODULE_ERR as c_int
+}
+
+/// The waiter behind a callback.
+///
+/// # Safety
+/// `ctx` is the context of a callback of a client that [`Server::block`] blocked for a `W`.
+unsafe fn waiter<'a, W: Waits>(ctx: *mut raw::RedisModuleCtx) -> Option<&'a W> {
+    // SAFETY: the private data is the pointer that `block` gave, and `release` has not run.
+    unsafe {
+        need(raw::RedisModule_GetBlockedClientPrivateData)(ctx)
+            .cast::<W>()
+            .as_ref()
+    }
+}
+
+unsafe extern "C" fn answer_now<W: Waits>(
+    ctx: *mut raw::RedisModuleCtx,
+    _argv: *mut *mut raw::RedisModuleString,
+    _argc: c_int,
+) -> c_int {
+    // SAFETY: the server calls this with the context of a client that `block::<W>` blocked.
+    let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
+    guard((), || {
+        let reply = guard(Reply::Null, || {
+            waiter.map_or(Reply::Null, |w| w.farewell(&server))
+        });
+        server.answer(&Ok(reply));
+    });
+    raw::REDISMODULE_OK as c_int
+}
+
+unsafe extern "C" fn disconnected<W: Waits>(
+    ctx: *mut raw::RedisModuleCtx,
+    _blocked: *mut raw::RedisModuleBlockedClient,
+) {
+    // SAFETY: the server calls this with the context of a client that `block::<W>` blocked.
+    let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
+    guard((), || {
+        if let Some(waiter) = waiter {
+            waiter.gone(&server);
+        }
+    });
+}
+
+unsafe extern "C" fn release<W: Waits>(_ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+    // SAFETY: `block` made this pointer from an `Rc<W>`, and the server calls this once.
+    let waiter = unsafe { Rc::from_raw(data.cast_const().cast::<W>()) };
+    guard((), || drop(waiter));
+}

@@ -1,0 +1,222 @@
+//! Inner commands. All data changes go through here, so that replication, keyspace events, client
+//! tracking and the rules of cluster and memory are the server's own.
+
+use super::api::need;
+use super::{Server, Str};
+use crate::error::{Error, ServerError};
+use redis_module::raw;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// How an inner command runs. Errors always come back as replies.
+#[derive(Clone, Copy)]
+pub enum Mode {
+    /// Changes nothing.
+    Read,
+    /// Changes data; replicated.
+    Write,
+    /// Changes data; replicated; refused when memory is full, though the command itself is not.
+    WriteIfMemory,
+    /// Changes data; replicated; the reply is in the client's protocol and can be forwarded.
+    WriteForward,
+}
+
+impl Mode {
+    const fn format(self) -> &'static CStr {
+        match self {
+            Mode::Read => c"Ev",
+            Mode::Write => c"!Ev",
+            Mode::WriteIfMemory => c"!EMv",
+            Mode::WriteForward => c"!E0v",
+        }
+    }
+}
+
+impl Server {
+    /// Runs an inner command. An error reply is an `Err`.
+    pub fn call<'s>(
+        &'s self,
+        command: &'static CStr,
+        mode: Mode,
+        args: &[Str<'_>],
+    ) -> Result<CallReply<'s>, Error> {
+        // SAFETY: the context is valid; the format ends with `v`, which takes a pointer to string
+        // pointers and their number; `Str` is a transparent string pointer. The server takes its
+        // own references to the strings that it keeps.
+        let reply = unsafe {
+            need(raw::RedisModule_Call)(
+                self.ctx,
+                command.as_ptr(),
+                mode.format().as_ptr(),
+                args.as_ptr(),
+                args.len(),
+            )
+        };
+        let reply = CallReply {
+            element: Element {
+                raw: NonNull::new(reply).ok_or(Error::Internal)?,
+                life: PhantomData,
+            },
+        };
+        match reply.root().kind() {
+            Kind::Error => Err(Error::Server(ServerError::new(reply.root().bytes()))),
+            _ => Ok(reply),
+        }
+    }
+}
+
+/// The types of replies that the commands used here give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string, also a simple one.
+    String,
+    /// An error.
+    Error,
+    /// An integer.
+    Integer,
+    /// An array.
+    Array,
+    /// A RESP3 map.
+    Map,
+    /// Nothing.
+    Null,
+    /// Anything else.
+    Other,
+}
+
+/// A reply or a part of one.
+#[derive(Clone, Copy)]
+pub struct Element<'r> {
+    raw: NonNull<raw::RedisModuleCallReply>,
+    life: PhantomData<&'r ()>,
+}
+
+impl<'r> Element<'r> {
+    /// Its type.
+    pub fn kind(self) -> Kind {
+        // SAFETY: the reply lives for 'r.
+        match unsafe { need(raw::RedisModule_CallReplyType)(self.raw.as_ptr()) } as isize {
+            raw::REDISMODULE_REPLY_STRING => Kind::String,
+            raw::REDISMODULE_REPLY_ERROR => Kind::Error,
+            raw::REDISMODULE_REPLY_INTEGER => Kind::Integer,
+            raw::REDISMODULE_REPLY_ARRAY => Kind::Array,
+            raw::REDISMODULE_REPLY_MAP => Kind::Map,
+            raw::REDISMODULE_REPLY_NULL => Kind::Null,
+            _ => Kind::Other,
+        }
+    }
+
+    /// Whether it is nil.
+    pub fn is_null(self) -> bool {
+        self.kind() == Kind::Null
+    }
+
+    /// Its value, 0 if it is no integer.
+    pub fn integer(self) -> i64 {
+        match self.kind() {
+            // SAFETY: the reply lives for 'r and is an integer.
+            Kind::Integer => unsafe { need(raw::RedisModule_CallReplyInteger)(self.raw.as_ptr()) },
+            _ => 0,
+        }
+    }
+
+    /// Its bytes, none if it is no string and no error.
+    pub fn bytes(self) -> &'r [u8] {
+        let mut len = 0;
+        // SAFETY: the reply lives for 'r; the pointer is null for other types.
+        unsafe {
+            let start = need(raw::RedisModule_CallReplyStringPtr)(self.raw.as_ptr(), &mut len);
+            if start.is_null() {
+                &[]
+            } else {
+                std::slice::from_raw_parts(start.cast(), len)
+            }
+        }
+    }
+
+    /// The number of elements of an array or pairs of a map.
+    pub fn len(self) -> usize {
+        match self.kind() {
+            // SAFETY: the reply lives for 'r and has a length.
+            Kind::Array | Kind::Map => unsafe {
+                need(raw::RedisModule_CallReplyLength)(self.raw.as_ptr())
+            },
+            _ => 0,
+        }
+    }
+
+    fn wrap(raw: *mut raw::RedisModuleCallReply) -> Option<Element<'r>> {
+        NonNull::new(raw).map(|raw| Element {
+            raw,
+            life: PhantomData,
+        })
+    }
+
+    /// An element of an array.
+    pub fn at(self, index: usize) -> Option<Element<'r>> {
+        // SAFETY: the reply lives for 'r; null for an index or type that is out of place.
+        Self::wrap(unsafe {
+            need(raw::RedisModule_CallReplyArrayElement)(self.raw.as_ptr(), index)
+        })
+    }
+
+    /// The elements of an array.
+    pub fn elements(self) -> impl Iterator<Item = Element<'r>> {
+        let len = if self.kind() == Kind::Array {
+            self.len()
+        } else {
+            0
+        };
+        (0..len).filter_map(move |index| self.at(index))
+    }
+
+    /// The value of the first pair, of a map or of an array of pairs.
+    pub fn first_value(self) -> Option<Element<'r>> {
+        if self.kind() != Kind::Map {
+            return self.at(0)?.at(1);
+        }
+        let mut value = std::ptr::null_mut();
+        // SAFETY: the reply lives for 'r and is a map; the key is not asked for.
+        unsafe {
+            need(raw::RedisModule_CallReplyMapElement)(
+                self.raw.as_ptr(),
+                0,
+                std::ptr::null_mut(),
+                &mut value,
+            );
+        }
+        Self::wrap(value)
+    }
+
+    /// The value behind `field` in a flat list of fields and values.
+    pub fn field(self, field: &[u8]) -> Option<Element<'r>> {
+        let position = (0..self.len())
+            .step_by(2)
+            .find(|index| self.at(*index).is_some_and(|name| name.bytes() == field))?;
+        self.at(position + 1)
+    }
+
+    pub(super) fn as_ptr(self) -> *mut raw::RedisModuleCallReply {
+        self.raw.as_ptr()
+    }
+}
+
+/// The reply of an inner command. It does not outlive the command, timer or event.
+pub struct CallReply<'s> {
+    element: Element<'s>,
+}
+
+impl CallReply<'_> {
+    /// The reply, to look into.
+    pub fn root(&self) -> Element<'_> {
+        self.element
+    }
+}
+
+impl Drop for CallReply<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the reply was made by `call`, and the lifetime keeps it inside its context.
+        unsafe { need(raw::RedisModule_FreeCallReply)(self.element.as_ptr()) };
+    }
+}

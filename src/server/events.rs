@@ -1,0 +1,144 @@
+//! What other clients do to keys that somebody waits for.
+//!
+//! Keyspace events are subscribed to when the first client waits or the first fact about a key is
+//! remembered, not before: every write of the server pays for a subscription. A callback writes
+//! nothing; it marks a line and arms the timer.
+
+use super::api::need;
+use super::guard::guard;
+use super::{MainThread, Server};
+use crate::task;
+use redis_module::raw;
+use std::cell::Cell;
+use std::ffi::{CStr, c_char};
+use std::os::raw::{c_int, c_void};
+
+static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+static QUIET: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+
+/// What happened to a key.
+#[derive(Clone, Copy)]
+pub struct KeyEvent<'a> {
+    /// The server's word, such as `xadd` or `rename_to`.
+    pub name: &'a [u8],
+    /// The key.
+    pub key: &'a [u8],
+    /// Whether it is an event of the stream type.
+    pub stream: bool,
+    /// Whether this module itself causes it and looks after those who wait.
+    pub own: bool,
+}
+
+/// Asks for keyspace events, once.
+pub fn subscribe(server: &Server) {
+    const CLASSES: c_int = raw::REDISMODULE_NOTIFY_STREAM
+        | raw::REDISMODULE_NOTIFY_GENERIC
+        | raw::REDISMODULE_NOTIFY_EXPIRED
+        | raw::REDISMODULE_NOTIFY_EVICTED;
+    if SUBSCRIBED.get().replace(true) {
+        return;
+    }
+    // SAFETY: the context belongs to this module.
+    unsafe {
+        need(raw::RedisModule_SubscribeToKeyspaceEvents)(server.ctx, CLASSES, Some(key_changed))
+    };
+}
+
+/// Runs an inner write whose events need no look at the lines: the caller serves them itself.
+pub fn quietly<T>(write: impl FnOnce() -> T) -> T {
+    let before = QUIET.get().replace(true);
+    let result = write();
+    QUIET.get().set(before);
+    result
+}
+
+unsafe extern "C" fn key_changed(
+    ctx: *mut raw::RedisModuleCtx,
+    class: c_int,
+    event: *const c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    let mut len = 0;
+    // SAFETY: the server gives a valid context, event name and key for the time of this call.
+    let (server, event) = unsafe {
+        let start = need(raw::RedisModule_StringPtrLen)(key, &mut len);
+        let event = KeyEvent {
+            name: CStr::from_ptr(event).to_bytes(),
+            key: std::slice::from_raw_parts(start.cast(), len),
+            stream: class & raw::REDISMODULE_NOTIFY_STREAM != 0,
+            own: QUIET.get().get(),
+        };
+        (Server::new(ctx), event)
+    };
+    guard((), || task::key_changed(&server, event));
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Subscribes to the events of whole databases, which raise no keyspace events.
+pub(super) fn subscribe_to_databases(server: &Server) {
+    for (id, callback) in [
+        (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
+        (raw::REDISMODULE_EVENT_SWAPDB, swapped),
+        (raw::REDISMODULE_EVENT_LOADING, loaded),
+    ] {
+        let event = raw::RedisModuleEvent { id, dataver: 1 };
+        // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
+        unsafe { need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback)) };
+    }
+}
+
+/// After unloading and loading anew nothing is subscribed to.
+pub(super) fn forget() {
+    SUBSCRIBED.get().set(false);
+}
+
+type Callback =
+    unsafe extern "C" fn(*mut raw::RedisModuleCtx, raw::RedisModuleEvent, u64, *mut c_void);
+
+unsafe extern "C" fn flushed(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    phase: u64,
+    data: *mut c_void,
+) {
+    // SAFETY: the server gives a valid context and the structure that belongs to the event.
+    let (server, info) = unsafe { (Server::new(ctx), data.cast::<raw::RedisModuleFlushInfo>()) };
+    if phase == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
+        // SAFETY: as above.
+        let db = unsafe { info.as_ref() }
+            .map(|info| info.dbnum)
+            .filter(|db| *db >= 0);
+        guard((), || task::databases_changed(&server, db.as_slice()));
+    }
+}
+
+unsafe extern "C" fn swapped(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _phase: u64,
+    data: *mut c_void,
+) {
+    // SAFETY: the server gives a valid context and the structure that belongs to the event.
+    let (server, info) = unsafe { (Server::new(ctx), data.cast::<raw::RedisModuleSwapDbInfo>()) };
+    // SAFETY: as above.
+    if let Some(info) = unsafe { info.as_ref() } {
+        let both = [info.dbnum_first, info.dbnum_second];
+        guard((), || task::databases_changed(&server, &both));
+    }
+}
+
+unsafe extern "C" fn loaded(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    phase: u64,
+    _data: *mut c_void,
+) {
+    if matches!(
+        phase,
+        raw::REDISMODULE_SUBEVENT_LOADING_ENDED | raw::REDISMODULE_SUBEVENT_LOADING_FAILED
+    ) {
+        // SAFETY: the server gives a valid context.
+        let server = unsafe { Server::new(ctx) };
+        guard((), || task::databases_changed(&server, &[]));
+    }
+}

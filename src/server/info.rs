@@ -1,0 +1,29 @@
+//! The section `corral` of INFO.
+
+use super::api::need;
+use super::guard::guard;
+use crate::stats::{Counter, PANICS};
+use crate::{cache, lock, task};
+use redis_module::raw;
+use std::ffi::CStr;
+use std::os::raw::c_int;
+
+pub(super) unsafe extern "C" fn write(ctx: *mut raw::RedisModuleInfoCtx, _crash_report: c_int) {
+    guard((), || {
+        // SAFETY: the server gives a valid context; a null name is the module's own section.
+        let wanted = unsafe { need(raw::RedisModule_InfoAddSection)(ctx, std::ptr::null()) };
+        if wanted != raw::REDISMODULE_OK as c_int {
+            return;
+        }
+        let field = |name: &CStr, value: u64| {
+            // SAFETY: the context is valid and in a section; the name is a C string.
+            unsafe { need(raw::RedisModule_InfoAddFieldULongLong)(ctx, name.as_ptr(), value) };
+        };
+        let families: [&[&Counter]; 4] =
+            [&[&PANICS], cache::COUNTERS, lock::COUNTERS, task::COUNTERS];
+        for counter in families.into_iter().flatten() {
+            field(counter.name, counter.get());
+        }
+        field(c"task_waiters", task::waiters() as u64);
+    });
+}

@@ -1,0 +1,128 @@
+//! The only code that talks to the server, and the only unsafe code: a thin safe layer over the
+//! module API. What the families see of it is [`Server`], [`Str`], [`Reply`] and [`block::Waits`].
+//!
+//! Every entry from C runs inside [`guard::guard`]; every function pointer that is used without a
+//! check is checked once, when the module is loaded ([`module`]).
+
+pub mod api;
+pub mod block;
+pub mod call;
+pub mod config;
+pub mod events;
+pub mod guard;
+pub mod info;
+pub mod key;
+#[cfg_attr(test, expect(dead_code, reason = "unit tests run without a server"))]
+pub mod module;
+pub mod register;
+pub mod reply;
+pub mod string;
+pub mod timer;
+
+pub use api::MainThread;
+pub use call::Mode;
+pub use key::Type;
+pub use reply::Reply;
+pub use string::{OwnedStr, Str, words};
+
+use crate::args::Argument;
+use crate::error::Error;
+use crate::keys::{self, Prefix};
+use crate::time::UnixMs;
+use api::need;
+use redis_module::raw;
+use std::cell::Cell;
+
+/// The server during one command, timer or event.
+pub struct Server {
+    ctx: *mut raw::RedisModuleCtx,
+}
+
+/// Whether the server runs in cluster mode; fixed while it runs.
+static CLUSTER: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+
+impl Server {
+    /// The server as a callback from C sees it.
+    ///
+    /// # Safety
+    /// `ctx` is the context that the server gave to the callback which is running now, and the
+    /// value is dropped before the callback returns.
+    unsafe fn new(ctx: *mut raw::RedisModuleCtx) -> Self {
+        Self { ctx }
+    }
+
+    /// The server's clock.
+    pub fn now(&self) -> UnixMs {
+        // SAFETY: takes no arguments; checked at load.
+        UnixMs(unsafe { need(raw::RedisModule_Milliseconds)() })
+    }
+
+    /// The selected database.
+    pub fn db(&self) -> i32 {
+        // SAFETY: the context is valid, see `new`.
+        unsafe { need(raw::RedisModule_GetSelectedDb)(self.ctx) }
+    }
+
+    /// Selects a database. Only for timers: in a command it would move the client.
+    pub fn select(&self, db: i32) {
+        // SAFETY: the context is valid, see `new`; the number came from `db`.
+        unsafe { need(raw::RedisModule_SelectDb)(self.ctx, db) };
+    }
+
+    fn flags(&self) -> u32 {
+        // SAFETY: the context is valid, see `new`.
+        unsafe { need(raw::RedisModule_GetContextFlags)(self.ctx) as u32 }
+    }
+
+    /// Whether this client may be made to wait: not in MULTI, a script or a function, nor when
+    /// another module calls.
+    pub fn may_block(&self) -> bool {
+        const NEVER: u32 = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING
+            | raw::REDISMODULE_CTX_FLAGS_MULTI
+            | raw::REDISMODULE_CTX_FLAGS_LUA
+            | raw::REDISMODULE_CTX_FLAGS_REPLICATED;
+        self.flags() & NEVER == 0
+    }
+
+    /// Whether the client speaks RESP3.
+    pub fn resp3(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_RESP3 != 0
+    }
+
+    /// Whether this is a master.
+    pub fn is_master(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_MASTER != 0
+    }
+
+    /// Whether a timer must not write now: clients are paused, for a failover say. A write would
+    /// abort the server.
+    pub fn writes_are_paused(&self) -> bool {
+        // SAFETY: takes no arguments; checked at load.
+        unsafe { need(raw::RedisModule_AvoidReplicaTraffic)() != 0 }
+    }
+
+    /// The key that belongs to `name`, see [`keys::derive`].
+    pub fn key_of(&self, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr, Error> {
+        Ok(OwnedStr::new(&keys::derive(
+            prefix,
+            name.bytes(),
+            CLUSTER.get().get(),
+        )?))
+    }
+
+    /// Refuses a command that writes while the slot of `name` moves between cluster nodes: the
+    /// name is often no key, so the server would send the client on to the other node, which would
+    /// grant as well. The server refuses an inner command on two keys that do not exist exactly
+    /// while their slot is migrated or imported.
+    pub fn refuse_while_slot_moves(&self, name: Str<'_>) -> Result<(), Error> {
+        if !CLUSTER.get().get() {
+            return Ok(());
+        }
+        let wait = self.key_of(Prefix::Wait, name)?;
+        let lock = self.key_of(Prefix::Lock, name)?;
+        match self.call(c"EXISTS", Mode::Read, &[wait.borrow(), lock.borrow()]) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::SlotMoves),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Makes the commands of the table known to the server, with all that it wants to know of them.
+
+use super::Server;
+use super::api::need;
+use super::guard::guard;
+use super::string::arguments;
+use crate::args::Args;
+use crate::command::{Access, Arg, ArgKind, Command, Entry, Key, Spec};
+use crate::error::Error;
+use redis_module::raw;
+use std::os::raw::{c_int, c_uint};
+use std::ptr;
+
+/// A command's entry from C.
+pub type Handler = unsafe extern "C" fn(
+    *mut raw::RedisModuleCtx,
+    *mut *mut raw::RedisModuleString,
+    c_int,
+) -> c_int;
+
+/// The entry from C of the command `C`.
+///
+/// # Safety
+/// Only the server calls it, with a valid context and `argc` valid arguments.
+pub unsafe extern "C" fn handler<C: Command>(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    // SAFETY: the server gives a valid context and valid arguments for the time of this call.
+    let (server, args) = unsafe { (Server::new(ctx), arguments(argv, argc)) };
+    let run = || {
+        let name = C::SPEC.name.to_str().unwrap_or_default();
+        let mut args = Args::new(args.get(1..).unwrap_or_default(), name, server.now());
+        let request = C::parse(&mut args)?;
+        args.finish()?;
+        C::run(request, &server)
+    };
+    guard((), || {
+        let outcome = guard(Err(Error::Internal), run);
+        server.answer(&outcome);
+    });
+    raw::REDISMODULE_OK as c_int
+}
+
+impl Server {
+    /// Registers one command.
+    pub(super) fn register(&self, entry: &Entry) -> Result<(), &'static str> {
+        let spec = &entry.spec;
+        let (first, last, step) = spec.legacy_keys;
+        // SAFETY: the context is the one of loading; the strings are C strings that live for ever.
+        let (created, command) = unsafe {
+            let created = need(raw::RedisModule_CreateCommand)(
+                self.ctx,
+                spec.name.as_ptr(),
+                Some(entry.handler),
+                spec.flags.as_ptr(),
+                first,
+                last,
+                step,
+            );
+            (
+                created,
+                need(raw::RedisModule_GetCommand)(self.ctx, spec.name.as_ptr()),
+            )
+        };
+        if created != raw::REDISMODULE_OK as c_int || command.is_null() {
+            return Err("the server refused a command");
+        }
+        describe(command, spec)?;
+        // SAFETY: a function that only newer servers have; the command was created above.
+        unsafe {
+            if let Some(set_categories) = raw::RedisModule_SetCommandACLCategories {
+                // The server takes a list that replaces nothing it derives from the flags.
+                set_categories(command, spec.categories.as_ptr());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The version of the description structures, for servers that know newer ones.
+static INFO_VERSION: InfoVersion = InfoVersion(raw::RedisModuleCommandInfoVersion {
+    version: 1,
+    sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
+    sizeof_keyspec: size_of::<raw::RedisModuleCommandKeySpec>(),
+    sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
+});
+
+struct InfoVersion(raw::RedisModuleCommandInfoVersion);
+
+// SAFETY: plain numbers that nobody writes.
+unsafe impl Sync for InfoVersion {}
+
+fn describe(command: *mut raw::RedisModuleCommand, spec: &Spec) -> Result<(), &'static str> {
+    // SAFETY: all-zero is the end mark of the server's key specification lists.
+    let end = unsafe { std::mem::zeroed() };
+    let mut keys: Vec<_> = spec.keys.iter().map(key_spec).chain([end]).collect();
+    let mut nested = Vec::new();
+    let mut args = arg_list(spec.args, &mut nested);
+    let info = raw::RedisModuleCommandInfo {
+        version: &INFO_VERSION.0,
+        summary: spec.summary.as_ptr(),
+        complexity: spec.complexity.as_ptr(),
+        since: spec.since.as_ptr(),
+        history: ptr::null_mut(),
+        tips: ptr::null(),
+        arity: spec.arity,
+        key_specs: keys.as_mut_ptr(),
+        args: args.as_mut_ptr(),
+    };
+    // SAFETY: the server copies the description; every list ends with a zeroed element and lives
+    // until the call returns.
+    match unsafe { need(raw::RedisModule_SetCommandInfo)(command, &info) } as isize {
+        raw::REDISMODULE_OK => Ok(()),
+        _ => Err("the server refused the description of a command"),
+    }
+}
+
+fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
+    let access = match key.access {
+        Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+        Access::Insert => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_INSERT,
+        Access::Update => {
+            raw::REDISMODULE_CMD_KEY_RW
+                | raw::REDISMODULE_CMD_KEY_ACCESS
+                | raw::REDISMODULE_CMD_KEY_UPDATE
+        }
+        Access::Delete => {
+            raw::REDISMODULE_CMD_KEY_RW
+                | raw::REDISMODULE_CMD_KEY_ACCESS
+                | raw::REDISMODULE_CMD_KEY_DELETE
+        }
+    };
+    // SAFETY: zeroed is valid for this structure of numbers and pointers; the union members that
+    // are written are those that the types beside them announce. The range of length 1: last key
+    // and limit 0, step 1.
+    unsafe {
+        let mut spec: raw::RedisModuleCommandKeySpec = std::mem::zeroed();
+        spec.flags = access.into();
+        spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+        spec.bs.index.pos = key.position;
+        spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+        spec.fk.range.keystep = 1;
+        spec
+    }
+}
+
+/// The server's form of an argument list. Lists inside it are kept alive in `nested`.
+fn arg_list(
+    args: &[Arg],
+    nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>,
+) -> Vec<raw::RedisModuleCommandArg> {
+    // SAFETY: zeroed is valid for this structure of numbers and pointers, and all-zero is the
+    // end mark of the list.
+    let blank: raw::RedisModuleCommandArg = unsafe { std::mem::zeroed() };
+    let mut list: Vec<_> = args
+        .iter()
+        .map(|arg| {
+            let mut raw_arg = blank;
+            raw_arg.name = arg.name.as_ptr();
+            raw_arg.key_spec_index = -1;
+            raw_arg.type_ = match arg.kind {
+                ArgKind::Key(index) => {
+                    raw_arg.key_spec_index = index;
+                    raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY
+                }
+                ArgKind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
+                ArgKind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+                ArgKind::Block(inner) => {
+                    let mut inner = arg_list(inner, nested);
+                    raw_arg.subargs = inner.as_mut_ptr();
+                    nested.push(inner);
+                    raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK
+                }
+            };
+            let flags: c_uint = [
+                (arg.optional, raw::REDISMODULE_CMD_ARG_OPTIONAL),
+                (arg.multiple, raw::REDISMODULE_CMD_ARG_MULTIPLE),
+            ]
+            .iter()
+            .filter_map(|(set, flag)| set.then_some(*flag))
+            .sum();
+            raw_arg.flags = flags as c_int;
+            raw_arg
+        })
+        .collect();
+    list.push(blank);
+    list
+}

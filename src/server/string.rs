@@ -1,0 +1,124 @@
+//! The server's strings. Arguments are passed on to inner commands by pointer, never copied.
+
+use super::MainThread;
+use super::api::need;
+use crate::args::Argument;
+use redis_module::raw;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+/// A borrowed string of the server.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Str<'a> {
+    raw: NonNull<raw::RedisModuleString>,
+    life: PhantomData<&'a [u8]>,
+}
+
+impl Str<'_> {
+    pub(super) fn as_ptr(self) -> *mut raw::RedisModuleString {
+        self.raw.as_ptr()
+    }
+}
+
+impl<'a> Argument<'a> for Str<'a> {
+    fn bytes(self) -> &'a [u8] {
+        let mut len = 0;
+        // SAFETY: the string lives for 'a and the server does not change it meanwhile.
+        unsafe {
+            let start = need(raw::RedisModule_StringPtrLen)(self.raw.as_ptr(), &mut len);
+            std::slice::from_raw_parts(start.cast(), len)
+        }
+    }
+}
+
+/// The arguments of a command, as C hands them over.
+///
+/// # Safety
+/// `argv` points to `argc` strings that live for 'a.
+pub(super) unsafe fn arguments<'a>(
+    argv: *mut *mut raw::RedisModuleString,
+    argc: i32,
+) -> &'a [Str<'a>] {
+    // SAFETY: `Str` is a transparent non-null pointer, and the server passes no null argument.
+    unsafe { std::slice::from_raw_parts(argv.cast(), usize::try_from(argc).unwrap_or(0)) }
+}
+
+/// A string of the server that this module made.
+pub struct OwnedStr(NonNull<raw::RedisModuleString>);
+
+impl OwnedStr {
+    /// A string of these bytes.
+    pub fn new(bytes: &[u8]) -> Self {
+        // SAFETY: a null context is allowed: the string is then freed by hand.
+        let raw = unsafe {
+            need(raw::RedisModule_CreateString)(ptr::null_mut(), bytes.as_ptr().cast(), bytes.len())
+        };
+        Self(need(NonNull::new(raw)))
+    }
+
+    /// The decimal form of a number.
+    pub fn number(value: i64) -> Self {
+        Self::new(value.to_string().as_bytes())
+    }
+
+    /// The string, as long as this value lives.
+    pub fn borrow(&self) -> Str<'_> {
+        Str {
+            raw: self.0,
+            life: PhantomData,
+        }
+    }
+}
+
+impl Drop for OwnedStr {
+    fn drop(&mut self) {
+        // SAFETY: this value holds the one reference that `new` was given.
+        unsafe { need(raw::RedisModule_FreeString)(ptr::null_mut(), self.0.as_ptr()) };
+    }
+}
+
+macro_rules! words {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        /// Words that inner commands are made of, created once.
+        #[allow(missing_docs, reason = "each is its own text")]
+        pub struct Words { $($name: OwnedStr),* }
+
+        impl Words {
+            fn new() -> Self {
+                Self { $($name: OwnedStr::new($text)),* }
+            }
+            $(pub fn $name(&self) -> Str<'_> { self.$name.borrow() })*
+        }
+    };
+}
+
+words! {
+    zero = b"0", one = b"1", any_id = b"*", new_entries = b">",
+    nx = b"NX", px = b"PX",
+    group = b"GROUP", count = b"COUNT", streams = b"STREAMS",
+    create = b"CREATE", groups = b"GROUPS", mkstream = b"MKSTREAM",
+    payload = b"payload", timestamp = b"timestamp", retry_count = b"retry_count",
+    original_id = b"original_id",
+    list = b"LIST", id = b"ID",
+}
+
+static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));
+
+/// The prepared words.
+pub fn words() -> &'static Words {
+    WORDS.get().get().unwrap_or_else(|| {
+        let words = Box::leak(Box::new(Words::new()));
+        WORDS.get().set(Some(words));
+        words
+    })
+}
+
+/// Frees the prepared words when the module is unloaded; nothing uses them any more.
+pub(super) fn forget_words() {
+    if let Some(words) = WORDS.get().take() {
+        // SAFETY: the pointer came from the `Box` in `words`, and only unloading calls this.
+        drop(unsafe { Box::from_raw(ptr::from_ref(words).cast_mut()) });
+    }
+}

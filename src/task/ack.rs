@@ -1,0 +1,53 @@
+//! TASK.ACK
+
+use super::store;
+use crate::args::Args;
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::server::{Reply, Server, Str};
+
+/// `TASK.ACK stream group id [id ...]` finishes tasks for a group and replies how many were
+/// leased to it. An entry that every group is past is deleted.
+pub struct Ack;
+
+/// The arguments of TASK.ACK.
+pub struct Request<'a> {
+    stream: Str<'a>,
+    group: Str<'a>,
+    ids: &'a [Str<'a>],
+}
+
+impl Command for Ack {
+    const SPEC: Spec = Spec {
+        name: c"task.ack",
+        summary: c"Finishes tasks for a consumer group.",
+        complexity: c"O(N) for N ids; O(N*G) for a stream with G consumer groups.",
+        since: c"0.1.0",
+        arity: -4,
+        flags: c"write fast",
+        categories: c"write stream fast",
+        keys: &[Key {
+            position: 1,
+            access: Access::Delete,
+        }],
+        legacy_keys: (1, 1, 1),
+        args: &[
+            Arg::key(c"stream", 0),
+            Arg::string(c"group"),
+            Arg::string(c"id").multiple(),
+        ],
+    };
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let (stream, group, ids) = (args.name()?, args.filled("group")?, args.all());
+        store::check_ids(ids)?;
+        Ok(Request { stream, group, ids })
+    }
+
+    fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
+        server.refuse_while_slot_moves(request.stream)?;
+        let acknowledged = store::finish(server, request.stream, request.group, request.ids)?;
+        Ok(Reply::Integer(acknowledged))
+    }
+}

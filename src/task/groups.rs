@@ -1,0 +1,138 @@
+//! Which groups a stream has, and which entries every one of them is past.
+//!
+//! That a stream has exactly one group, the common case, is remembered, so that an
+//! acknowledgement costs XACK and XDEL and nothing else. Every event that can change it makes the
+//! module ask again.
+
+use super::id::EntryId;
+use crate::args::Argument;
+use crate::error::Error;
+use crate::server::call::Element;
+use crate::server::events::{KeyEvent, subscribe};
+use crate::server::{MainThread, Mode, Server, Str, words};
+use std::cell::{LazyCell, RefCell};
+use std::collections::{HashMap, HashSet};
+
+/// Streams that are known to have exactly one group, by database.
+type Single = HashMap<i32, HashSet<Box<[u8]>>>;
+
+static SINGLE: MainThread<LazyCell<RefCell<Single>>> =
+    MainThread::new(LazyCell::new(RefCell::default));
+
+/// How many streams of a database are remembered; beyond that all are asked about anew.
+const REMEMBERED: usize = 4096;
+
+/// Whether the stream has exactly one group.
+pub fn has_single_group(server: &Server, stream: Str<'_>) -> Result<bool, Error> {
+    let (db, name) = (server.db(), stream.bytes());
+    if SINGLE
+        .get()
+        .borrow()
+        .get(&db)
+        .is_some_and(|known| known.contains(name))
+    {
+        return Ok(true);
+    }
+    subscribe(server);
+    let single = with_groups(server, stream, |groups| groups.len() == 1)?;
+    if single {
+        let mut known = SINGLE.get().borrow_mut();
+        let known = known.entry(db).or_default();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(name.into());
+    }
+    Ok(single)
+}
+
+/// Whether the stream has a group of this name.
+pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
+    with_groups(server, stream, |groups| {
+        groups
+            .elements()
+            .any(|g| text(g, b"name") == Some(group.bytes()))
+    })
+}
+
+/// The name of the stream's only group, if it has exactly one.
+pub fn only_group(server: &Server, stream: Str<'_>) -> Result<Option<Box<[u8]>>, Error> {
+    with_groups(server, stream, |groups| {
+        let name = groups.at(0).and_then(|g| text(g, b"name"));
+        name.filter(|_| groups.len() == 1).map(Into::into)
+    })
+}
+
+/// Those of `ids` that every group is past: the group has read as far and has not got the entry
+/// pending.
+pub fn done_everywhere<'a>(
+    server: &Server,
+    stream: Str<'_>,
+    ids: &[Str<'a>],
+) -> Result<Vec<Str<'a>>, Error> {
+    with_groups(server, stream, |groups| {
+        let mut done = Vec::with_capacity(ids.len());
+        for id in ids {
+            let mut past_all = true;
+            for group in groups.elements() {
+                past_all = past_all && is_past(server, stream, group, *id)?;
+            }
+            if past_all {
+                done.push(*id);
+            }
+        }
+        Ok(done)
+    })?
+}
+
+fn is_past(
+    server: &Server,
+    stream: Str<'_>,
+    group: Element<'_>,
+    id: Str<'_>,
+) -> Result<bool, Error> {
+    let last = text(group, b"last-delivered-id").and_then(EntryId::parse);
+    if EntryId::parse(id.bytes()) > last {
+        return Ok(false);
+    }
+    if group
+        .field(b"pending")
+        .is_some_and(|pending| pending.integer() == 0)
+    {
+        return Ok(true);
+    }
+    let name = crate::server::OwnedStr::new(text(group, b"name").unwrap_or_default());
+    let args = [stream, name.borrow(), id, id, words().one()];
+    Ok(server.call(c"XPENDING", Mode::Read, &args)?.root().len() == 0)
+}
+
+fn text<'r>(group: Element<'r>, field: &[u8]) -> Option<&'r [u8]> {
+    group.field(field).map(Element::bytes)
+}
+
+fn with_groups<T>(
+    server: &Server,
+    stream: Str<'_>,
+    look: impl FnOnce(Element<'_>) -> T,
+) -> Result<T, Error> {
+    let reply = server.call(c"XINFO", Mode::Read, &[words().groups(), stream])?;
+    Ok(look(reply.root()))
+}
+
+/// Whether an event can change what is remembered of a stream: all but those that only touch
+/// entries and consumers.
+pub fn may_change(event: KeyEvent<'_>) -> bool {
+    !event.stream || matches!(event.name, b"xgroup-create" | b"xgroup-destroy")
+}
+
+/// Forgets what is known of a stream.
+pub fn forget(db: i32, stream: &[u8]) {
+    if let Some(known) = SINGLE.get().borrow_mut().get_mut(&db) {
+        known.remove(stream);
+    }
+}
+
+/// Forgets everything.
+pub fn forget_all() {
+    SINGLE.get().take();
+}

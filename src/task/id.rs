@@ -1,0 +1,58 @@
+//! Stream entry ids: `<ms>-<seq>`, both unsigned 64-bit, in the order in which entries were added.
+
+/// The id of a stream entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryId {
+    ms: u64,
+    seq: u64,
+}
+
+impl EntryId {
+    /// Reads `<ms>-<seq>`; `<ms>` alone means `<ms>-0`, as in the server's own commands.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let mut parts = text.splitn(2, |b| *b == b'-');
+        let ms = decimal(parts.next()?)?;
+        let seq = parts.next().map_or(Some(0), decimal)?;
+        Some(Self { ms, seq })
+    }
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        value.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn special_and_broken_ids_are_no_ids() {
+        for text in [
+            "", "-", "+", "$", ">", "*", "1-", "-1", "1-*", "1-1-1", "a-1", "1 -1", "1-1\0",
+        ] {
+            assert_eq!(EntryId::parse(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(EntryId::parse(b"18446744073709551616-0"), None);
+        assert_eq!(EntryId::parse(b"5"), EntryId::parse(b"5-0"));
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_ordered_by_time_and_then_by_sequence(a: (u64, u64), b: (u64, u64)) {
+            let parse = |(ms, seq): (u64, u64)| EntryId::parse(format!("{ms}-{seq}").as_bytes());
+            prop_assert_eq!(parse(a).unwrap().cmp(&parse(b).unwrap()), a.cmp(&b));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(text: Vec<u8>) {
+            let _ = EntryId::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Consumers that wait: one line for each group of a stream.
+
+use super::DELIVERED;
+use super::store::{self, IfMissing, Read};
+use crate::error::Error;
+use crate::server::events::KeyEvent;
+use crate::server::{Mode, OwnedStr, Reply, Server};
+use crate::waiting::{Budget, Family, Hall, Lines, Waiter, no_lines};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// The family of waiting consumers.
+pub struct Tasks;
+
+/// What a waiting consumer asked for.
+pub struct Wanted {
+    /// Its name.
+    pub consumer: Box<[u8]>,
+    /// How many tasks at most.
+    pub count: i64,
+}
+
+static HALL: Lines<Tasks> = no_lines();
+
+impl Family for Tasks {
+    type Request = Wanted;
+
+    fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {
+        HALL.get()
+    }
+
+    fn nothing(_wanted: &Wanted) -> Reply<'static> {
+        Reply::NullArray
+    }
+
+    fn serve(server: &Server, db: i32, stream: &[u8], budget: &mut Budget) {
+        let parts = HALL.get().borrow().parts(db, stream);
+        for group in parts {
+            // A refusal leaves the line as it is; whatever cures it raises an event.
+            let _ = serve_group(server, db, stream, &group, budget);
+        }
+        if budget.is_spent() {
+            HALL.get().borrow_mut().disturb(db, stream);
+        }
+    }
+}
+
+/// One task was added to `stream`: in every group the first in line gets it.
+pub fn hand_over_one(server: &Server, stream: &[u8]) {
+    if HALL.get().borrow().len() == 0 {
+        return;
+    }
+    let db = server.db();
+    let groups = HALL.get().borrow().parts(db, stream);
+    for group in groups {
+        let _ = serve_group(
+            server,
+            db,
+            stream,
+            &group,
+            &mut Budget {
+                bytes: usize::MAX,
+                grants: 1,
+            },
+        );
+    }
+}
+
+/// Serves a group's line before somebody new reads. True if some still wait after that: then
+/// there is nothing left to read.
+pub fn serve_before_reading(server: &Server, stream: &[u8], group: &[u8]) -> Result<bool, Error> {
+    if HALL.get().borrow().len() == 0 {
+        return Ok(false);
+    }
+    let db = server.db();
+    serve_group(
+        server,
+        db,
+        stream,
+        group,
+        &mut Budget {
+            bytes: usize::MAX,
+            grants: usize::MAX,
+        },
+    )?;
+    Ok(HALL.get().borrow().first(db, stream, group).is_some())
+}
+
+/// Serves a line until it is empty, nothing is left to read, or the budget is spent.
+fn serve_group(
+    server: &Server,
+    db: i32,
+    stream: &[u8],
+    group: &[u8],
+    budget: &mut Budget,
+) -> Result<(), Error> {
+    let (stream_key, group_name) = (OwnedStr::new(stream), OwnedStr::new(group));
+    while !budget.is_spent() {
+        let Some(first) = Waiter::<Tasks>::first(server, db, stream, group) else {
+            break;
+        };
+        let consumer = OwnedStr::new(&first.request.consumer);
+        let count = OwnedStr::number(first.request.count);
+        let read = Read {
+            stream: stream_key.borrow(),
+            group: group_name.borrow(),
+            consumer: consumer.borrow(),
+            count: count.borrow(),
+        };
+        let Some(found) = store::read(server, &read, IfMissing::CreateGroup, Mode::Write)? else {
+            break;
+        };
+        let Some(entries) = store::entries(&found) else {
+            break;
+        };
+        DELIVERED.add(entries.len() as u64);
+        let (name, tasks) = (Reply::Bulk(stream.to_vec()), Reply::copy(entries));
+        let reply = if first.resp3 {
+            Reply::Map(vec![(name, tasks)])
+        } else {
+            Reply::Array(vec![Reply::Array(vec![name, tasks])])
+        };
+        budget.spend(reply.size());
+        first.grant(reply);
+    }
+    Ok(())
+}
+
+/// Whether an event can have brought a group something to read.
+pub fn may_be_ready(event: KeyEvent<'_>) -> bool {
+    match event.name {
+        b"xadd" | b"xgroup-create" | b"xgroup-setid" | b"xgroup-destroy" => event.stream,
+        b"rename_to" | b"restore" | b"copy_to" | b"move_to" => !event.stream,
+        _ => false,
+    }
+}

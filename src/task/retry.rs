@@ -1,0 +1,148 @@
+//! TASK.RETRY
+
+use super::store::{self, Task};
+use super::{DEAD_LETTERED, REQUEUED, groups, line};
+use crate::args::{Args, Argument};
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::server::{OwnedStr, Reply, Server, Str, Type};
+
+/// `TASK.RETRY stream id payload retry_count retry_stream dlq_stream max_retries [group]` moves a
+/// task that failed: to `retry_stream` with `retry_count` + 1 while `retry_count` is below
+/// `max_retries`, else to `dlq_stream`. In the same step the source entry is finished for `group`,
+/// or for the only group of the stream; with several groups and none named it stays pending. A
+/// source that is gone is no error: the payload is in the call.
+pub struct Retry;
+
+/// The arguments of TASK.RETRY.
+pub struct Request<'a> {
+    stream: Str<'a>,
+    id: Str<'a>,
+    payload: Str<'a>,
+    retry_count: i64,
+    outcome: Outcome<'a>,
+    group: Option<Str<'a>>,
+}
+
+/// Where a failed task goes.
+#[derive(Clone, Copy)]
+enum Outcome<'a> {
+    Again(Str<'a>),
+    DeadLetter(Str<'a>),
+}
+
+impl Command for Retry {
+    const SPEC: Spec = Spec {
+        name: c"task.retry",
+        summary: c"Moves a failed task to a retry stream or, after too many tries, to a \
+                   dead-letter stream.",
+        complexity: c"O(1); O(G) for a stream with G consumer groups.",
+        since: c"0.1.0",
+        arity: -8,
+        flags: c"write deny-oom",
+        categories: c"write stream slow",
+        keys: &[
+            Key {
+                position: 1,
+                access: Access::Delete,
+            },
+            Key {
+                position: 5,
+                access: Access::Insert,
+            },
+            Key {
+                position: 6,
+                access: Access::Insert,
+            },
+        ],
+        legacy_keys: (1, 1, 1),
+        args: &[
+            Arg::key(c"stream", 0),
+            Arg::string(c"id"),
+            Arg::string(c"payload"),
+            Arg::integer(c"retry_count"),
+            Arg::key(c"retry_stream", 1),
+            Arg::key(c"dlq_stream", 2),
+            Arg::integer(c"max_retries"),
+            Arg::string(c"group").optional(),
+        ],
+    };
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let (stream, id, payload) = (args.name()?, args.any()?, args.any()?);
+        store::check_ids(&[id])?;
+        let retry_count = args.at_least(0)?.value;
+        let (retry_stream, dlq_stream) = (args.name()?, args.name()?);
+        let max_retries = args.at_least(0)?.value;
+        let group = if args.more() {
+            Some(args.filled("group")?)
+        } else {
+            None
+        };
+        let outcome = if retry_count < max_retries {
+            Outcome::Again(retry_stream)
+        } else {
+            Outcome::DeadLetter(dlq_stream)
+        };
+        Ok(Request {
+            stream,
+            id,
+            payload,
+            retry_count,
+            outcome,
+            group,
+        })
+    }
+
+    fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
+        let Request {
+            stream,
+            id,
+            payload,
+            retry_count,
+            outcome,
+            group,
+        } = request;
+        server.refuse_while_slot_moves(stream)?;
+        let finished_for = finished_for(server, stream, group)?;
+        let original = store::field_of(server, stream, id, b"original_id")?;
+        let (target, retry_count, counter) = match outcome {
+            // Below `max_retries`, so one more is in range.
+            Outcome::Again(target) => (target, retry_count + 1, &REQUEUED),
+            Outcome::DeadLetter(target) => (target, retry_count, &DEAD_LETTERED),
+        };
+        let retry_count = OwnedStr::number(retry_count);
+        let copy = Task {
+            payload,
+            retry_count: retry_count.borrow(),
+            original_id: Some(original.as_ref().map_or(id, OwnedStr::borrow)),
+        };
+        store::add(server, target, &copy)?;
+        counter.add(1);
+        if let Some(group) = finished_for {
+            store::finish(server, stream, group.borrow(), &[id])?;
+        }
+        line::hand_over_one(server, target.bytes());
+        Ok(Reply::Simple(c"OK"))
+    }
+}
+
+/// The group for which the source entry is finished.
+fn finished_for(
+    server: &Server,
+    stream: Str<'_>,
+    group: Option<Str<'_>>,
+) -> Result<Option<OwnedStr>, Error> {
+    match (server.type_of(stream), group) {
+        (Type::Absent, _) => Ok(None),
+        (Type::Stream, Some(group)) if groups::has_group(server, stream, group)? => {
+            Ok(Some(OwnedStr::new(group.bytes())))
+        }
+        (Type::Stream, Some(_)) => Err(Error::NoGroup),
+        (Type::Stream, None) => {
+            Ok(groups::only_group(server, stream)?.map(|name| OwnedStr::new(&name)))
+        }
+        (Type::String | Type::Other, _) => Err(Error::WrongType),
+    }
+}

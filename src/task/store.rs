@@ -1,0 +1,168 @@
+//! The inner commands of the queue.
+
+use super::id::EntryId;
+use super::{ACKED, groups};
+use crate::args::Argument;
+use crate::error::Error;
+use crate::server::call::{CallReply, Element};
+use crate::server::{Mode, OwnedStr, Server, Str, events, words};
+
+/// What a task carries.
+pub struct Task<'a> {
+    /// Its payload.
+    pub payload: Str<'a>,
+    /// How often it was tried before.
+    pub retry_count: Str<'a>,
+    /// The id of the first publish, in a copy of a task.
+    pub original_id: Option<Str<'a>>,
+}
+
+/// Adds a task to a stream; the reply is its id. Whoever waits for it is served by the caller.
+pub fn add<'s>(
+    server: &'s Server,
+    stream: Str<'_>,
+    task: &Task<'_>,
+) -> Result<CallReply<'s>, Error> {
+    let words = words();
+    let now = OwnedStr::number(server.now().seconds());
+    let mut args = vec![
+        stream,
+        words.any_id(),
+        words.payload(),
+        task.payload,
+        words.timestamp(),
+        now.borrow(),
+        words.retry_count(),
+        task.retry_count,
+    ];
+    if let Some(original) = task.original_id {
+        args.extend([words.original_id(), original]);
+    }
+    events::quietly(|| server.call(c"XADD", Mode::Write, &args))
+}
+
+/// A read of new entries for one consumer.
+pub struct Read<'a> {
+    /// The stream.
+    pub stream: Str<'a>,
+    /// The consumer group.
+    pub group: Str<'a>,
+    /// The consumer.
+    pub consumer: Str<'a>,
+    /// How many entries at most.
+    pub count: Str<'a>,
+}
+
+/// What to do when a consumer group is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    /// Create it at the beginning of the stream, and the stream as well.
+    CreateAll,
+    /// Create it at the beginning of the stream, if there is a stream.
+    CreateGroup,
+}
+
+/// Reads new entries; `None` if there are none. With [`Mode::WriteForward`] the reply is in the
+/// calling client's protocol.
+pub fn read<'s>(
+    server: &'s Server,
+    read: &Read<'_>,
+    if_missing: IfMissing,
+    mode: Mode,
+) -> Result<Option<CallReply<'s>>, Error> {
+    let words = words();
+    let args = [
+        words.group(),
+        read.group,
+        read.consumer,
+        words.count(),
+        read.count,
+        words.streams(),
+        read.stream,
+        words.new_entries(),
+    ];
+    let read_group = || events::quietly(|| server.call(c"XREADGROUP", mode, &args));
+    let reply = match read_group() {
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
+            create_group(server, read, if_missing)?;
+            read_group()?
+        }
+        other => other?,
+    };
+    Ok((!reply.root().is_null()).then_some(reply))
+}
+
+fn create_group(server: &Server, read: &Read<'_>, if_missing: IfMissing) -> Result<(), Error> {
+    let words = words();
+    let args = [
+        words.create(),
+        read.stream,
+        read.group,
+        words.zero(),
+        words.mkstream(),
+    ];
+    let args = match if_missing {
+        IfMissing::CreateAll => args.as_slice(),
+        IfMissing::CreateGroup => args.split_last().map_or(&[][..], |(_, rest)| rest),
+    };
+    events::quietly(|| server.call(c"XGROUP", Mode::WriteIfMemory, args)).map(drop)
+}
+
+/// The entries in the reply of [`read`].
+pub fn entries<'r>(reply: &'r CallReply<'_>) -> Option<Element<'r>> {
+    reply.root().first_value()
+}
+
+/// The value of a field of an entry, if the entry and the field are there.
+pub fn field_of(
+    server: &Server,
+    stream: Str<'_>,
+    id: Str<'_>,
+    field: &[u8],
+) -> Result<Option<OwnedStr>, Error> {
+    let found = server.call(c"XRANGE", Mode::Read, &[stream, id, id])?;
+    let fields = found.root().at(0).and_then(|entry| entry.at(1));
+    Ok(fields
+        .and_then(|f| f.field(field))
+        .map(|value| OwnedStr::new(value.bytes())))
+}
+
+/// Acknowledges entries for a group, and deletes those that every group is past. The number is
+/// that of the entries which were pending for the group.
+pub fn finish(
+    server: &Server,
+    stream: Str<'_>,
+    group: Str<'_>,
+    ids: &[Str<'_>],
+) -> Result<i64, Error> {
+    let acknowledged = {
+        let args = [&[stream, group], ids].concat();
+        server.call(c"XACK", Mode::Write, &args)?.root().integer()
+    };
+    if acknowledged == 0 {
+        return Ok(0);
+    }
+    ACKED.add(acknowledged as u64);
+    // Every id was pending here, so with a single group everybody is past all of them.
+    let all_were_pending = usize::try_from(acknowledged) == Ok(ids.len());
+    let done = if all_were_pending && groups::has_single_group(server, stream)? {
+        ids.to_vec()
+    } else {
+        groups::done_everywhere(server, stream, ids)?
+    };
+    if !done.is_empty() {
+        let args = [&[stream], done.as_slice()].concat();
+        events::quietly(|| server.call(c"XDEL", Mode::Write, &args))?;
+    }
+    Ok(acknowledged)
+}
+
+/// Refuses what is no entry id, in the server's words.
+pub fn check_ids(ids: &[Str<'_>]) -> Result<(), Error> {
+    let all_valid = ids.iter().all(|id| EntryId::parse(id.bytes()).is_some());
+    if all_valid {
+        Ok(())
+    } else {
+        Err(Error::StreamId)
+    }
+}
