@@ -1,0 +1,490 @@
+//! Tests of the fixtures themselves, with plain servers: they need no module.
+
+mod support;
+use support::*;
+
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const A_MOMENT: Duration = Duration::from_millis(50);
+
+fn plain() -> Builder {
+    Server::builder().module(false)
+}
+
+fn runs(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The message of the panic that `body` ends in.
+fn panic_of(body: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(body)).expect_err("it panics");
+    *panic
+        .downcast::<String>()
+        .expect("with a formatted message")
+}
+
+#[test]
+fn resp2_replies_keep_their_type() {
+    let server = plain().start();
+    let mut c = server.client();
+    assert_eq!(c.run("SET k v"), ok());
+    assert_eq!(c.run("PING"), simple("PONG"));
+    assert_eq!(c.run("GET k"), bulk("v"));
+    assert_eq!(c.run("GET missing"), nil());
+    assert_eq!(c.run("BLPOP missing 0.01"), nil_array());
+    assert_eq!(c.run("INCR n"), int(1));
+    assert_eq!(
+        c.run("MGET k missing n"),
+        array([bulk("v"), nil(), bulk("1")])
+    );
+    assert_eq!(c.run("HSET h a 1"), int(1));
+    assert_eq!(c.run("HGETALL h"), array(["a", "1"]));
+    assert_eq!(c.run("HGETALL h").get("a"), &bulk("1"));
+    assert_eq!(c.run("NONSENSE").as_str().split(' ').next(), Some("ERR"));
+    assert!(c.run("INCR h").is_error_with("WRONGTYPE "));
+    assert_eq!(
+        c.run("LRANGE h x 1"),
+        error("ERR value is not an integer or out of range"),
+        "the whole text of an error"
+    );
+}
+
+#[test]
+fn resp3_replies_keep_their_type() {
+    let server = plain().start();
+    let mut c = server.client3();
+    assert_eq!(c.run("GET missing"), null());
+    assert_eq!(c.run("HSET h a 1"), int(1));
+    assert_eq!(c.run("HGETALL h"), map([("a", "1")]));
+    assert_eq!(c.run("HGETALL h").get("a").as_str(), "1");
+    assert_eq!(c.run("HGETALL h").field("b"), None);
+    assert_eq!(c.run("DEBUG PROTOCOL true"), Value::Bool(true));
+    assert_eq!(c.run("DEBUG PROTOCOL false"), Value::Bool(false));
+    assert_eq!(c.run("ZADD z 1.5 a"), int(1));
+    assert_eq!(c.run("ZSCORE z a"), Value::Double(1.5));
+    assert_eq!(
+        c.run("DEBUG PROTOCOL set"),
+        Value::Set(vec![int(0), int(1), int(2)])
+    );
+    assert!(matches!(
+        c.run("DEBUG PROTOCOL bignum"),
+        Value::BigNumber(_)
+    ));
+    assert!(matches!(
+        c.run("DEBUG PROTOCOL attrib"),
+        Value::Attribute(..)
+    ));
+    let Value::Verbatim(format, text) = c.run("DEBUG PROTOCOL verbatim") else {
+        panic!("not verbatim");
+    };
+    assert_eq!(
+        (format.as_slice(), text.starts_with(b"This is a")),
+        (&b"txt"[..], true)
+    );
+}
+
+#[test]
+fn any_bytes_survive_a_round_trip() {
+    let server = plain().start();
+    let mut c = server.client();
+    let value: Vec<u8> = (0..=255).collect();
+    assert_eq!(
+        c.cmd(&args!["SET", b"\0\r\n\xff", value, "PX", 10_000]),
+        ok()
+    );
+    assert_eq!(c.cmd(&[b"GET".as_slice(), b"\0\r\n\xff"]), bulk(&value));
+    assert_eq!(c.cmd(&args!["SET", "", ""]), ok());
+    assert_eq!(c.cmd(&["GET", ""]), bulk(""));
+}
+
+#[test]
+fn raw_and_inline_requests_can_be_sent_and_read() {
+    let server = plain().start();
+    let mut c = server.client();
+    c.send_raw("SET k v\r\nGET k\r\nPING\r\nPING\r\n");
+    assert_eq!(c.read(), ok());
+    assert_eq!(c.read_raw_reply(), b"$1\r\nv\r\n");
+    assert_eq!(c.read_raw_line(), b"+PONG\r\n");
+    assert_eq!(c.read_raw(7), b"+PONG\r\n");
+    assert_eq!(
+        c.pipeline(&["INCR n", "INCR n", "GET k"]),
+        [int(1), int(2), bulk("v")]
+    );
+    c.send_raw("*1\r\nnonsense\r\n");
+    assert!(c.read().is_error_with("ERR Protocol error"));
+    eventually(SOON, "the server closes", || c.is_closed());
+    assert_eq!(c.try_read(SOON), Err(Silence::Closed));
+}
+
+#[test]
+fn a_reply_that_does_not_come_is_noticed() {
+    let server = plain().start();
+    let mut c = server.client();
+    c.send("BLPOP list 0");
+    wait_blocked(&server, 1);
+    assert_eq!(c.read_timeout(Duration::ZERO), None);
+    assert_eq!(c.read_timeout(A_MOMENT), None);
+    assert!(!c.is_closed());
+    assert_eq!(server.client().run("RPUSH list a"), int(1));
+    assert_eq!(c.read(), array(["list", "a"]));
+    assert_eq!(blocked_clients(&server), 0);
+}
+
+#[test]
+fn a_closed_connection_fails_the_read_with_the_command() {
+    let server = plain().start();
+    let mut c = server.client();
+    let id = c.id();
+    c.send("BLPOP list 0");
+    wait_blocked(&server, 1);
+    assert_eq!(server.client().run(format!("CLIENT KILL ID {id}")), int(1));
+    let message = panic_of(|| drop(c.read()));
+    assert!(
+        message.contains("closed") && message.contains("BLPOP list 0"),
+        "{message}"
+    );
+}
+
+#[test]
+fn pushes_do_not_come_between_a_command_and_its_reply() {
+    let server = plain().start();
+    let mut c = server.client3();
+    assert_eq!(c.run("CLIENT TRACKING ON NOLOOP"), ok());
+    assert_eq!(c.run("GET k"), null());
+    assert_eq!(server.client().run("SET k v"), ok());
+    assert_eq!(c.run("GET k"), bulk("v"));
+    assert_eq!(
+        c.read(),
+        Value::Push(vec![bulk("invalidate"), array(["k"])])
+    );
+    let subscribed = Value::Push(vec![bulk("subscribe"), bulk("news"), int(1)]);
+    assert_eq!(c.run("SUBSCRIBE news"), subscribed);
+}
+
+#[test]
+fn a_reply_in_pieces_is_read_whole() {
+    let reply = b"*3\r\n$3\r\na\r\n\r\n:-7\r\n%1\r\n+k\r\n_\r\n";
+    let value = array([bulk("a\r\n"), int(-7), map([(simple("k"), null())])]);
+    for end in 0..reply.len() {
+        assert_eq!(parse(&reply[..end]), Ok(None), "the first {end} bytes");
+    }
+    assert_eq!(
+        parse(&[reply, &b":1"[..]].concat()),
+        Ok(Some((value, reply.len())))
+    );
+    for wrong in [
+        "OK\r\n",
+        ":x\r\n",
+        "\r\n",
+        "+OK\n",
+        "$1\r\nabc",
+        "$-2\r\n",
+        "*99999999999\r\n",
+    ] {
+        assert!(parse(wrong.as_bytes()).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn values_are_shown_as_a_test_would_write_them() {
+    let value = array([bulk(b"\0\"x"), nil(), error("ERR no"), map([("k", int(1))])]);
+    assert_eq!(
+        format!("{value:?}"),
+        r#"array([bulk("\x00\"x"), nil(), error("ERR no"), map([(bulk("k"), int(1))])])"#
+    );
+}
+
+#[test]
+fn a_condition_that_never_holds_fails_by_its_name() {
+    let message = panic_of(|| eventually(A_MOMENT, "pigs fly", || false));
+    assert!(message.contains("pigs fly"), "{message}");
+}
+
+#[test]
+fn an_aof_survives_kill_9_and_can_be_read() {
+    let mut server = plain().aof(true).start();
+    let port = server.port();
+    let mut c = server.client();
+    assert_eq!(c.run("SET k v PXAT 99999999999999"), ok());
+    c.pipeline(&["MULTI", "INCR n", "INCR n", "EXEC"]);
+    let expected = [
+        "SET k v PXAT 99999999999999",
+        "MULTI",
+        "INCR n",
+        "INCR n",
+        "EXEC",
+    ];
+    assert_eq!(aof_commands(&server), expected);
+
+    server.kill9();
+    assert!(Client::try_connect(port).is_err());
+    server.restart();
+    assert_eq!(server.port(), port);
+    assert_eq!(server.client().run("GET n"), bulk("2"));
+    assert_eq!(aof_commands(&server), expected);
+    assert_eq!(aof_commands(&server)[0].name(), "SET");
+
+    server.restart_without_module();
+    assert_eq!(server.client().run("GET n"), bulk("2"));
+}
+
+#[test]
+fn a_clean_stop_saves_the_data() {
+    let mut server = plain().start();
+    assert_eq!(server.client().run("SET k v"), ok());
+    server.stop();
+    server.restart();
+    assert_eq!(server.client().run("GET k"), bulk("v"));
+    server.restart();
+    assert_eq!(server.client().run("GET k"), bulk("v"));
+}
+
+#[test]
+fn a_restart_waits_for_its_port() {
+    let mut server = plain().start();
+    server.kill9();
+    let squatter = TcpListener::bind(server.addr()).expect("the port is free");
+    let leaver = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        drop(squatter);
+    });
+    server.restart();
+    leaver.join().expect("the squatter left");
+    assert_eq!(server.client().run("PING"), simple("PONG"));
+}
+
+#[test]
+fn servers_start_side_by_side() {
+    let servers: Vec<_> = (0..8).map(|_| thread::spawn(|| plain().start())).collect();
+    for server in servers {
+        let server = server.join().expect("it starts");
+        let pid = server.pid().to_string();
+        assert_eq!(info(&server, "server", "process_id"), Some(pid));
+    }
+}
+
+#[test]
+fn a_refused_start_returns_the_log() {
+    let refused = plain()
+        .arg("--loadmodule")
+        .arg("/nowhere/libnothing.so")
+        .try_start();
+    let log = refused.err().expect("there is no such module");
+    assert!(log.contains("libnothing.so"), "{log}");
+    let refused = plain().arg("--no-such-option").arg("1").try_start();
+    assert!(refused.is_err());
+}
+
+#[test]
+fn options_reach_the_server() {
+    let server = plain().arg("--maxmemory").arg("2mb").start();
+    assert_eq!(
+        server.client().run("CONFIG GET maxmemory"),
+        array(["maxmemory", "2097152"])
+    );
+}
+
+#[test]
+fn the_tap_sees_what_is_propagated() {
+    for diskless in ["yes", "no"] {
+        let server = plain().arg("--repl-diskless-sync").arg(diskless).start();
+        let mut c = server.client();
+        assert_eq!(c.run("SET before v"), ok());
+        let mut tap = server.replication_tap();
+        assert_eq!(tap.commands(), [""; 0]);
+
+        assert_eq!(c.cmd(&["SET", "k", "\0 \r\n"]), ok());
+        assert_eq!(c.run("GET k"), bulk("\0 \r\n"));
+        c.pipeline(&["MULTI", "INCR n", "DEL k", "EXEC"]);
+        let expected = ["SET k \\x00 \\r\\n", "MULTI", "INCR n", "DEL k", "EXEC"];
+        assert_eq!(tap.commands(), expected);
+        assert_eq!(tap.commands(), [""; 0]);
+
+        c.pipeline(&["SELECT 3", "SET short v PX 1"]);
+        let commands = tap.all_commands();
+        assert_eq!(commands[0], "SELECT 3");
+        assert!(
+            commands[1].text().starts_with("SET short v PXAT "),
+            "{commands:?}"
+        );
+        eventually(SOON, "the expired key is deleted", || {
+            tap.commands() == ["DEL short"]
+        });
+    }
+}
+
+#[test]
+fn a_replica_follows_its_master() {
+    let master = plain().start();
+    let mut c = master.client();
+    assert_eq!(c.run("SET k 1"), ok());
+    let replica = plain().replica_of(&master).start();
+    assert_eq!(replica.client().run("GET k"), bulk("1"));
+    for n in 2..100 {
+        assert_eq!(c.run(format!("SET k {n}")), ok());
+        wait_in_sync(&master, &replica);
+        assert_eq!(replica.client().run("GET k"), bulk(n.to_string()));
+    }
+    assert!(replica.client().run("SET k 1").is_error_with("READONLY"));
+    let mut tap = replica.replication_tap();
+    assert_eq!(c.run("SET k last"), ok());
+    wait_in_sync(&master, &replica);
+    assert_eq!(tap.commands(), ["SET k last"]);
+}
+
+#[test]
+fn a_paused_server_answers_after_it_is_resumed() {
+    let server = plain().start();
+    let mut c = server.client();
+    server.pause();
+    c.send("PING");
+    assert_eq!(c.read_timeout(A_MOMENT), None);
+    let used = server.cpu_time();
+    server.resume();
+    assert_eq!(c.read(), simple("PONG"));
+    assert!(server.cpu_time() >= used);
+    server.pause();
+}
+
+#[test]
+fn a_crowd_connects_and_blocks() {
+    let server = plain().start();
+    let mut crowd = server.clients(2000);
+    for c in &mut crowd {
+        c.send("BLPOP list 0");
+    }
+    wait_blocked(&server, crowd.len());
+    server.client().run("RPUSH list a");
+    assert_eq!(crowd[0].read(), array(["list", "a"]));
+    wait_blocked(&server, crowd.len() - 1);
+}
+
+#[test]
+fn a_dropped_server_is_gone() {
+    let server = plain().start();
+    let (pid, dir) = (server.pid(), server.dir().to_owned());
+    drop(server);
+    assert!(!runs(pid) && !dir.exists());
+
+    let mut pid = 0;
+    panic_of(|| {
+        let server = plain().start();
+        pid = server.pid();
+        server.pause();
+        panic!("the test fails on port {}", server.port());
+    });
+    assert!(pid != 0 && !runs(pid));
+}
+
+#[test]
+fn a_server_outlives_the_thread_that_started_it_but_not_the_process() {
+    const VICTIM: &str = "CORRAL_FIXTURES_VICTIM";
+    if std::env::var_os(VICTIM).is_some() {
+        let server = thread::spawn(|| plain().start()).join().expect("it starts");
+        assert_eq!(server.client().run("PING"), simple("PONG"));
+        std::fs::write(std::env::var_os(VICTIM).unwrap(), server.pid().to_string()).unwrap();
+        thread::sleep(SOON);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("pid");
+    let this = "a_server_outlives_the_thread_that_started_it_but_not_the_process";
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", this])
+        // The victim's servers cannot tidy up behind themselves.
+        .env("TMPDIR", dir.path())
+        .env(VICTIM, &pid_file)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid: u32 = eventually(SOON, "the victim starts a server", || {
+        std::fs::read_to_string(&pid_file).ok()?.parse().ok()
+    });
+    assert!(runs(pid));
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    eventually(SOON, "the server dies with the process", || !runs(pid));
+}
+
+#[test]
+fn a_crash_fails_the_test_that_drops_the_server() {
+    let server = plain().start();
+    server.client().send("DEBUG SEGFAULT");
+    let message = panic_of(|| drop(server));
+    assert!(
+        message.contains("signal") && message.contains("BUG REPORT"),
+        "{message}"
+    );
+
+    let server = plain().start();
+    server.client().send("SHUTDOWN NOSAVE");
+    eventually(SOON, "it exits", || {
+        Client::try_connect(server.port()).is_err()
+    });
+    let message = panic_of(|| drop(server));
+    assert!(message.contains("the server was gone"), "{message}");
+}
+
+#[test]
+fn an_expected_exit_does_not_fail_the_test() {
+    let mut server = plain().start();
+    server.client().send("SHUTDOWN NOSAVE");
+    assert!(server.wait_exit().success());
+    server.restart();
+    server.kill9();
+}
+
+#[test]
+fn slots_are_those_of_the_specification() {
+    assert_eq!(slot_of("123456789"), 0x31c3);
+    assert_eq!(slot_of("{user1000}.following"), slot_of("user1000"));
+    assert_eq!(slot_of("foo{{bar}}zap"), slot_of("{bar"));
+    assert_eq!(slot_of("foo{bar}{zap}"), slot_of("bar"));
+    assert_ne!(slot_of("foo{}{bar}"), slot_of("bar"));
+    assert_eq!(slot_of(""), 0);
+}
+
+#[test]
+fn a_slot_moves_through_a_cluster_with_its_keys() {
+    let begin = Instant::now();
+    let mut cluster = Cluster::start(3, plain());
+    let slot = slot_of("{tag}");
+    let from = cluster.node_of_slot(slot);
+    let to = (from + 1) % 3;
+    let mut source = cluster.client_for("{tag}");
+    let mut target = cluster.nodes[to].client();
+    assert_eq!(source.run("CLUSTER KEYSLOT {tag}1"), int(slot.into()));
+    for n in 0..250 {
+        assert_eq!(source.run(format!("SET {{tag}}{n} {n}")), ok());
+    }
+    assert!(target.run("GET {tag}1").is_error_with("MOVED"));
+
+    let reshard = cluster.reshard(slot, to);
+    assert!(source.run("GET {tag}missing").is_error_with("ASK"));
+    assert_eq!(source.run("GET {tag}1"), bulk("1"));
+    assert_eq!(reshard.migrate_keys(), 250);
+    assert!(source.run("GET {tag}1").is_error_with("ASK"));
+    assert_eq!(
+        target.pipeline(&["ASKING", "GET {tag}1"]),
+        [ok(), bulk("1")]
+    );
+    reshard.finish();
+
+    assert_eq!(cluster.node_of_slot(slot), to);
+    assert_eq!(cluster.client_for("{tag}1").run("GET {tag}1"), bulk("1"));
+    assert!(source.run("GET {tag}1").is_error_with("MOVED"));
+
+    let replica = cluster.add_replica(to);
+    let mut c = cluster.nodes[replica].client();
+    assert_eq!(c.pipeline(&["READONLY", "GET {tag}1"]), [ok(), bulk("1")]);
+    assert_eq!(c.run("CLUSTER FAILOVER"), ok());
+    eventually(SOON, "the replica takes over", || {
+        cluster.node_of_slot(slot) == replica
+    });
+    eprintln!("the cluster took {:?}", begin.elapsed());
+}
