@@ -1,0 +1,37 @@
+# What there is to do with this project; `make help` lists it. Whatever is longer than two lines is in scripts/.
+
+.PHONY: help build run test test-matrix bench lint fmt demo clean
+
+help: ## list the targets (default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## install what is missing and build target/release/libcorral.so
+	scripts/setup.sh run
+	cargo build --release
+
+run: build ## start a server with the module in the foreground (PORT=n, DIR=/path/to/keep/the/data)
+	scripts/run.sh
+
+test: build ## unit tests, and all other tests on one server (SERVER=/path/to/server)
+	scripts/test.sh unit
+	scripts/test.sh server
+
+test-matrix: build ## all tests on Redis 7.0, 8.0, Valkey 8.0, 8.1, 9.1 (SERVERS="name ..." for some)
+	scripts/setup.sh matrix
+	scripts/test.sh matrix $(SERVERS)
+
+bench: build ## measure (ARGS="...")
+	cargo bench --bench corral -- $(ARGS)
+
+lint: ## format check, clippy, shellcheck
+	scripts/setup.sh lint
+	scripts/lint.sh
+
+fmt: ## format the code
+	cargo fmt
+
+demo: build ## the three problems and their end, live in the terminal
+	scripts/demo.sh
+
+clean: ## remove everything that was built or fetched
+	cargo clean
