@@ -59,11 +59,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
     /// The next argument, which must not be empty; `what` names it in the error.
     pub fn filled(&mut self, what: &'static str) -> Result<A, Error> {
         let arg = self.any()?;
-        if arg.bytes().is_empty() {
-            Err(Error::Empty(what))
-        } else {
-            Ok(arg)
-        }
+        if arg.bytes().is_empty() { Err(Error::Empty(what)) } else { Ok(arg) }
     }
 
     /// The name of a lock, stream or cached value.
@@ -80,11 +76,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
     pub fn at_least(&mut self, least: i64) -> Result<Parsed<A, i64>, Error> {
         let arg = self.any()?;
         let value = integer(arg.bytes()).ok_or(Error::NotAnInteger)?;
-        if value < least {
-            Err(Error::NotPositive)
-        } else {
-            Ok(Parsed { arg, value })
-        }
+        if value < least { Err(Error::NotPositive) } else { Ok(Parsed { arg, value }) }
     }
 
     /// A time-to-live or lease in milliseconds: at least 1, and its end is before 2^53.
@@ -110,11 +102,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
 
     /// Refuses arguments that no rule of the command has taken.
     pub fn finish(&self) -> Result<(), Error> {
-        if self.more() {
-            Err(Error::Syntax)
-        } else {
-            Ok(())
-        }
+        if self.more() { Err(Error::Syntax) } else { Ok(()) }
     }
 }
 
@@ -133,11 +121,7 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0i64, |value, byte| {
         let digit = i64::from(byte.checked_sub(b'0').filter(|digit| *digit <= 9)?);
         let value = value.checked_mul(10)?;
-        if negative {
-            value.checked_sub(digit)
-        } else {
-            value.checked_add(digit)
-        }
+        if negative { value.checked_sub(digit) } else { value.checked_add(digit) }
     })
 }
 
@@ -173,29 +157,10 @@ mod tests {
         let lifetime = |text: &[u8]| cursor(&[text]).lifetime().map(|p| p.value);
         assert_eq!(lifetime(b"1"), Ok(Millis(1)));
         for text in ["0", "-1", "9007199254740992", "9223372036854775807"] {
-            assert_eq!(
-                lifetime(text.as_bytes()),
-                Err(Error::ExpireTime("test.command")),
-                "{text}"
-            );
+            assert_eq!(lifetime(text.as_bytes()), Err(Error::ExpireTime("test.command")), "{text}");
         }
-        for text in [
-            "",
-            "1.5",
-            "1e3",
-            " 1",
-            "1 ",
-            "+1",
-            "01",
-            "abc",
-            "9223372036854775808",
-            "\0",
-        ] {
-            assert_eq!(
-                lifetime(text.as_bytes()),
-                Err(Error::NotAnInteger),
-                "{text:?}"
-            );
+        for text in ["", "1.5", "1e3", " 1", "1 ", "+1", "01", "abc", "9223372036854775808", "\0"] {
+            assert_eq!(lifetime(text.as_bytes()), Err(Error::NotAnInteger), "{text:?}");
         }
     }
 
@@ -205,10 +170,7 @@ mod tests {
         assert_eq!(patience(b"0"), Ok(Patience::Forever));
         assert_eq!(patience(b"1"), Ok(Patience::For(Millis(1))));
         assert_eq!(patience(b"-1"), Err(Error::NegativeTimeout));
-        assert_eq!(
-            patience(b"9007199254740992"),
-            Err(Error::ExpireTime("test.command"))
-        );
+        assert_eq!(patience(b"9007199254740992"), Err(Error::ExpireTime("test.command")));
         assert_eq!(patience(b"x"), Err(Error::NotAnInteger));
     }
 

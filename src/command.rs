@@ -33,10 +33,7 @@ pub struct Entry {
 
 /// The row of a command.
 pub const fn entry<C: Command>() -> Entry {
-    Entry {
-        spec: C::SPEC,
-        handler: handler::<C>,
-    }
+    Entry { spec: C::SPEC, handler: handler::<C> }
 }
 
 /// What the server and its users are told about a command.
@@ -114,12 +111,7 @@ pub enum ArgKind {
 
 impl Arg {
     const fn new(name: &'static CStr, kind: ArgKind) -> Self {
-        Self {
-            name,
-            kind,
-            optional: false,
-            multiple: false,
-        }
+        Self { name, kind, optional: false, multiple: false }
     }
 
     /// A key: entry `index` of [`Spec::keys`].

@@ -59,11 +59,7 @@ impl ServerError {
     /// Takes over the server's words. Bytes that could break the protocol become `?`.
     pub fn new(text: &[u8]) -> Self {
         let readable = |b: &u8| {
-            if matches!(b, b' '..=b'~') {
-                char::from(*b)
-            } else {
-                '?'
-            }
+            if matches!(b, b' '..=b'~') { char::from(*b) } else { '?' }
         };
         let text: String = text.iter().map(readable).collect();
         // Some servers report a refused inner command without a code.
@@ -71,11 +67,7 @@ impl ServerError {
             .split(' ')
             .next()
             .is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()));
-        Self(if has_code {
-            text
-        } else {
-            format!("ERR {text}")
-        })
+        Self(if has_code { text } else { format!("ERR {text}") })
     }
 
     /// The error code: the first word.
@@ -99,9 +91,6 @@ mod tests {
         let error = ServerError::new(b"NOGROUP No such key 'a\r\n+OK\xff'");
         assert_eq!(error.code(), "NOGROUP");
         assert_eq!(error.to_string(), "NOGROUP No such key 'a??+OK?'");
-        assert_eq!(
-            ServerError::new(b"not allowed").to_string(),
-            "ERR not allowed"
-        );
+        assert_eq!(ServerError::new(b"not allowed").to_string(), "ERR not allowed");
     }
 }

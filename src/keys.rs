@@ -62,11 +62,7 @@ mod tests {
     fn slot(key: &[u8]) -> u16 {
         let crc = hash_tag(key).unwrap_or(key).iter().fold(0u16, |crc, byte| {
             (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-                if crc & 0x8000 == 0 {
-                    crc << 1
-                } else {
-                    (crc << 1) ^ 0x1021
-                }
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
             })
         });
         crc % 16384

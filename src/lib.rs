@@ -7,12 +7,7 @@
 
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing
-    )
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
 mod args;
@@ -30,7 +25,6 @@ mod waiting;
 use command::{Entry, entry};
 
 /// Every command of the module.
-#[cfg_attr(test, expect(dead_code, reason = "unit tests run without a server"))]
 const COMMANDS: &[Entry] = &[
     entry::<cache::get::Get>(),
     entry::<cache::lock::Lock>(),

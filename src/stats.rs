@@ -13,10 +13,7 @@ pub struct Counter {
 impl Counter {
     /// A counter at 0.
     pub const fn new(name: &'static CStr) -> Self {
-        Self {
-            name,
-            value: AtomicU64::new(0),
-        }
+        Self { name, value: AtomicU64::new(0) }
     }
 
     /// Counts `n` more. Commands run on one thread, so no atomic read-modify-write is paid for.

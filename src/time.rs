@@ -16,10 +16,7 @@ const END: i64 = 1 << 53;
 impl UnixMs {
     /// The point `span` after this one, if it can be represented.
     pub fn after(self, span: Millis) -> Option<UnixMs> {
-        self.0
-            .checked_add(span.0)
-            .filter(|end| *end < END)
-            .map(UnixMs)
+        self.0.checked_add(span.0).filter(|end| *end < END).map(UnixMs)
     }
 
     /// Whole seconds since the Unix epoch.

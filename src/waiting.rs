@@ -14,6 +14,7 @@ use crate::args::{Argument, Patience};
 use crate::error::Error;
 use crate::keys::Prefix;
 use crate::server::block::{Blocked, Waits};
+use crate::server::config::WAKE_BYTES;
 use crate::server::{MainThread, Reply, Server, Str, timer};
 use crate::task;
 use crate::time::Millis;
@@ -21,68 +22,46 @@ use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
-/// A waiter's place in its line. Places rise in the order of arrival.
+/// A waiter's place in its line. Places rise in the order of arrival, and none is given twice.
 pub type Place = u64;
 
 /// A line: first come, first served. Leaving from the middle leaves a gap; gaps are closed when
 /// they outnumber the waiters, so every operation is O(1), or O(log n) to find a place, amortised.
-pub struct Line<T> {
+struct Line<T> {
     places: VecDeque<(Place, Option<T>)>,
     waiting: usize,
-    next: Place,
 }
 
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self {
-            places: VecDeque::new(),
-            waiting: 0,
-            next: 0,
-        }
+        Self { places: VecDeque::new(), waiting: 0 }
     }
 }
 
 impl<T> Line<T> {
-    /// Joins at the end.
-    pub fn join(&mut self, waiter: T) -> Place {
-        let place = self.next;
-        self.next += 1;
+    /// Joins at the end, at a place behind all others.
+    fn join(&mut self, place: Place, waiter: T) {
         self.places.push_back((place, Some(waiter)));
         self.waiting += 1;
-        place
     }
 
     /// The first in line.
-    pub fn first(&self) -> Option<(Place, &T)> {
-        self.places
-            .iter()
-            .find_map(|(place, waiter)| waiter.as_ref().map(|w| (*place, w)))
+    fn first(&self) -> Option<(Place, &T)> {
+        self.places.iter().find_map(|(place, waiter)| waiter.as_ref().map(|w| (*place, w)))
     }
 
     /// Leaves, from wherever it stands.
-    pub fn leave(&mut self, place: Place) -> Option<T> {
-        let index = self
-            .places
-            .binary_search_by_key(&place, |(place, _)| *place)
-            .ok()?;
+    fn leave(&mut self, place: Place) -> Option<T> {
+        let index = self.places.binary_search_by_key(&place, |(place, _)| *place).ok()?;
         let waiter = self.places.get_mut(index)?.1.take()?;
         self.waiting -= 1;
-        while self
-            .places
-            .front()
-            .is_some_and(|(_, waiter)| waiter.is_none())
-        {
+        while self.places.front().is_some_and(|(_, waiter)| waiter.is_none()) {
             self.places.pop_front();
         }
         if self.places.len() > 2 * self.waiting + 16 {
             self.places.retain(|(_, waiter)| waiter.is_some());
         }
         Some(waiter)
-    }
-
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting
     }
 }
 
@@ -108,15 +87,12 @@ pub struct Hall<T> {
     rooms: HashMap<i32, HashMap<Box<[u8]>, Room<T>>>,
     restless: VecDeque<(i32, Box<[u8]>)>,
     waiting: usize,
+    next: Place,
 }
 
 impl<T> Default for Hall<T> {
     fn default() -> Self {
-        Self {
-            rooms: HashMap::new(),
-            restless: VecDeque::new(),
-            waiting: 0,
-        }
+        Self { rooms: HashMap::new(), restless: VecDeque::new(), waiting: 0, next: 0 }
     }
 }
 
@@ -127,16 +103,15 @@ impl<T> Hall<T> {
 
     /// Joins the line at `address`.
     pub fn join(&mut self, address: &Address, waiter: T) -> Place {
+        let place = self.next;
+        self.next += 1;
         self.waiting += 1;
         let rooms = self.rooms.entry(address.db).or_default();
-        let room = rooms.entry(address.name.clone()).or_insert_with(|| Room {
-            lines: BTreeMap::new(),
-            restless: false,
-        });
-        room.lines
-            .entry(address.part.clone())
-            .or_default()
-            .join(waiter)
+        let room = rooms
+            .entry(address.name.clone())
+            .or_insert_with(|| Room { lines: BTreeMap::new(), restless: false });
+        room.lines.entry(address.part.clone()).or_default().join(place, waiter);
+        place
     }
 
     /// Leaves the line at `address`; an empty line, room and database are forgotten.
@@ -146,7 +121,7 @@ impl<T> Hall<T> {
         let line = room.lines.get_mut(&address.part)?;
         let waiter = line.leave(place)?;
         self.waiting -= 1;
-        if line.len() == 0 {
+        if line.waiting == 0 {
             room.lines.remove(&address.part);
         }
         if room.lines.is_empty() {
@@ -165,9 +140,7 @@ impl<T> Hall<T> {
 
     /// The parts of a name for which somebody waits.
     pub fn parts(&self, db: i32, name: &[u8]) -> Vec<Box<[u8]>> {
-        self.room(db, name)
-            .map(|room| room.lines.keys().cloned().collect())
-            .unwrap_or_default()
+        self.room(db, name).map(|room| room.lines.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// How many wait in all lines.
@@ -177,10 +150,7 @@ impl<T> Hall<T> {
 
     /// Marks a room, if there is one, to be looked at again. True if somebody waits there.
     pub fn disturb(&mut self, db: i32, name: &[u8]) -> bool {
-        let room = self
-            .rooms
-            .get_mut(&db)
-            .and_then(|rooms| rooms.get_mut(name));
+        let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(name));
         let Some(room) = room else { return false };
         if !room.restless {
             room.restless = true;
@@ -191,16 +161,10 @@ impl<T> Hall<T> {
 
     /// Marks every room of the databases, or of all if there are none named.
     pub fn disturb_databases(&mut self, dbs: &[i32]) -> bool {
-        let chosen = self
-            .rooms
-            .iter()
-            .filter(|(db, _)| dbs.is_empty() || dbs.contains(db));
-        let rooms: Vec<(i32, Box<[u8]>)> = chosen
-            .flat_map(|(db, rooms)| rooms.keys().map(|name| (*db, name.clone())))
-            .collect();
-        rooms
-            .iter()
-            .fold(false, |any, (db, name)| self.disturb(*db, name) | any)
+        let chosen = self.rooms.iter().filter(|(db, _)| dbs.is_empty() || dbs.contains(db));
+        let rooms: Vec<(i32, Box<[u8]>)> =
+            chosen.flat_map(|(db, rooms)| rooms.keys().map(|name| (*db, name.clone()))).collect();
+        rooms.iter().fold(false, |any, (db, name)| self.disturb(*db, name) | any)
     }
 
     /// Whether any room is to be looked at again.
@@ -211,10 +175,7 @@ impl<T> Hall<T> {
     /// The next room to look at again.
     pub fn next_restless(&mut self) -> Option<(i32, Box<[u8]>)> {
         while let Some((db, name)) = self.restless.pop_front() {
-            let room = self
-                .rooms
-                .get_mut(&db)
-                .and_then(|rooms| rooms.get_mut(&name));
+            let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(&name));
             // A room can have emptied, and another of the same name opened, since it was marked.
             if let Some(room) = room.filter(|room| room.restless) {
                 room.restless = false;
@@ -250,6 +211,17 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// What one wave may take: bytes by the configuration, and some milliseconds of work.
+    pub fn wave() -> Self {
+        const GRANTS: usize = 256;
+        Self { bytes: usize::try_from(WAKE_BYTES.get()).unwrap_or(usize::MAX), grants: GRANTS }
+    }
+
+    /// One hand-over of any size.
+    pub fn single() -> Self {
+        Self { bytes: usize::MAX, grants: 1 }
+    }
+
     /// Whether nothing more should be answered now.
     pub fn is_spent(&self) -> bool {
         self.bytes == 0 || self.grants == 0
@@ -294,11 +266,7 @@ impl<F: Family> Waiter<F> {
         request: F::Request,
     ) -> Result<Reply<'static>, Error> {
         let key = server.key_of(Prefix::Wait, name)?;
-        let address = Address {
-            db: server.db(),
-            name: name.bytes().into(),
-            part: part.into(),
-        };
+        let address = Address { db: server.db(), name: name.bytes().into(), part: part.into() };
         let waiter = Rc::new(Waiter {
             request,
             resp3: server.resp3(),
@@ -308,12 +276,8 @@ impl<F: Family> Waiter<F> {
             state: RefCell::new(State::Waiting),
             blocked: Cell::new(None),
         });
-        waiter
-            .place
-            .set(F::hall().borrow_mut().join(&waiter.address, waiter.clone()));
-        waiter
-            .blocked
-            .set(Some(server.block(key.borrow(), patience, waiter.clone())));
+        waiter.place.set(F::hall().borrow_mut().join(&waiter.address, waiter.clone()));
+        waiter.blocked.set(Some(server.block(key.borrow(), patience, waiter.clone())));
         Ok(Reply::Later)
     }
 
@@ -321,10 +285,7 @@ impl<F: Family> Waiter<F> {
     /// close is sent out of the line: nothing is ever handed to it.
     pub fn first(server: &Server, db: i32, name: &[u8], part: &[u8]) -> Option<Rc<Self>> {
         loop {
-            let first = F::hall()
-                .borrow()
-                .first(db, name, part)
-                .map(|(_, w)| w.clone())?;
+            let first = F::hall().borrow().first(db, name, part).map(|(_, w)| w.clone())?;
             if server.is_connected(first.client) {
                 return Some(first);
             }
@@ -342,18 +303,14 @@ impl<F: Family> Waiter<F> {
     }
 
     fn out_of_line(&self) {
-        F::hall()
-            .borrow_mut()
-            .leave(&self.address, self.place.get());
+        F::hall().borrow_mut().leave(&self.address, self.place.get());
     }
 
     /// Leaves the line unserved. True if others wait there who should be looked at.
     fn leave(&self) -> bool {
         self.out_of_line();
         self.state.replace(State::Left);
-        F::hall()
-            .borrow_mut()
-            .disturb(self.address.db, &self.address.name)
+        F::hall().borrow_mut().disturb(self.address.db, &self.address.name)
     }
 }
 
@@ -381,9 +338,6 @@ impl<F: Family> Waits for Waiter<F> {
     }
 }
 
-/// How many hand-overs one wave makes at most: some milliseconds of work.
-const GRANTS_PER_WAVE: usize = 256;
-
 /// How soon the timer looks whether paused clients may go on.
 const WHILE_PAUSED: Millis = Millis(10);
 
@@ -399,10 +353,7 @@ pub fn look_again(server: &Server) {
         }
         return;
     }
-    let mut budget = Budget {
-        bytes: usize::try_from(crate::server::config::WAKE_BYTES.get()).unwrap_or(usize::MAX),
-        grants: GRANTS_PER_WAVE,
-    };
+    let mut budget = Budget::wave();
     serve_restless::<task::Tasks>(server, &mut budget);
 }
 
@@ -427,4 +378,145 @@ pub type Lines<F> = MainThread<LazyCell<RefCell<Hall<Rc<Waiter<F>>>>>>;
 /// A family without waiters.
 pub const fn no_lines<F: Family>() -> Lines<F> {
     MainThread::new(LazyCell::new(RefCell::default))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What can happen to a hall.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(usize),
+        ServeFirst(usize),
+        /// The waiter that came as the n-th leaves, if it is still there.
+        Leave(usize),
+        Disturb(usize),
+        DisturbDatabase(i32),
+        LookAgain,
+    }
+
+    fn addresses() -> Vec<Address> {
+        let mut all = Vec::new();
+        for db in [0, 1] {
+            for name in ["a", "b"] {
+                for part in ["", "g"] {
+                    let (name, part) = (name.as_bytes().into(), part.as_bytes().into());
+                    all.push(Address { db, name, part });
+                }
+            }
+        }
+        all
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..8usize).prop_map(Step::Join),
+            3 => (0..8usize).prop_map(Step::ServeFirst),
+            3 => any::<usize>().prop_map(Step::Leave),
+            1 => (0..8usize).prop_map(Step::Disturb),
+            1 => (0..2).prop_map(Step::DisturbDatabase),
+            1 => Just(Step::LookAgain),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Against a plain list of (arrival, line, place) in order of arrival.
+        #[test]
+        fn whoever_came_first_is_first_and_nobody_is_lost(
+            steps in prop::collection::vec(step(), 1..200),
+        ) {
+            let addresses = addresses();
+            let mut hall = Hall::default();
+            let mut model: Vec<(usize, usize, Place)> = Vec::new();
+            let mut restless: Vec<(i32, Box<[u8]>)> = Vec::new();
+            let mut arrivals = 0;
+            for step in steps {
+                match step {
+                    Step::Join(line) => {
+                        let place = hall.join(&addresses[line], arrivals);
+                        model.push((arrivals, line, place));
+                        arrivals += 1;
+                    }
+                    Step::ServeFirst(line) => {
+                        let at = &addresses[line];
+                        let expected = model.iter().position(|(_, l, _)| *l == line);
+                        let first = hall.first(at.db, &at.name, &at.part).map(|(p, w)| (p, *w));
+                        prop_assert_eq!(
+                            first,
+                            expected.map(|index| (model[index].2, model[index].0))
+                        );
+                        if let (Some((place, waiter)), Some(index)) = (first, expected) {
+                            prop_assert_eq!(hall.leave(at, place), Some(waiter));
+                            prop_assert_eq!(hall.leave(at, place), None);
+                            model.remove(index);
+                        }
+                    }
+                    Step::Leave(n) if !model.is_empty() => {
+                        let (waiter, line, place) = model.remove(n % model.len());
+                        prop_assert_eq!(hall.leave(&addresses[line], place), Some(waiter));
+                    }
+                    Step::Leave(_) => {}
+                    Step::Disturb(line) => {
+                        let at = &addresses[line];
+                        let somebody = hall.disturb(at.db, &at.name);
+                        let room = (at.db, at.name.clone());
+                        prop_assert_eq!(somebody, waits_in(&model, &addresses, &room));
+                        if somebody {
+                            restless.push(room);
+                        }
+                    }
+                    Step::DisturbDatabase(db) => {
+                        hall.disturb_databases(&[db]);
+                        let here = addresses.iter().filter(|at| at.db == db);
+                        restless.extend(here.map(|at| (at.db, at.name.clone())));
+                    }
+                    Step::LookAgain => {
+                        while let Some(room) = hall.next_restless() {
+                            prop_assert!(restless.contains(&room));
+                            prop_assert!(waits_in(&model, &addresses, &room));
+                            restless.retain(|other| *other != room);
+                        }
+                        // What was not named again has emptied since it was disturbed.
+                        for room in restless.drain(..) {
+                            let still = hall.rooms.get(&room.0).and_then(|r| r.get(&room.1));
+                            prop_assert!(still.is_none_or(|room| !room.restless));
+                        }
+                    }
+                }
+                prop_assert_eq!(hall.len(), model.len());
+                let lines: usize = hall.rooms.values().flat_map(HashMap::values)
+                    .flat_map(|room| room.lines.values())
+                    .map(|line| line.waiting)
+                    .sum();
+                prop_assert_eq!(lines, model.len());
+            }
+        }
+    }
+
+    fn waits_in(
+        model: &[(usize, usize, Place)],
+        addresses: &[Address],
+        room: &(i32, Box<[u8]>),
+    ) -> bool {
+        model.iter().any(|(_, l, _)| addresses[*l].db == room.0 && addresses[*l].name == room.1)
+    }
+
+    #[test]
+    fn a_line_that_empties_from_the_middle_keeps_no_gaps() {
+        let mut line = Line::default();
+        (0..10_000).for_each(|place| line.join(place, place));
+        for place in (0..10_000).filter(|place| place % 100 != 0) {
+            assert_eq!(line.leave(place), Some(place));
+        }
+        assert!(line.places.len() <= 2 * line.waiting + 16, "{} places", line.places.len());
+        for place in (0..10_000).step_by(100) {
+            assert_eq!(line.first().map(|(place, _)| place), Some(place));
+            line.leave(place);
+        }
+        assert_eq!(line.places.len(), 0);
+    }
 }

@@ -22,10 +22,7 @@ impl Command for Get {
         arity: 2,
         flags: c"readonly fast",
         categories: c"read string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Read,
-        }],
+        keys: &[Key { position: 1, access: Access::Read }],
         legacy_keys: (1, 1, 1),
         args: &[Arg::key(c"key", 0)],
     };

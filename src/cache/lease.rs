@@ -19,14 +19,8 @@ impl Lease {
         let lease = server.key_of(Prefix::CacheLock, key)?;
         let types = (server.type_of(key), server.type_of(lease.borrow()));
         match types {
-            (Type::Absent | Type::String, Type::Absent) => Ok(Self {
-                key: lease,
-                leased: false,
-            }),
-            (Type::Absent | Type::String, Type::String) => Ok(Self {
-                key: lease,
-                leased: true,
-            }),
+            (Type::Absent | Type::String, Type::Absent) => Ok(Self { key: lease, leased: false }),
+            (Type::Absent | Type::String, Type::String) => Ok(Self { key: lease, leased: true }),
             _ => Err(Error::WrongType),
         }
     }
@@ -39,12 +33,7 @@ impl Lease {
         let token = server.now().0.saturating_mul(1000);
         let record = OwnedStr::new(format!("loading {token}").as_bytes());
         let span = OwnedStr::number(span.0);
-        let args = [
-            self.key.borrow(),
-            record.borrow(),
-            words().px(),
-            span.borrow(),
-        ];
+        let args = [self.key.borrow(), record.borrow(), words().px(), span.borrow()];
         server.call(c"SET", Mode::Write, &args)?;
         Ok(true)
     }

@@ -28,26 +28,16 @@ impl Command for Lock {
         arity: 4,
         flags: c"write deny-oom fast",
         categories: c"write string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Insert,
-        }],
+        keys: &[Key { position: 1, access: Access::Insert }],
         legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"key", 0),
-            Arg::integer(c"ttl_ms"),
-            Arg::integer(c"loader_timeout_ms"),
-        ],
+        args: &[Arg::key(c"key", 0), Arg::integer(c"ttl_ms"), Arg::integer(c"loader_timeout_ms")],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let key = args.name()?;
         let (ttl, loader_timeout) = (args.lifetime()?.value, args.lifetime()?.value);
-        Ok(Request {
-            key,
-            lease: ttl.min(loader_timeout),
-        })
+        Ok(Request { key, lease: ttl.min(loader_timeout) })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {

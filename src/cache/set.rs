@@ -28,25 +28,14 @@ impl Command for Set {
         arity: -4,
         flags: c"write deny-oom fast",
         categories: c"write string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Overwrite,
-        }],
+        keys: &[Key { position: 1, access: Access::Overwrite }],
         legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"key", 0),
-            Arg::string(c"value"),
-            Arg::integer(c"ttl_ms"),
-        ],
+        args: &[Arg::key(c"key", 0), Arg::string(c"value"), Arg::integer(c"ttl_ms")],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        Ok(Request {
-            key: args.name()?,
-            value: args.any()?,
-            ttl: args.lifetime()?,
-        })
+        Ok(Request { key: args.name()?, value: args.any()?, ttl: args.lifetime()? })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {

@@ -28,45 +28,30 @@ impl Command for Acquire {
         arity: -4,
         flags: c"write deny-oom fast",
         categories: c"write string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Insert,
-        }],
+        keys: &[Key { position: 1, access: Access::Insert }],
         legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"lock_name", 0),
-            Arg::string(c"identifier"),
-            Arg::integer(c"ttl_ms"),
-        ],
+        args: &[Arg::key(c"lock_name", 0), Arg::string(c"identifier"), Arg::integer(c"ttl_ms")],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
-        Ok(Request {
-            name,
-            identifier,
-            ttl: args.lifetime()?,
-        })
+        Ok(Request { name, identifier, ttl: args.lifetime()? })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         server.refuse_while_slot_moves(request.name)?;
         let key = server.key_of(Prefix::Lock, request.name)?;
-        let args = [
-            key.borrow(),
-            request.identifier,
-            words().nx(),
-            words().px(),
-            request.ttl.arg,
-        ];
+        let args = [key.borrow(), request.identifier, words().nx(), words().px(), request.ttl.arg];
         let granted = !server.call(c"SET", Mode::Write, &args)?.root().is_null();
         if granted {
             ACQUIRED.add(1);
-        } else if server.type_of(key.borrow()) == Type::String {
-            CONTENDED.add(1);
         } else {
-            return Err(Error::WrongType);
+            // A key of another type is not a lock that somebody will release.
+            if !matches!(server.type_of(key.borrow()), Type::String | Type::Absent) {
+                return Err(Error::WrongType);
+            }
+            CONTENDED.add(1);
         }
         Ok(Reply::Integer(granted.into()))
     }

@@ -27,26 +27,15 @@ impl Command for Extend {
         arity: -4,
         flags: c"write fast",
         categories: c"write string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Update,
-        }],
+        keys: &[Key { position: 1, access: Access::Update }],
         legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"lock_name", 0),
-            Arg::string(c"identifier"),
-            Arg::integer(c"ttl_ms"),
-        ],
+        args: &[Arg::key(c"lock_name", 0), Arg::string(c"identifier"), Arg::integer(c"ttl_ms")],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
-        Ok(Request {
-            name,
-            identifier,
-            ttl: args.lifetime()?,
-        })
+        Ok(Request { name, identifier, ttl: args.lifetime()? })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
@@ -54,10 +43,7 @@ impl Command for Extend {
             return Ok(Reply::Integer(0));
         };
         let args = [key.borrow(), request.ttl.arg];
-        let extended = server
-            .call(c"PEXPIRE", Mode::Write, &args)?
-            .root()
-            .integer();
+        let extended = server.call(c"PEXPIRE", Mode::Write, &args)?.root().integer();
         Ok(Reply::Integer(extended))
     }
 }

@@ -26,30 +26,21 @@ impl Command for Release {
         arity: 3,
         flags: c"write fast",
         categories: c"write string fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Delete,
-        }],
+        keys: &[Key { position: 1, access: Access::Delete }],
         legacy_keys: (1, 1, 1),
         args: &[Arg::key(c"lock_name", 0), Arg::string(c"identifier")],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        Ok(Request {
-            name: args.name()?,
-            identifier: args.filled("identifier")?,
-        })
+        Ok(Request { name: args.name()?, identifier: args.filled("identifier")? })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let Some(key) = held_by(server, request.name, request.identifier)? else {
             return Ok(Reply::Integer(0));
         };
-        let released = server
-            .call(c"DEL", Mode::Write, &[key.borrow()])?
-            .root()
-            .integer();
+        let released = server.call(c"DEL", Mode::Write, &[key.borrow()])?.root().integer();
         RELEASED.add(released as u64);
         Ok(Reply::Integer(released))
     }

@@ -104,11 +104,7 @@ unsafe extern "C" fn key_was_written(
 /// `ctx` is the context of a callback of a client that [`Server::block`] blocked for a `W`.
 unsafe fn waiter<'a, W: Waits>(ctx: *mut raw::RedisModuleCtx) -> Option<&'a W> {
     // SAFETY: the private data is the pointer that `block` gave, and `release` has not run.
-    unsafe {
-        need(raw::RedisModule_GetBlockedClientPrivateData)(ctx)
-            .cast::<W>()
-            .as_ref()
-    }
+    unsafe { need(raw::RedisModule_GetBlockedClientPrivateData)(ctx).cast::<W>().as_ref() }
 }
 
 unsafe extern "C" fn answer_now<W: Waits>(
@@ -119,9 +115,7 @@ unsafe extern "C" fn answer_now<W: Waits>(
     // SAFETY: the server calls this with the context of a client that `block::<W>` blocked.
     let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
     guard((), || {
-        let reply = guard(Reply::Null, || {
-            waiter.map_or(Reply::Null, |w| w.farewell(&server))
-        });
+        let reply = guard(Reply::Null, || waiter.map_or(Reply::Null, |w| w.farewell(&server)));
         server.answer(&Ok(reply));
     });
     raw::REDISMODULE_OK as c_int

@@ -127,11 +127,7 @@ impl<'r> Element<'r> {
         // SAFETY: the reply lives for 'r; the pointer is null for other types.
         unsafe {
             let start = need(raw::RedisModule_CallReplyStringPtr)(self.raw.as_ptr(), &mut len);
-            if start.is_null() {
-                &[]
-            } else {
-                std::slice::from_raw_parts(start.cast(), len)
-            }
+            if start.is_null() { &[] } else { std::slice::from_raw_parts(start.cast(), len) }
         }
     }
 
@@ -147,10 +143,7 @@ impl<'r> Element<'r> {
     }
 
     fn wrap(raw: *mut raw::RedisModuleCallReply) -> Option<Element<'r>> {
-        NonNull::new(raw).map(|raw| Element {
-            raw,
-            life: PhantomData,
-        })
+        NonNull::new(raw).map(|raw| Element { raw, life: PhantomData })
     }
 
     /// An element of an array.
@@ -163,11 +156,7 @@ impl<'r> Element<'r> {
 
     /// The elements of an array.
     pub fn elements(self) -> impl Iterator<Item = Element<'r>> {
-        let len = if self.kind() == Kind::Array {
-            self.len()
-        } else {
-            0
-        };
+        let len = if self.kind() == Kind::Array { self.len() } else { 0 };
         (0..len).filter_map(move |index| self.at(index))
     }
 

@@ -27,13 +27,7 @@ static SETTINGS: [&Setting; 1] = [&WAKE_BYTES];
 
 impl Setting {
     const fn new(name: &'static CStr, default: i64, least: i64, most: i64) -> Self {
-        Self {
-            name,
-            default,
-            least,
-            most,
-            value: AtomicI64::new(default),
-        }
+        Self { name, default, least, most, value: AtomicI64::new(default) }
     }
 
     /// The value in force.

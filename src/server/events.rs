@@ -46,10 +46,15 @@ pub fn subscribe(server: &Server) {
 
 /// Runs an inner write whose events need no look at the lines: the caller serves them itself.
 pub fn quietly<T>(write: impl FnOnce() -> T) -> T {
-    let before = QUIET.get().replace(true);
-    let result = write();
-    QUIET.get().set(before);
-    result
+    /// Ends the quiet, also if the write panics.
+    struct Until(bool);
+    impl Drop for Until {
+        fn drop(&mut self) {
+            QUIET.get().set(self.0);
+        }
+    }
+    let _until = Until(QUIET.get().replace(true));
+    write()
 }
 
 unsafe extern "C" fn key_changed(
@@ -105,9 +110,7 @@ unsafe extern "C" fn flushed(
     let (server, info) = unsafe { (Server::new(ctx), data.cast::<raw::RedisModuleFlushInfo>()) };
     if phase == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
         // SAFETY: as above.
-        let db = unsafe { info.as_ref() }
-            .map(|info| info.dbnum)
-            .filter(|db| *db >= 0);
+        let db = unsafe { info.as_ref() }.map(|info| info.dbnum).filter(|db| *db >= 0);
         guard((), || task::databases_changed(&server, db.as_slice()));
     }
 }

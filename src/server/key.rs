@@ -47,10 +47,7 @@ impl Server {
     fn open(&self, name: Str<'_>, mode: u32) -> Key<'_> {
         // SAFETY: the context and the string are valid; null stands for a key that is absent.
         let key = unsafe { need(raw::RedisModule_OpenKey)(self.ctx, name.as_ptr(), mode as c_int) };
-        Key {
-            raw: NonNull::new(key.cast()),
-            server: PhantomData,
-        }
+        Key { raw: NonNull::new(key.cast()), server: PhantomData }
     }
 }
 
@@ -72,9 +69,7 @@ impl Key<'_> {
     /// The length of a string in bytes.
     pub fn len(&self) -> usize {
         // SAFETY: the key is open.
-        self.raw.map_or(0, |key| unsafe {
-            need(raw::RedisModule_ValueLength)(key.as_ptr())
-        })
+        self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })
     }
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which
@@ -89,11 +84,7 @@ impl Key<'_> {
                 &mut len,
                 raw::REDISMODULE_READ as c_int,
             );
-            if start.is_null() {
-                &[]
-            } else {
-                std::slice::from_raw_parts(start.cast(), len)
-            }
+            if start.is_null() { &[] } else { std::slice::from_raw_parts(start.cast(), len) }
         }
     }
 }

@@ -103,11 +103,7 @@ impl Server {
 
     /// The key that belongs to `name`, see [`keys::derive`].
     pub fn key_of(&self, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr, Error> {
-        Ok(OwnedStr::new(&keys::derive(
-            prefix,
-            name.bytes(),
-            CLUSTER.get().get(),
-        )?))
+        Ok(OwnedStr::new(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
     }
 
     /// Refuses a command that writes while the slot of `name` moves between cluster nodes: the

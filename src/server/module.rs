@@ -18,13 +18,9 @@ pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
     log_panics();
     let args: Vec<&[u8]> = args.iter().map(RedisString::as_slice).collect();
     let outcome = guard(Err("a bug"), || {
-        CLUSTER
-            .get()
-            .set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
+        CLUSTER.get().set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
         server.register_settings(&args)?;
-        COMMANDS
-            .iter()
-            .try_for_each(|entry| server.register(entry))?;
+        COMMANDS.iter().try_for_each(|entry| server.register(entry))?;
         events::subscribe_to_databases(&server);
         // SAFETY: the context is valid; this replaces the information handler of the crate.
         unsafe {
@@ -149,9 +145,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_ValueLength
         }
     };
-    functions
-        .into_iter()
-        .find_map(|(name, present)| (!present).then_some(name))
+    functions.into_iter().find_map(|(name, present)| (!present).then_some(name))
 }
 
 #[cfg(test)]
@@ -165,10 +159,7 @@ mod tests {
             for used in text.split("need(raw::").skip(1) {
                 let name = used.split(')').next().unwrap();
                 let is_checked = checked.contains(&format!("            {name}\n"));
-                assert!(
-                    is_checked || !name.starts_with("RedisModule_"),
-                    "{name} is not checked"
-                );
+                assert!(is_checked || !name.starts_with("RedisModule_"), "{name} is not checked");
             }
         }
     }

@@ -59,10 +59,7 @@ impl Server {
                 last,
                 step,
             );
-            (
-                created,
-                need(raw::RedisModule_GetCommand)(self.ctx, spec.name.as_ptr()),
-            )
+            (created, need(raw::RedisModule_GetCommand)(self.ctx, spec.name.as_ptr()))
         };
         if created != raw::REDISMODULE_OK as c_int || command.is_null() {
             return Err("the server refused a command");

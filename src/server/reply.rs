@@ -51,13 +51,7 @@ impl Reply<'_> {
         match self {
             Reply::Bulk(bytes) => bytes.len() + 16,
             Reply::Array(items) => items.iter().map(Reply::size).sum::<usize>() + 16,
-            Reply::Map(pairs) => {
-                pairs
-                    .iter()
-                    .map(|(k, v)| k.size() + v.size())
-                    .sum::<usize>()
-                    + 16
-            }
+            Reply::Map(pairs) => pairs.iter().map(|(k, v)| k.size() + v.size()).sum::<usize>() + 16,
             _ => 16,
         }
     }

@@ -65,10 +65,7 @@ impl OwnedStr {
 
     /// The string, as long as this value lives.
     pub fn borrow(&self) -> Str<'_> {
-        Str {
-            raw: self.0,
-            life: PhantomData,
-        }
+        Str { raw: self.0, life: PhantomData }
     }
 }
 

@@ -26,16 +26,9 @@ impl Command for Ack {
         arity: -4,
         flags: c"write fast",
         categories: c"write stream fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Delete,
-        }],
+        keys: &[Key { position: 1, access: Access::Delete }],
         legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"stream", 0),
-            Arg::string(c"group"),
-            Arg::string(c"id").multiple(),
-        ],
+        args: &[Arg::key(c"stream", 0), Arg::string(c"group"), Arg::string(c"id").multiple()],
     };
     type Request<'a> = Request<'a>;
 

@@ -31,20 +31,14 @@ impl Command for Consume {
         arity: -4,
         flags: c"write blocking",
         categories: c"write stream slow blocking",
-        keys: &[Key {
-            position: 3,
-            access: Access::Update,
-        }],
+        keys: &[Key { position: 3, access: Access::Update }],
         legacy_keys: (3, 3, 1),
         args: &[
             Arg::string(c"group"),
             Arg::string(c"consumer"),
             Arg::key(c"stream", 0),
-            Arg::block(
-                c"limits",
-                &[Arg::integer(c"count"), Arg::integer(c"block_ms").optional()],
-            )
-            .optional(),
+            Arg::block(c"limits", &[Arg::integer(c"count"), Arg::integer(c"block_ms").optional()])
+                .optional(),
         ],
     };
     type Request<'a> = Request<'a>;
@@ -53,30 +47,11 @@ impl Command for Consume {
         let group = args.filled("group")?;
         let consumer = args.filled("consumer")?;
         let stream = args.name()?;
-        let count = if args.more() {
-            args.at_least(1)?
-        } else {
-            Parsed {
-                arg: words().one(),
-                value: 1,
-            }
-        };
-        let patience = if args.more() {
-            Some(args.patience()?)
-        } else {
-            None
-        };
-        let read = Read {
-            stream,
-            group,
-            consumer,
-            count: count.arg,
-        };
-        Ok(Request {
-            read,
-            count: count.value,
-            patience,
-        })
+        let count =
+            if args.more() { args.at_least(1)? } else { Parsed { arg: words().one(), value: 1 } };
+        let patience = if args.more() { Some(args.patience()?) } else { None };
+        let read = Read { stream, group, consumer, count: count.arg };
+        Ok(Request { read, count: count.value, patience })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
@@ -95,10 +70,7 @@ impl Command for Consume {
             Some(patience) if server.may_block() => {
                 subscribe(server);
                 let consumer = read.consumer.bytes().into();
-                let wanted = Wanted {
-                    consumer,
-                    count: request.count,
-                };
+                let wanted = Wanted { consumer, count: request.count };
                 Waiter::<Tasks>::join(server, read.stream, read.group.bytes(), patience, wanted)
             }
             _ => Ok(Reply::NullArray),

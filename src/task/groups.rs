@@ -25,12 +25,7 @@ const REMEMBERED: usize = 4096;
 /// Whether the stream has exactly one group.
 pub fn has_single_group(server: &Server, stream: Str<'_>) -> Result<bool, Error> {
     let (db, name) = (server.db(), stream.bytes());
-    if SINGLE
-        .get()
-        .borrow()
-        .get(&db)
-        .is_some_and(|known| known.contains(name))
-    {
+    if SINGLE.get().borrow().get(&db).is_some_and(|known| known.contains(name)) {
         return Ok(true);
     }
     subscribe(server);
@@ -49,9 +44,7 @@ pub fn has_single_group(server: &Server, stream: Str<'_>) -> Result<bool, Error>
 /// Whether the stream has a group of this name.
 pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
     with_groups(server, stream, |groups| {
-        groups
-            .elements()
-            .any(|g| text(g, b"name") == Some(group.bytes()))
+        groups.elements().any(|g| text(g, b"name") == Some(group.bytes()))
     })
 }
 
@@ -95,10 +88,7 @@ fn is_past(
     if EntryId::parse(id.bytes()) > last {
         return Ok(false);
     }
-    if group
-        .field(b"pending")
-        .is_some_and(|pending| pending.integer() == 0)
-    {
+    if group.field(b"pending").is_some_and(|pending| pending.integer() == 0) {
         return Ok(true);
     }
     let name = crate::server::OwnedStr::new(text(group, b"name").unwrap_or_default());

@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn special_and_broken_ids_are_no_ids() {
-        for text in [
-            "", "-", "+", "$", ">", "*", "1-", "-1", "1-*", "1-1-1", "a-1", "1 -1", "1-1\0",
-        ] {
+        for text in
+            ["", "-", "+", "$", ">", "*", "1-", "-1", "1-*", "1-1-1", "a-1", "1 -1", "1-1\0"]
+        {
             assert_eq!(EntryId::parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(EntryId::parse(b"18446744073709551616-0"), None);

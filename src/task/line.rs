@@ -4,7 +4,8 @@ use super::DELIVERED;
 use super::store::{self, IfMissing, Read};
 use crate::error::Error;
 use crate::server::events::KeyEvent;
-use crate::server::{Mode, OwnedStr, Reply, Server};
+use crate::server::{Mode, OwnedStr, Reply, Server, timer};
+use crate::time::Millis;
 use crate::waiting::{Budget, Family, Hall, Lines, Waiter, no_lines};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -53,36 +54,22 @@ pub fn hand_over_one(server: &Server, stream: &[u8]) {
     let db = server.db();
     let groups = HALL.get().borrow().parts(db, stream);
     for group in groups {
-        let _ = serve_group(
-            server,
-            db,
-            stream,
-            &group,
-            &mut Budget {
-                bytes: usize::MAX,
-                grants: 1,
-            },
-        );
+        let _ = serve_group(server, db, stream, &group, &mut Budget::single());
     }
 }
 
 /// Serves a group's line before somebody new reads. True if some still wait after that: then
-/// there is nothing left to read.
+/// there is nothing left to read, or what is left is theirs.
 pub fn serve_before_reading(server: &Server, stream: &[u8], group: &[u8]) -> Result<bool, Error> {
     if HALL.get().borrow().len() == 0 {
         return Ok(false);
     }
     let db = server.db();
-    serve_group(
-        server,
-        db,
-        stream,
-        group,
-        &mut Budget {
-            bytes: usize::MAX,
-            grants: usize::MAX,
-        },
-    )?;
+    let mut budget = Budget::wave();
+    serve_group(server, db, stream, group, &mut budget)?;
+    if budget.is_spent() && HALL.get().borrow_mut().disturb(db, stream) {
+        timer::arm(server, Millis(0));
+    }
     Ok(HALL.get().borrow().first(db, stream, group).is_some())
 }
 

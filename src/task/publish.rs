@@ -26,10 +26,7 @@ impl Command for Publish {
         arity: -3,
         flags: c"write deny-oom fast",
         categories: c"write stream fast",
-        keys: &[Key {
-            position: 1,
-            access: Access::Insert,
-        }],
+        keys: &[Key { position: 1, access: Access::Insert }],
         legacy_keys: (1, 1, 1),
         args: &[
             Arg::key(c"stream", 0),
@@ -42,19 +39,8 @@ impl Command for Publish {
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let stream = args.name()?;
         let payload = args.any()?;
-        let retry_count = if args.more() {
-            args.at_least(0)?.arg
-        } else {
-            words().zero()
-        };
-        Ok(Request {
-            stream,
-            task: Task {
-                payload,
-                retry_count,
-                original_id: None,
-            },
-        })
+        let retry_count = if args.more() { args.at_least(0)?.arg } else { words().zero() };
+        Ok(Request { stream, task: Task { payload, retry_count, original_id: None } })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {

@@ -42,18 +42,9 @@ impl Command for Retry {
         flags: c"write deny-oom",
         categories: c"write stream slow",
         keys: &[
-            Key {
-                position: 1,
-                access: Access::Delete,
-            },
-            Key {
-                position: 5,
-                access: Access::Insert,
-            },
-            Key {
-                position: 6,
-                access: Access::Insert,
-            },
+            Key { position: 1, access: Access::Delete },
+            Key { position: 5, access: Access::Insert },
+            Key { position: 6, access: Access::Insert },
         ],
         legacy_keys: (1, 1, 1),
         args: &[
@@ -75,35 +66,17 @@ impl Command for Retry {
         let retry_count = args.at_least(0)?.value;
         let (retry_stream, dlq_stream) = (args.name()?, args.name()?);
         let max_retries = args.at_least(0)?.value;
-        let group = if args.more() {
-            Some(args.filled("group")?)
-        } else {
-            None
-        };
+        let group = if args.more() { Some(args.filled("group")?) } else { None };
         let outcome = if retry_count < max_retries {
             Outcome::Again(retry_stream)
         } else {
             Outcome::DeadLetter(dlq_stream)
         };
-        Ok(Request {
-            stream,
-            id,
-            payload,
-            retry_count,
-            outcome,
-            group,
-        })
+        Ok(Request { stream, id, payload, retry_count, outcome, group })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Request {
-            stream,
-            id,
-            payload,
-            retry_count,
-            outcome,
-            group,
-        } = request;
+        let Request { stream, id, payload, retry_count, outcome, group } = request;
         server.refuse_while_slot_moves(stream)?;
         let finished_for = finished_for(server, stream, group)?;
         let original = store::field_of(server, stream, id, b"original_id")?;

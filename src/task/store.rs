@@ -94,13 +94,7 @@ pub fn read<'s>(
 
 fn create_group(server: &Server, read: &Read<'_>, if_missing: IfMissing) -> Result<(), Error> {
     let words = words();
-    let args = [
-        words.create(),
-        read.stream,
-        read.group,
-        words.zero(),
-        words.mkstream(),
-    ];
+    let args = [words.create(), read.stream, read.group, words.zero(), words.mkstream()];
     let args = match if_missing {
         IfMissing::CreateAll => args.as_slice(),
         IfMissing::CreateGroup => args.split_last().map_or(&[][..], |(_, rest)| rest),
@@ -122,9 +116,7 @@ pub fn field_of(
 ) -> Result<Option<OwnedStr>, Error> {
     let found = server.call(c"XRANGE", Mode::Read, &[stream, id, id])?;
     let fields = found.root().at(0).and_then(|entry| entry.at(1));
-    Ok(fields
-        .and_then(|f| f.field(field))
-        .map(|value| OwnedStr::new(value.bytes())))
+    Ok(fields.and_then(|f| f.field(field)).map(|value| OwnedStr::new(value.bytes())))
 }
 
 /// Acknowledges entries for a group, and deletes those that every group is past. The number is
@@ -160,9 +152,5 @@ pub fn finish(
 /// Refuses what is no entry id, in the server's words.
 pub fn check_ids(ids: &[Str<'_>]) -> Result<(), Error> {
     let all_valid = ids.iter().all(|id| EntryId::parse(id.bytes()).is_some());
-    if all_valid {
-        Ok(())
-    } else {
-        Err(Error::StreamId)
-    }
+    if all_valid { Ok(()) } else { Err(Error::StreamId) }
 }
