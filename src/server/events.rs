@@ -44,17 +44,18 @@ pub fn subscribe(server: &Server) {
     };
 }
 
-/// Runs an inner write whose events need no look at the lines: the caller serves them itself.
-pub fn quietly<T>(write: impl FnOnce() -> T) -> T {
-    /// Ends the quiet, also if the write panics.
-    struct Until(bool);
-    impl Drop for Until {
-        fn drop(&mut self) {
-            QUIET.get().set(self.0);
-        }
+/// Until the returned value is dropped, also by a panic, events are the module's own.
+pub(super) fn quiet() -> Quiet {
+    Quiet(QUIET.get().replace(true))
+}
+
+/// See [`quiet`].
+pub(super) struct Quiet(bool);
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.get().set(self.0);
     }
-    let _until = Until(QUIET.get().replace(true));
-    write()
 }
 
 unsafe extern "C" fn key_changed(

@@ -66,5 +66,6 @@ pub fn databases_changed(server: &Server, dbs: &[i32]) {
 /// The module is unloaded: nobody waits, and what was remembered is dropped.
 pub fn forget() {
     groups::forget_all();
+    store::forget();
     Tasks::hall().take();
 }
