@@ -26,7 +26,7 @@
 //!
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
 //! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
-//! `process` is what the machine gives them.
+//! `task` shortens what tests of the queue say often; `process` is what the machine gives them.
 #![allow(dead_code, unused_imports)]
 
 mod client;
