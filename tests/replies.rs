@@ -1300,8 +1300,8 @@ fn after_one_group_was_known(client: &mut Client, others: &[&str], lines: &str) 
 /// Publishes a task and leases it to a group, where it is the only one.
 #[track_caller]
 fn publish_to(client: &mut Client, group: &str) -> String {
-    let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
-    assert_eq!(client.run(format!("TASK.CONSUME {group} c tasks 100")).task_ids(), [id.as_str()]);
+    let id = client.publish("tasks", "p");
+    assert_eq!(client.lease(group, "c", "tasks"), id);
     id
 }
 
@@ -1425,7 +1425,7 @@ fn task(payload: &str, retry_count: &str, original_id: &str) -> Vec<(String, Str
 fn a_task_is_tried_again_and_then_goes_to_the_dead_letters() {
     let server = Server::start();
     let mut client = server.client();
-    let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
+    let id = client.publish("tasks", "p");
     assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
     assert_eq!(client.run("XLEN retries"), int(1));
     assert_eq!(client.run("EXISTS dead"), int(0));
@@ -1559,8 +1559,8 @@ fn the_first_id_of_a_task_follows_it_through_all_retries() {
     add_entries(&mut client, "tasks", &["1-1"]);
     let path = [("tasks", "first", "1"), ("first", "second", "2"), ("second", "dead", "2")];
     for (tries, (from, to, written)) in path.into_iter().enumerate() {
-        let ids = client.run(format!("TASK.CONSUME g c {from}")).task_ids();
-        let retry = format!("TASK.RETRY {from} {} p {tries} {to} {to} 2 g", ids.join(" "));
+        let id = client.lease("g", "c", from);
+        let retry = format!("TASK.RETRY {from} {id} p {tries} {to} {to} 2 g");
         assert_eq!(client.run(retry), ok());
         assert_eq!(client.run(format!("XLEN {from}")), int(0));
         assert_eq!(only_task(&mut client, to), task("p", written, "1-1"));
@@ -1576,12 +1576,11 @@ fn a_queue_may_be_its_own_retry_stream_and_dead_letter_stream() {
     assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 tasks tasks 1"), ok());
     assert_eq!(pending(&mut client, "tasks", "g"), [""; 0]);
     assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    let again = client.run("TASK.CONSUME g c tasks 10").task_ids();
-    assert_eq!(again, entries(&mut client, "tasks")[..]);
-    let [id] = &again[..] else { panic!("one task: {again:?}") };
+    let id = client.lease("g", "c", "tasks");
+    assert_eq!(entries(&mut client, "tasks"), [id.as_str()]);
     assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 1 tasks tasks 1 g")), ok());
     assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    assert_ne!(entries(&mut client, "tasks")[0], *id);
+    assert_ne!(entries(&mut client, "tasks"), [id.as_str()]);
 }
 
 #[test]
