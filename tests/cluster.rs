@@ -594,6 +594,17 @@ fn port_in(redirect: &Value) -> u16 {
     port.unwrap_or_else(|| panic!("no redirection: {redirect:?}"))
 }
 
+/// Ends the loops of all threads of a test when one of them panics.
+struct OverOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for OverOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, SeqCst);
+        }
+    }
+}
+
 /// Something that one client at a time may have.
 struct Prize {
     /// The command that asks for it, with the reply of who gets it and of who does not.
@@ -609,6 +620,7 @@ struct Prize {
 impl Prize {
     /// Asks for it over and over, at both nodes.
     fn compete(&self, nodes: [&Server; 2], over: &AtomicBool) {
+        let _guard = OverOnPanic(over);
         let ports = nodes.map(Server::port);
         let mut follower = Follower::new(nodes[0]);
         let mut turn = 0;
@@ -667,20 +679,15 @@ fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
     ];
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let competitors: Vec<_> = [0, 0, 0, 1, 1, 1]
-            .map(|index: usize| {
-                scope.spawn({
-                    let (prize, over) = (&prizes[index], &over);
-                    move || prize.compete(nodes, over)
-                })
-            })
-            .into();
+        let _guard = OverOnPanic(&over);
+        for prize in &prizes {
+            (0..3).for_each(|_| drop(scope.spawn(|| prize.compete(nodes, &over))));
+        }
         let wait_for_grants = || {
             for prize in &prizes {
-                let before = prize.grants.load(SeqCst);
+                let goal = prize.grants.load(SeqCst) + 5;
                 eventually(SOON, "it is taken again", || {
-                    competitors.iter().any(|c| c.is_finished())
-                        || prize.grants.load(SeqCst) > before + 5
+                    over.load(SeqCst) || prize.grants.load(SeqCst) > goal
                 });
             }
         };
@@ -707,12 +714,15 @@ fn every_task_is_delivered_once_while_its_slot_moves() {
     let home = cluster.node_of_slot(slot);
     let away = another_node(&cluster, tag);
     let delivered = Mutex::new(Vec::new());
-    let published = AtomicUsize::new(0);
+    let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let stream = format!("s{{{tag}}}");
-    let (stream, delivered, published) = (&stream, &delivered, &published);
-    let all_delivered = || delivered.lock().expect("nobody panicked").len() >= TASKS;
+    let (stream, delivered, published, over) = (&stream, &delivered, &published, &over);
+    let all_delivered =
+        || over.load(SeqCst) || delivered.lock().expect("nobody panicked").len() >= TASKS;
     thread::scope(|scope| {
+        let _guard = OverOnPanic(over);
         let publish = || {
+            let _guard = OverOnPanic(over);
             let mut follower = Follower::new(&cluster.nodes[home]);
             for number in 0..TASKS {
                 let id = follower.call(&format!("TASK.PUBLISH {stream} {number}"));
@@ -721,6 +731,7 @@ fn every_task_is_delivered_once_while_its_slot_moves() {
             }
         };
         let consume = |name: &str| {
+            let _guard = OverOnPanic(over);
             let mut follower = Follower::new(&cluster.nodes[away]);
             while !all_delivered() {
                 let reply = follower.call(&format!("TASK.CONSUME g {name} {stream} 1 100"));
@@ -738,7 +749,9 @@ fn every_task_is_delivered_once_while_its_slot_moves() {
         }
         for (index, to) in [away, home, away].into_iter().enumerate() {
             let goal = (index + 1) * TASKS / 4;
-            eventually(SOON, "some are published", || published.load(SeqCst) >= goal);
+            eventually(SOON, "some are published", || {
+                over.load(SeqCst) || published.load(SeqCst) >= goal
+            });
             let reshard = cluster.reshard(slot, to);
             reshard.migrate_keys();
             reshard.finish();

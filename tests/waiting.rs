@@ -564,6 +564,24 @@ fn streams_and_databases_do_not_concern_each_other() {
 }
 
 #[test]
+fn tasks_for_several_databases_may_come_at_once() {
+    let server = Checked::start();
+    let mut client = server.client();
+    let dbs = [3, 0, 7, 5];
+    let mut clients = server.clients(dbs.len());
+    for (client, db) in clients.iter_mut().zip(dbs) {
+        assert_eq!(client.run(format!("SELECT {db}")), ok());
+        client.send(consume("g", "c", "s"));
+    }
+    wait_waiting(&server, dbs.len());
+    let add = dbs.map(|db| [format!("SELECT {db}"), xadd("s", &db.to_string())]);
+    client.pipeline(&add.concat());
+    for (client, db) in clients.iter_mut().zip(dbs) {
+        gets(client, &db.to_string());
+    }
+}
+
+#[test]
 fn a_waiter_takes_up_to_its_count_of_a_burst() {
     let server = Checked::start();
     let mut publisher = server.client();
