@@ -31,6 +31,17 @@ pub enum Patience {
     For(Millis),
 }
 
+/// The name of an option.
+#[derive(Clone, Copy)]
+pub struct Keyword<'a>(&'a [u8]);
+
+impl Keyword<'_> {
+    /// Whether it is this word, in any case.
+    pub fn is(self, word: &str) -> bool {
+        self.0.eq_ignore_ascii_case(word.as_bytes())
+    }
+}
+
 /// The arguments of one call that have not been taken yet.
 pub struct Args<'a, A = Str<'a>> {
     rest: &'a [A],
@@ -51,7 +62,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
 
     /// The next argument, whatever its bytes.
     pub fn any(&mut self) -> Result<A, Error> {
-        let (first, rest) = self.rest.split_first().ok_or(Error::Arity)?;
+        let (first, rest) = self.rest.split_first().ok_or(Error::Syntax)?;
         self.rest = rest;
         Ok(*first)
     }
@@ -98,6 +109,11 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
             _ if self.now.after(value).is_none() => Err(Error::ExpireTime(self.command)),
             _ => Ok(Patience::For(value)),
         }
+    }
+
+    /// The next argument, if there is one, as a keyword: options come in any order and any case.
+    pub fn keyword(&mut self) -> Option<Keyword<'a>> {
+        if self.more() { self.any().ok().map(|arg| Keyword(arg.bytes())) } else { None }
     }
 
     /// Refuses arguments that no rule of the command has taken.
@@ -149,7 +165,7 @@ mod tests {
         assert_eq!(args.finish(), Err(Error::Syntax));
         assert_eq!(args.any().unwrap(), b"b");
         assert_eq!(args.finish(), Ok(()));
-        assert_eq!(args.any(), Err(Error::Arity));
+        assert_eq!(args.any(), Err(Error::Syntax));
     }
 
     #[test]

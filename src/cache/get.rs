@@ -40,7 +40,7 @@ impl Command for Get {
         match kind {
             Type::String => HITS.add(1),
             Type::Absent => MISSES.add(1),
-            Type::Stream | Type::Other => return Err(Error::WrongType),
+            Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
         }
         // Each of these counts as one read in the server's own statistics.
         match kind {

@@ -2,7 +2,7 @@
 //! tracking and the rules of cluster and memory are the server's own.
 
 use super::api::need;
-use super::{Server, Str};
+use super::{Server, Str, events};
 use crate::error::{Error, ServerError};
 use redis_module::raw;
 use std::ffi::CStr;
@@ -41,6 +41,8 @@ impl Server {
         mode: Mode,
         args: &[Str<'_>],
     ) -> Result<CallReply<'s>, Error> {
+        // What changes data looks after those who wait for it.
+        let _quiet = (!matches!(mode, Mode::Read)).then(events::quiet);
         // SAFETY: the context is valid; the format ends with `v`, which takes a pointer to string
         // pointers and their number; `Str` is a transparent string pointer. The server takes its
         // own references to the strings that it keeps.

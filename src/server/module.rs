@@ -62,8 +62,8 @@ pub fn unload(ctx: &Context) -> Status {
 /// Gives back what would otherwise stay behind when the library is unmapped.
 fn release() {
     guard((), || {
+        crate::lock::forget();
         crate::task::forget();
-        events::forget();
         string::forget_words();
     });
     forget_panics();
@@ -109,6 +109,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CreateTimer
             RedisModule_FreeCallReply
             RedisModule_FreeString
+            RedisModule_GetAbsExpire
             RedisModule_GetBlockedClientPrivateData
             RedisModule_GetClientId
             RedisModule_GetCommand

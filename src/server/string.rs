@@ -99,6 +99,8 @@ words! {
     payload = b"payload", timestamp = b"timestamp", retry_count = b"retry_count",
     original_id = b"original_id",
     list = b"LIST", id = b"ID",
+    infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
+    last = b"-1", xx = b"XX",
 }
 
 static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));

@@ -9,6 +9,7 @@ use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::events::{KeyEvent, subscribe};
+use super::Tasks;
 use crate::server::{MainThread, Mode, Server, Str, words};
 use std::cell::{LazyCell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -28,7 +29,7 @@ pub fn has_single_group(server: &Server, stream: Str<'_>) -> Result<bool, Error>
     if SINGLE.get().borrow().get(&db).is_some_and(|known| known.contains(name)) {
         return Ok(true);
     }
-    subscribe(server);
+    subscribe::<Tasks>(server);
     let single = with_groups(server, stream, |groups| groups.len() == 1)?;
     if single {
         let mut known = SINGLE.get().borrow_mut();

@@ -1,13 +1,12 @@
 //! Consumers that wait: one line for each group of a stream.
 
-use super::DELIVERED;
+use super::{DELIVERED, groups};
 use super::store::{self, IfMissing, Read};
 use crate::error::Error;
-use crate::server::events::KeyEvent;
-use crate::server::{Mode, OwnedStr, Reply, Server, timer};
-use crate::time::Millis;
-use crate::waiting::{Budget, Family, Hall, Lines, Waiter, no_lines};
-use std::cell::RefCell;
+use crate::server::events::{self, KeyEvent, Listener};
+use crate::server::{MainThread, Mode, OwnedStr, Reply, Server};
+use crate::waiting::{self, Budget, Family, Hall, Lines, Waiter, no_lines};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// The family of waiting consumers.
@@ -68,7 +67,7 @@ pub fn serve_before_reading(server: &Server, stream: &[u8], group: &[u8]) -> Res
     let mut budget = Budget::wave();
     serve_group(server, db, stream, group, &mut budget)?;
     if budget.is_spent() && HALL.get().borrow_mut().disturb(db, stream) {
-        timer::arm(server, Millis(0));
+        waiting::settle(server);
     }
     Ok(HALL.get().borrow().first(db, stream, group).is_some())
 }
@@ -108,13 +107,33 @@ fn serve_group(
             Reply::Array(vec![Reply::Array(vec![name, tasks])])
         };
         budget.spend(reply.size());
-        first.grant(reply);
+        first.answer(reply);
     }
     Ok(())
 }
 
+static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+
+impl Listener for Tasks {
+    const CLASSES: i32 = events::STREAMS | events::KEYS;
+
+    fn subscribed() -> &'static Cell<bool> {
+        SUBSCRIBED.get()
+    }
+
+    fn key_changed(server: &Server, event: KeyEvent<'_>) {
+        if groups::may_change(event) {
+            groups::forget(server.db(), event.key);
+        }
+        let ready = !event.own && may_be_ready(event);
+        if ready && Self::hall().borrow_mut().disturb(server.db(), event.key) {
+            waiting::settle(server);
+        }
+    }
+}
+
 /// Whether an event can have brought a group something to read.
-pub fn may_be_ready(event: KeyEvent<'_>) -> bool {
+fn may_be_ready(event: KeyEvent<'_>) -> bool {
     match event.name {
         b"xadd" | b"xgroup-create" | b"xgroup-setid" | b"xgroup-destroy" => event.stream,
         b"rename_to" | b"restore" | b"copy_to" | b"move_to" => !event.stream,

@@ -5,7 +5,7 @@ use super::{ACKED, groups};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
-use crate::server::{Mode, OwnedStr, Server, Str, events, words};
+use crate::server::{Mode, OwnedStr, Server, Str, words};
 
 /// What a task carries.
 pub struct Task<'a> {
@@ -38,7 +38,7 @@ pub fn add<'s>(
     if let Some(original) = task.original_id {
         args.extend([words.original_id(), original]);
     }
-    events::quietly(|| server.call(c"XADD", Mode::Write, &args))
+    server.call(c"XADD", Mode::Write, &args)
 }
 
 /// A read of new entries for one consumer.
@@ -81,7 +81,7 @@ pub fn read<'s>(
         read.stream,
         words.new_entries(),
     ];
-    let read_group = || events::quietly(|| server.call(c"XREADGROUP", mode, &args));
+    let read_group = || server.call(c"XREADGROUP", mode, &args);
     let reply = match read_group() {
         Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
             create_group(server, read, if_missing)?;
@@ -99,7 +99,7 @@ fn create_group(server: &Server, read: &Read<'_>, if_missing: IfMissing) -> Resu
         IfMissing::CreateAll => args.as_slice(),
         IfMissing::CreateGroup => args.split_last().map_or(&[][..], |(_, rest)| rest),
     };
-    events::quietly(|| server.call(c"XGROUP", Mode::WriteIfMemory, args)).map(drop)
+    server.call(c"XGROUP", Mode::WriteIfMemory, args).map(drop)
 }
 
 /// The entries in the reply of [`read`].
@@ -144,7 +144,7 @@ pub fn finish(
     };
     if !done.is_empty() {
         let args = [&[stream], done.as_slice()].concat();
-        events::quietly(|| server.call(c"XDEL", Mode::Write, &args))?;
+        server.call(c"XDEL", Mode::Write, &args)?;
     }
     Ok(acknowledged)
 }
