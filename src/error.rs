@@ -43,6 +43,9 @@ pub enum Error {
     /// The name's slot cannot be derived, see [`crate::keys::derive`].
     #[error("ERR name cannot be used in cluster mode: '}}' outside a hash tag")]
     NameInCluster,
+    /// The names of one call lie in different slots of a cluster.
+    #[error("CROSSSLOT Keys in request don't hash to the same slot")]
+    CrossSlot,
     /// The name's slot moves between nodes; the client asks again.
     #[error("TRYAGAIN The slot of this name is being moved to another node")]
     SlotMoves,

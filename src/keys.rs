@@ -38,6 +38,17 @@ fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     rest.get(..close).filter(|tag| !tag.is_empty())
 }
 
+/// The cluster slot of a key: CRC16-CCITT (XMODEM) of its hash tag, or of the whole key, as in the
+/// Redis Cluster specification.
+pub fn slot(key: &[u8]) -> u16 {
+    let crc = hash_tag(key).unwrap_or(key).iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    crc % 16384
+}
+
 /// The key that belongs to `name`, in the slot of `name`:
 ///
 /// * `orders{42}` has a hash tag of its own: `lock::orders{42}`;
@@ -60,16 +71,6 @@ pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<Vec<u8>, Err
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// CRC16-CCITT (XMODEM), as in the Redis Cluster specification.
-    fn slot(key: &[u8]) -> u16 {
-        let crc = hash_tag(key).unwrap_or(key).iter().fold(0u16, |crc, byte| {
-            (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-            })
-        });
-        crc % 16384
-    }
 
     const PREFIXES: [Prefix; 4] = [Prefix::Lock, Prefix::Fence, Prefix::CacheLock, Prefix::Wait];
 

@@ -106,6 +106,17 @@ impl Server {
         Ok(OwnedStr::new(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
     }
 
+    /// Refuses names that do not share a cluster slot. The server does this itself, but for the
+    /// keys in a legacy range only.
+    pub fn refuse_other_slots<const N: usize>(&self, names: [Str<'_>; N]) -> Result<(), Error> {
+        let mut slots = names.iter().map(|name| keys::slot(name.bytes()));
+        let first = slots.next();
+        if CLUSTER.get().get() && slots.any(|slot| Some(slot) != first) {
+            return Err(Error::CrossSlot);
+        }
+        Ok(())
+    }
+
     /// Refuses a command that writes while the slot of `name` moves between cluster nodes: the
     /// name is often no key, so the server would send the client on to the other node, which would
     /// grant as well. The server refuses an inner command on two keys that do not exist exactly

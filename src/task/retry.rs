@@ -20,15 +20,10 @@ pub struct Request<'a> {
     id: Str<'a>,
     payload: Str<'a>,
     retry_count: i64,
-    outcome: Outcome<'a>,
+    retry_stream: Str<'a>,
+    dlq_stream: Str<'a>,
+    max_retries: i64,
     group: Option<Str<'a>>,
-}
-
-/// Where a failed task goes.
-#[derive(Clone, Copy)]
-enum Outcome<'a> {
-    Again(Str<'a>),
-    DeadLetter(Str<'a>),
 }
 
 impl Command for Retry {
@@ -67,23 +62,29 @@ impl Command for Retry {
         let (retry_stream, dlq_stream) = (args.name()?, args.name()?);
         let max_retries = args.at_least(0)?.value;
         let group = if args.more() { Some(args.filled("group")?) } else { None };
-        let outcome = if retry_count < max_retries {
-            Outcome::Again(retry_stream)
-        } else {
-            Outcome::DeadLetter(dlq_stream)
-        };
-        Ok(Request { stream, id, payload, retry_count, outcome, group })
+        Ok(Request {
+            stream,
+            id,
+            payload,
+            retry_count,
+            retry_stream,
+            dlq_stream,
+            max_retries,
+            group,
+        })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Request { stream, id, payload, retry_count, outcome, group } = request;
+        let Request { stream, id, payload, retry_count, group, .. } = request;
+        server.refuse_other_slots([stream, request.retry_stream, request.dlq_stream])?;
         server.refuse_while_slot_moves(stream)?;
         let finished_for = finished_for(server, stream, group)?;
         let original = store::field_of(server, stream, id, b"original_id")?;
-        let (target, retry_count, counter) = match outcome {
-            // Below `max_retries`, so one more is in range.
-            Outcome::Again(target) => (target, retry_count + 1, &REQUEUED),
-            Outcome::DeadLetter(target) => (target, retry_count, &DEAD_LETTERED),
+        let (target, retry_count, counter) = if retry_count < request.max_retries {
+            // Below an integer, so one more is in range.
+            (request.retry_stream, retry_count + 1, &REQUEUED)
+        } else {
+            (request.dlq_stream, retry_count, &DEAD_LETTERED)
         };
         let retry_count = OwnedStr::number(retry_count);
         let copy = Task {

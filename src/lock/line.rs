@@ -1,0 +1,311 @@
+//! Clients that wait for a lock: one line for each lock.
+//!
+//! The room of a line has the name of the lock's key, so that keyspace events find it. A waiter
+//! whose time ran out, or whose connection broke, keeps its rank for a moment, for the same
+//! identifier: clients whose own socket time-out makes them ask again do not lose their turn.
+//! Nobody is delayed by a rank that is only kept.
+
+use super::holders::{Candidate, Stored};
+use super::rules::{self, Desk, Holders, Mode, Rest};
+use super::stats;
+use super::{HANDOFFS, WAIT_MS, WAIT_TIMEOUTS, WAITS};
+use crate::args::{Argument, Patience};
+use crate::error::Error;
+use crate::server::events::{self, KeyEvent, Listener, subscribe};
+use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
+use crate::time::{Millis, UnixMs};
+use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
+use std::cell::{Cell, LazyCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// The family of clients that wait for locks.
+pub struct Locks;
+
+/// What a waiter asked for.
+pub struct Wish {
+    /// The name of the lock.
+    pub name: Box<[u8]>,
+    /// Its identifier.
+    pub identifier: Box<[u8]>,
+    /// Its lease, from the grant on.
+    pub ttl: Millis,
+    /// How it wants to hold the lock.
+    pub mode: Mode,
+    /// Whether it wants a fencing token.
+    pub fence: bool,
+}
+
+static HALL: Lines<Locks> = no_lines();
+static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+static RANKS: MainThread<LazyCell<RefCell<Ranks>>> =
+    MainThread::new(LazyCell::new(RefCell::default));
+
+/// How long a rank is kept for an identifier that left its place.
+const RANK_KEPT: Millis = Millis(1000);
+
+/// How soon a line is looked at again whose slot moves between cluster nodes.
+const WHILE_SLOT_MOVES: Millis = Millis(100);
+
+/// Database, key of the lock, identifier.
+type Asker = (i32, Box<[u8]>, Box<[u8]>);
+
+/// Which identifier stands where.
+#[derive(Default)]
+struct Ranks {
+    waiting: HashMap<Asker, Rc<Waiter<Locks>>>,
+    kept: HashMap<Asker, Place>,
+    forget: VecDeque<(UnixMs, Asker, Place)>,
+    /// Locks whose record was evicted, and the end of the lease that it told of.
+    evicted: HashMap<(i32, Box<[u8]>), UnixMs>,
+}
+
+impl Ranks {
+    /// Forgets ranks that were kept long enough.
+    fn tidy(&mut self, now: UnixMs) {
+        while let Some((_, asker, place)) = self.forget.pop_front_if(|(until, ..)| *until < now) {
+            if self.kept.get(&asker) == Some(&place) {
+                self.kept.remove(&asker);
+            }
+        }
+    }
+}
+
+fn asker(waiter: &Waiter<Locks>) -> Asker {
+    (waiter.address.db, waiter.address.name.clone(), waiter.request.identifier.clone())
+}
+
+impl Family for Locks {
+    type Request = Wish;
+
+    fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {
+        HALL.get()
+    }
+
+    fn nothing(_wish: &Wish) -> Reply<'static> {
+        Reply::Integer(0)
+    }
+
+    fn serve(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
+        serve_line(server, db, key, budget);
+    }
+
+    fn left(server: &Server, waiter: &Waiter<Self>, why: Why) {
+        let now = server.now();
+        let mut ranks = RANKS.get().borrow_mut();
+        let asker = asker(waiter);
+        ranks.tidy(now);
+        ranks.waiting.remove(&asker);
+        ranks.kept.insert(asker.clone(), waiter.place);
+        let until = UnixMs(now.0.saturating_add(RANK_KEPT.0));
+        ranks.forget.push_back((until, asker, waiter.place));
+        if why == Why::TimedOut {
+            WAIT_TIMEOUTS.add(1);
+            stats::timed_out(waiter.address.db, &waiter.address.name);
+        }
+    }
+}
+
+impl Listener for Locks {
+    const CLASSES: i32 = events::KEYS | events::STRINGS | events::SORTED_SETS;
+
+    fn subscribed() -> &'static Cell<bool> {
+        SUBSCRIBED.get()
+    }
+
+    fn key_changed(server: &Server, event: KeyEvent<'_>) {
+        if event.own || HALL.get().borrow().len() == 0 {
+            return;
+        }
+        let db = server.db();
+        if event.name == b"evicted" {
+            // The holder does not know that its record is gone; its lease goes on.
+            let known = HALL.get().borrow().due(db, event.key);
+            if let Some(end) = known {
+                RANKS.get().borrow_mut().evicted.insert((db, event.key.into()), end);
+            }
+        }
+        if HALL.get().borrow_mut().disturb(db, event.key) {
+            waiting::settle(server);
+        }
+    }
+}
+
+/// A lock and its line on the server.
+struct ServerDesk<'a> {
+    server: &'a Server,
+    db: i32,
+    key: &'a [u8],
+    stored: Stored<'a>,
+    first: Option<Rc<Waiter<Locks>>>,
+    budget: &'a mut Budget,
+}
+
+impl ServerDesk<'_> {
+    /// The end of a lease whose record was evicted.
+    fn evicted_until(&self) -> Option<UnixMs> {
+        let mut ranks = RANKS.get().borrow_mut();
+        if ranks.evicted.is_empty() {
+            return None;
+        }
+        let lock = (self.db, self.key.into());
+        let until = *ranks.evicted.get(&lock)?;
+        if until > self.server.now() {
+            return Some(until);
+        }
+        ranks.evicted.remove(&lock);
+        None
+    }
+}
+
+impl Desk for ServerDesk<'_> {
+    type Error = Error;
+
+    fn first(&mut self) -> Option<Mode> {
+        self.first = Waiter::<Locks>::first(self.server, self.db, self.key, b"");
+        self.first.as_ref().map(|first| first.request.mode)
+    }
+
+    fn holders(&mut self) -> Result<Holders, Error> {
+        match self.stored.holders()? {
+            Holders::Free if self.evicted_until().is_some() => Ok(Holders::Barred),
+            holders => Ok(holders),
+        }
+    }
+
+    fn grant_first(&mut self) -> Result<(), Error> {
+        let Some(first) = self.first.take() else { return Ok(()) };
+        let wish = &first.request;
+        let (name, identifier) = (OwnedStr::new(&wish.name), OwnedStr::new(&wish.identifier));
+        let reply = self.stored.grant(&Candidate {
+            name: name.borrow(),
+            identifier: identifier.borrow(),
+            ttl: wish.ttl,
+            mode: wish.mode,
+            fence: wish.fence,
+        })?;
+        let now = self.server.now();
+        let waited = now.0.saturating_sub(first.since.0).max(0) as u64;
+        HANDOFFS.add(1);
+        WAIT_MS.add(waited);
+        stats::granted(self.db, self.key, &wish.identifier, now, Some(waited));
+        RANKS.get().borrow_mut().waiting.remove(&asker(&first));
+        self.budget.spend(reply.size());
+        first.answer(reply);
+        Ok(())
+    }
+
+    fn next_end(&mut self) -> Result<Option<UnixMs>, Error> {
+        let end = match self.stored.next_end()? {
+            None => self.evicted_until(),
+            // A key expires when the clock is past its deadline.
+            Some(end) => Some(UnixMs(end.0.saturating_add(1))),
+        };
+        // Never in the past: the server's clock inside a command can lag a little.
+        let soonest = UnixMs(self.server.now().0.saturating_add(1));
+        Ok(end.map(|end| end.max(soonest)))
+    }
+
+    fn is_tired(&self) -> bool {
+        self.budget.is_spent()
+    }
+}
+
+/// Serves one line. A refusal leaves it as it is: whatever cures it raises an event.
+fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
+    let name = HALL.get().borrow().first(db, key, b"").map(|(_, first)| first.request.name.clone());
+    let Some(name) = name else { return };
+    let name = OwnedStr::new(&name);
+    if server.refuse_while_slot_moves(name.borrow()).is_err() {
+        let later = UnixMs(server.now().0.saturating_add(WHILE_SLOT_MOVES.0));
+        HALL.get().borrow_mut().set_due(db, key, Some(later));
+        return;
+    }
+    let lock_key = OwnedStr::new(key);
+    let stored = Stored::at(server, lock_key.borrow());
+    let mut desk = ServerDesk { server, db, key, stored, first: None, budget };
+    match rules::serve(&mut desk) {
+        Ok(Rest::Until(due)) => HALL.get().borrow_mut().set_due(db, key, due),
+        Ok(Rest::Tired) => {
+            HALL.get().borrow_mut().disturb(db, key);
+        }
+        Err(_) => {}
+    }
+}
+
+/// Serves the line of a lock after it changed, or before somebody new asks. True if somebody
+/// still waits.
+pub fn serve_now(server: &Server, key: Str<'_>) -> bool {
+    if HALL.get().borrow().len() == 0 {
+        return false;
+    }
+    let (db, key) = (server.db(), key.bytes());
+    if HALL.get().borrow().len_of(db, key, b"") == 0 {
+        return false;
+    }
+    serve_line(server, db, key, &mut Budget::wave());
+    waiting::settle(server);
+    HALL.get().borrow().len_of(db, key, b"") > 0
+}
+
+/// Puts the calling client into the line of a lock: at the place where its identifier stands, or
+/// stood a moment ago, else at the end.
+pub fn wait(
+    server: &Server,
+    key: Str<'_>,
+    candidate: &Candidate<'_>,
+    patience: Patience,
+) -> Result<Reply<'static>, Error> {
+    subscribe::<Locks>(server);
+    let address = Address { db: server.db(), name: key.bytes().into(), part: Box::default() };
+    let wish = Wish {
+        name: candidate.name.bytes().into(),
+        identifier: candidate.identifier.bytes().into(),
+        ttl: candidate.ttl,
+        mode: candidate.mode,
+        fence: candidate.fence,
+    };
+    let asker = (address.db, address.name.clone(), wish.identifier.clone());
+    let place = withdraw_asker(server, &asker).or_else(|| {
+        let mut ranks = RANKS.get().borrow_mut();
+        ranks.tidy(server.now());
+        ranks.kept.remove(&asker)
+    });
+    let waiter = Waiter::<Locks>::join(server, candidate.name, address, place, patience, wish)?;
+    RANKS.get().borrow_mut().waiting.insert(asker, waiter);
+    WAITS.add(1);
+    // The line has to know when the lease ends for which it waits.
+    serve_now(server, key);
+    Ok(Reply::Later)
+}
+
+/// Answers the waiting request of an identifier with 0, if there is one; the place that it had.
+fn withdraw_asker(_server: &Server, asker: &Asker) -> Option<Place> {
+    let waiter = RANKS.get().borrow_mut().waiting.remove(asker)?;
+    waiter.answer(Reply::Integer(0));
+    Some(waiter.place)
+}
+
+/// Takes an identifier out of the line of a lock; its waiting request is answered with 0.
+pub fn withdraw(server: &Server, key: Str<'_>, identifier: Str<'_>) {
+    if HALL.get().borrow().len() == 0 && RANKS.get().borrow().kept.is_empty() {
+        return;
+    }
+    let asker = (server.db(), key.bytes().into(), identifier.bytes().into());
+    withdraw_asker(server, &asker);
+    RANKS.get().borrow_mut().kept.remove(&asker);
+}
+
+/// How many wait for a lock, and since when the first does.
+pub fn length(server: &Server, key: Str<'_>) -> (usize, Option<UnixMs>) {
+    let (db, hall) = (server.db(), HALL.get().borrow());
+    let first = hall.first(db, key.bytes(), b"").map(|(_, first)| first.since);
+    (hall.len_of(db, key.bytes(), b""), first)
+}
+
+/// The module is unloaded.
+pub fn forget() {
+    HALL.get().take();
+    RANKS.get().take();
+    SUBSCRIBED.get().set(false);
+}

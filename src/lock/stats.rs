@@ -1,0 +1,113 @@
+//! What happened to each lock, for LOCK.INFO and the totals: in memory, for the locks that were
+//! used last.
+
+use super::{EXPIRED, HOLD_MS};
+use crate::server::MainThread;
+use crate::time::UnixMs;
+use lru::LruCache;
+use std::cell::{LazyCell, RefCell};
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+/// The counters of one lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Grants.
+    pub acquired: u64,
+    /// Requests that were not granted at once.
+    pub contended: u64,
+    /// Waits that ended without a grant because their time ran out.
+    pub timeouts: u64,
+    /// Leases that ended without a release.
+    pub expired: u64,
+    /// Time from request to grant of those that waited.
+    pub wait_ms_sum: u64,
+    /// The longest of them.
+    pub wait_ms_max: u64,
+    /// Time from grant to release.
+    pub hold_ms_sum: u64,
+    /// The longest of them.
+    pub hold_ms_max: u64,
+    /// Who was granted it, and when; as many as fit.
+    holders: Vec<(Box<[u8]>, UnixMs)>,
+}
+
+/// How many locks of a database are remembered.
+const LOCKS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// How many holders of a lock are remembered.
+const HOLDERS: usize = 64;
+
+type Records = HashMap<i32, LruCache<Box<[u8]>, Record>>;
+
+static RECORDS: MainThread<LazyCell<RefCell<Records>>> =
+    MainThread::new(LazyCell::new(RefCell::default));
+
+fn with<T>(db: i32, key: &[u8], change: impl FnOnce(&mut Record) -> T) -> T {
+    let mut records = RECORDS.get().borrow_mut();
+    let records = records.entry(db).or_insert_with(|| LruCache::new(LOCKS));
+    if let Some(record) = records.get_mut(key) {
+        return change(record);
+    }
+    change(records.get_or_insert_mut(key.into(), Record::default))
+}
+
+/// A grant. `waited` is the time in line in ms, if it waited.
+pub fn granted(db: i32, key: &[u8], identifier: &[u8], now: UnixMs, waited: Option<u64>) {
+    with(db, key, |record| {
+        record.acquired += 1;
+        if let Some(ms) = waited {
+            record.wait_ms_sum += ms;
+            record.wait_ms_max = record.wait_ms_max.max(ms);
+        }
+        record.holders.retain(|(holder, _)| **holder != *identifier);
+        if record.holders.len() < HOLDERS {
+            record.holders.push((identifier.into(), now));
+        }
+    });
+}
+
+/// The lock was found free: whoever is still remembered as a holder let its lease end.
+pub fn found_free(db: i32, key: &[u8]) {
+    let expired = with(db, key, |record| {
+        let expired = record.holders.drain(..).count() as u64;
+        record.expired += expired;
+        expired
+    });
+    EXPIRED.add(expired);
+}
+
+/// A release.
+pub fn released(db: i32, key: &[u8], identifier: &[u8], now: UnixMs) {
+    with(db, key, |record| {
+        let position = record.holders.iter().position(|(holder, _)| **holder == *identifier);
+        if let Some(position) = position {
+            let (_, since) = record.holders.swap_remove(position);
+            let held = now.0.saturating_sub(since.0).max(0) as u64;
+            record.hold_ms_sum += held;
+            record.hold_ms_max = record.hold_ms_max.max(held);
+            HOLD_MS.add(held);
+        }
+    });
+}
+
+/// A request that was not granted at once.
+pub fn contended(db: i32, key: &[u8]) {
+    with(db, key, |record| record.contended += 1);
+}
+
+/// A wait that ended without a grant.
+pub fn timed_out(db: i32, key: &[u8]) {
+    with(db, key, |record| record.timeouts += 1);
+}
+
+/// What is known of a lock.
+pub fn of(db: i32, key: &[u8]) -> Record {
+    let records = RECORDS.get().borrow();
+    records.get(&db).and_then(|records| records.peek(key)).cloned().unwrap_or_default()
+}
+
+/// Forgets everything.
+pub fn forget() {
+    RECORDS.get().take();
+}
