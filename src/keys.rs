@@ -54,7 +54,9 @@ pub fn slot(key: &[u8]) -> u16 {
 /// * `orders{42}` has a hash tag of its own: `lock::orders{42}`;
 /// * `orders` becomes the hash tag: `lock:{orders}`;
 /// * `a}b` can be neither: `lock:a}b` outside cluster mode, [`Error::NameInCluster`] in it.
-pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<Vec<u8>, Error> {
+///
+/// The key is given in parts, so that whoever needs it in one piece decides where it is put.
+pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<[&[u8]; 4], Error> {
     let (before, after): (&[u8], &[u8]) = if hash_tag(name).is_some() {
         (b"::", b"")
     } else if !name.contains(&b'}') {
@@ -64,13 +66,17 @@ pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<Vec<u8>, Err
     } else {
         (b":", b"")
     };
-    Ok([prefix.text(), before, name, after].concat())
+    Ok([prefix.text(), before, name, after])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<Vec<u8>, Error> {
+        super::derive(prefix, name, cluster).map(|parts| parts.concat())
+    }
 
     const PREFIXES: [Prefix; 4] = [Prefix::Lock, Prefix::Fence, Prefix::CacheLock, Prefix::Wait];
 

@@ -31,6 +31,7 @@ const COMMANDS: &[Entry] = &[
     entry::<cache::set::Set>(),
     entry::<lock::acquire::Acquire>(),
     entry::<lock::extend::Extend>(),
+    entry::<lock::info::Info>(),
     entry::<lock::release::Release>(),
     entry::<task::ack::Ack>(),
     entry::<task::consume::Consume>(),

@@ -23,9 +23,7 @@ fn runs(pid: u32) -> bool {
 /// The message of the panic that `body` ends in.
 fn panic_of(body: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(body)).expect_err("it panics");
-    *panic
-        .downcast::<String>()
-        .expect("with a formatted message")
+    *panic.downcast::<String>().expect("with a formatted message")
 }
 
 #[test]
@@ -38,10 +36,7 @@ fn resp2_replies_keep_their_type() {
     assert_eq!(c.run("GET missing"), nil());
     assert_eq!(c.run("BLPOP missing 0.01"), nil_array());
     assert_eq!(c.run("INCR n"), int(1));
-    assert_eq!(
-        c.run("MGET k missing n"),
-        array([bulk("v"), nil(), bulk("1")])
-    );
+    assert_eq!(c.run("MGET k missing n"), array([bulk("v"), nil(), bulk("1")]));
     assert_eq!(c.run("HSET h a 1"), int(1));
     assert_eq!(c.run("HGETALL h"), array(["a", "1"]));
     assert_eq!(c.run("HGETALL h").get("a"), &bulk("1"));
@@ -67,25 +62,13 @@ fn resp3_replies_keep_their_type() {
     assert_eq!(c.run("DEBUG PROTOCOL false"), Value::Bool(false));
     assert_eq!(c.run("ZADD z 1.5 a"), int(1));
     assert_eq!(c.run("ZSCORE z a"), Value::Double(1.5));
-    assert_eq!(
-        c.run("DEBUG PROTOCOL set"),
-        Value::Set(vec![int(0), int(1), int(2)])
-    );
-    assert!(matches!(
-        c.run("DEBUG PROTOCOL bignum"),
-        Value::BigNumber(_)
-    ));
-    assert!(matches!(
-        c.run("DEBUG PROTOCOL attrib"),
-        Value::Attribute(..)
-    ));
+    assert_eq!(c.run("DEBUG PROTOCOL set"), Value::Set(vec![int(0), int(1), int(2)]));
+    assert!(matches!(c.run("DEBUG PROTOCOL bignum"), Value::BigNumber(_)));
+    assert!(matches!(c.run("DEBUG PROTOCOL attrib"), Value::Attribute(..)));
     let Value::Verbatim(format, text) = c.run("DEBUG PROTOCOL verbatim") else {
         panic!("not verbatim");
     };
-    assert_eq!(
-        (format.as_slice(), text.starts_with(b"This is a")),
-        (&b"txt"[..], true)
-    );
+    assert_eq!((format.as_slice(), text.starts_with(b"This is a")), (&b"txt"[..], true));
 }
 
 #[test]
@@ -93,10 +76,7 @@ fn any_bytes_survive_a_round_trip() {
     let server = plain().start();
     let mut c = server.client();
     let value: Vec<u8> = (0..=255).collect();
-    assert_eq!(
-        c.cmd(&args!["SET", b"\0\r\n\xff", value, "PX", 10_000]),
-        ok()
-    );
+    assert_eq!(c.cmd(&args!["SET", b"\0\r\n\xff", value, "PX", 10_000]), ok());
     assert_eq!(c.cmd(&[b"GET".as_slice(), b"\0\r\n\xff"]), bulk(&value));
     assert_eq!(c.cmd(&args!["SET", "", ""]), ok());
     assert_eq!(c.cmd(&["GET", ""]), bulk(""));
@@ -111,10 +91,7 @@ fn raw_and_inline_requests_can_be_sent_and_read() {
     assert_eq!(c.read_raw_reply(), b"$1\r\nv\r\n");
     assert_eq!(c.read_raw_line(), b"+PONG\r\n");
     assert_eq!(c.read_raw(7), b"+PONG\r\n");
-    assert_eq!(
-        c.pipeline(&["INCR n", "INCR n", "GET k"]),
-        [int(1), int(2), bulk("v")]
-    );
+    assert_eq!(c.pipeline(&["INCR n", "INCR n", "GET k"]), [int(1), int(2), bulk("v")]);
     c.send_raw("*1\r\nnonsense\r\n");
     assert!(c.read().is_error_with("ERR Protocol error"));
     eventually(SOON, "the server closes", || c.is_closed());
@@ -144,10 +121,7 @@ fn a_closed_connection_fails_the_read_with_the_command() {
     wait_blocked(&server, 1);
     assert_eq!(server.client().run(format!("CLIENT KILL ID {id}")), int(1));
     let message = panic_of(|| drop(c.read()));
-    assert!(
-        message.contains("closed") && message.contains("BLPOP list 0"),
-        "{message}"
-    );
+    assert!(message.contains("closed") && message.contains("BLPOP list 0"), "{message}");
 }
 
 #[test]
@@ -158,10 +132,7 @@ fn pushes_do_not_come_between_a_command_and_its_reply() {
     assert_eq!(c.run("GET k"), null());
     assert_eq!(server.client().run("SET k v"), ok());
     assert_eq!(c.run("GET k"), bulk("v"));
-    assert_eq!(
-        c.read(),
-        Value::Push(vec![bulk("invalidate"), array(["k"])])
-    );
+    assert_eq!(c.read(), Value::Push(vec![bulk("invalidate"), array(["k"])]));
     let subscribed = Value::Push(vec![bulk("subscribe"), bulk("news"), int(1)]);
     assert_eq!(c.run("SUBSCRIBE news"), subscribed);
 }
@@ -173,19 +144,8 @@ fn a_reply_in_pieces_is_read_whole() {
     for end in 0..reply.len() {
         assert_eq!(parse(&reply[..end]), Ok(None), "the first {end} bytes");
     }
-    assert_eq!(
-        parse(&[reply, &b":1"[..]].concat()),
-        Ok(Some((value, reply.len())))
-    );
-    for wrong in [
-        "OK\r\n",
-        ":x\r\n",
-        "\r\n",
-        "+OK\n",
-        "$1\r\nabc",
-        "$-2\r\n",
-        "*99999999999\r\n",
-    ] {
+    assert_eq!(parse(&[reply, &b":1"[..]].concat()), Ok(Some((value, reply.len()))));
+    for wrong in ["OK\r\n", ":x\r\n", "\r\n", "+OK\n", "$1\r\nabc", "$-2\r\n", "*99999999999\r\n"] {
         assert!(parse(wrong.as_bytes()).is_err(), "{wrong:?}");
     }
 }
@@ -212,13 +172,7 @@ fn an_aof_survives_kill_9_and_can_be_read() {
     let mut c = server.client();
     assert_eq!(c.run("SET k v PXAT 99999999999999"), ok());
     c.pipeline(&["MULTI", "INCR n", "INCR n", "EXEC"]);
-    let expected = [
-        "SET k v PXAT 99999999999999",
-        "MULTI",
-        "INCR n",
-        "INCR n",
-        "EXEC",
-    ];
+    let expected = ["SET k v PXAT 99999999999999", "MULTI", "INCR n", "INCR n", "EXEC"];
     assert_eq!(aof_commands(&server), expected);
 
     server.kill9();
@@ -270,10 +224,7 @@ fn servers_start_side_by_side() {
 
 #[test]
 fn a_refused_start_returns_the_log() {
-    let refused = plain()
-        .arg("--loadmodule")
-        .arg("/nowhere/libnothing.so")
-        .try_start();
+    let refused = plain().arg("--loadmodule").arg("/nowhere/libnothing.so").try_start();
     let log = refused.err().expect("there is no such module");
     assert!(log.contains("libnothing.so"), "{log}");
     let refused = plain().arg("--no-such-option").arg("1").try_start();
@@ -283,10 +234,7 @@ fn a_refused_start_returns_the_log() {
 #[test]
 fn options_reach_the_server() {
     let server = plain().arg("--maxmemory").arg("2mb").start();
-    assert_eq!(
-        server.client().run("CONFIG GET maxmemory"),
-        array(["maxmemory", "2097152"])
-    );
+    assert_eq!(server.client().run("CONFIG GET maxmemory"), array(["maxmemory", "2097152"]));
 }
 
 #[test]
@@ -308,13 +256,8 @@ fn the_tap_sees_what_is_propagated() {
         c.pipeline(&["SELECT 3", "SET short v PX 1"]);
         let commands = tap.all_commands();
         assert_eq!(commands[0], "SELECT 3");
-        assert!(
-            commands[1].text().starts_with("SET short v PXAT "),
-            "{commands:?}"
-        );
-        eventually(SOON, "the expired key is deleted", || {
-            tap.commands() == ["DEL short"]
-        });
+        assert!(commands[1].text().starts_with("SET short v PXAT "), "{commands:?}");
+        eventually(SOON, "the expired key is deleted", || tap.commands() == ["DEL short"]);
     }
 }
 
@@ -416,16 +359,11 @@ fn a_crash_fails_the_test_that_drops_the_server() {
     let server = plain().start();
     server.client().send("DEBUG SEGFAULT");
     let message = panic_of(|| drop(server));
-    assert!(
-        message.contains("signal") && message.contains("BUG REPORT"),
-        "{message}"
-    );
+    assert!(message.contains("signal") && message.contains("BUG REPORT"), "{message}");
 
     let server = plain().start();
     server.client().send("SHUTDOWN NOSAVE");
-    eventually(SOON, "it exits", || {
-        Client::try_connect(server.port()).is_err()
-    });
+    eventually(SOON, "it exits", || Client::try_connect(server.port()).is_err());
     let message = panic_of(|| drop(server));
     assert!(message.contains("the server was gone"), "{message}");
 }
@@ -469,10 +407,7 @@ fn a_slot_moves_through_a_cluster_with_its_keys() {
     assert_eq!(source.run("GET {tag}1"), bulk("1"));
     assert_eq!(reshard.migrate_keys(), 250);
     assert!(source.run("GET {tag}1").is_error_with("ASK"));
-    assert_eq!(
-        target.pipeline(&["ASKING", "GET {tag}1"]),
-        [ok(), bulk("1")]
-    );
+    assert_eq!(target.pipeline(&["ASKING", "GET {tag}1"]), [ok(), bulk("1")]);
     reshard.finish();
 
     assert_eq!(cluster.node_of_slot(slot), to);
@@ -483,8 +418,6 @@ fn a_slot_moves_through_a_cluster_with_its_keys() {
     let mut c = cluster.nodes[replica].client();
     assert_eq!(c.pipeline(&["READONLY", "GET {tag}1"]), [ok(), bulk("1")]);
     assert_eq!(c.run("CLUSTER FAILOVER"), ok());
-    eventually(SOON, "the replica takes over", || {
-        cluster.node_of_slot(slot) == replica
-    });
+    eventually(SOON, "the replica takes over", || cluster.node_of_slot(slot) == replica);
     eprintln!("the cluster took {:?}", begin.elapsed());
 }

@@ -7,8 +7,8 @@
 
 use super::holders::{Candidate, Stored};
 use super::rules::{self, Desk, Holders, Mode, Rest};
-use super::stats;
-use super::{HANDOFFS, WAIT_MS, WAIT_TIMEOUTS, WAITS};
+use super::stats::{self, Grant};
+use super::{ACQUIRED, HANDOFFS, WAIT_MS, WAIT_TIMEOUTS, WAITS};
 use crate::args::{Argument, Patience};
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener, subscribe};
@@ -63,11 +63,13 @@ struct Ranks {
 impl Ranks {
     /// Forgets ranks that were kept long enough.
     fn tidy(&mut self, now: UnixMs) {
-        while let Some((_, asker, place)) = self.forget.pop_front_if(|(until, ..)| *until < now) {
+        while self.forget.front().is_some_and(|(until, ..)| *until < now) {
+            let Some((_, asker, place)) = self.forget.pop_front() else { return };
             if self.kept.get(&asker) == Some(&place) {
                 self.kept.remove(&asker);
             }
         }
+        self.evicted.retain(|_, end| *end > now);
     }
 }
 
@@ -138,6 +140,7 @@ struct ServerDesk<'a> {
     key: &'a [u8],
     stored: Stored<'a>,
     first: Option<Rc<Waiter<Locks>>>,
+    seen: Holders,
     budget: &'a mut Budget,
 }
 
@@ -167,10 +170,11 @@ impl Desk for ServerDesk<'_> {
     }
 
     fn holders(&mut self) -> Result<Holders, Error> {
-        match self.stored.holders()? {
-            Holders::Free if self.evicted_until().is_some() => Ok(Holders::Barred),
-            holders => Ok(holders),
-        }
+        self.seen = match self.stored.holders()? {
+            Holders::Free if self.evicted_until().is_some() => Holders::Barred,
+            holders => holders,
+        };
+        Ok(self.seen)
     }
 
     fn grant_first(&mut self) -> Result<(), Error> {
@@ -186,9 +190,16 @@ impl Desk for ServerDesk<'_> {
         })?;
         let now = self.server.now();
         let waited = now.0.saturating_sub(first.since.0).max(0) as u64;
+        ACQUIRED.add(1);
         HANDOFFS.add(1);
         WAIT_MS.add(waited);
-        stats::granted(self.db, self.key, &wish.identifier, now, Some(waited));
+        let grant = Grant {
+            identifier: &wish.identifier,
+            now,
+            waited: Some(waited),
+            was_free: self.seen == Holders::Free,
+        };
+        stats::granted(self.db, self.key, &grant);
         RANKS.get().borrow_mut().waiting.remove(&asker(&first));
         self.budget.spend(reply.size());
         first.answer(reply);
@@ -223,7 +234,8 @@ fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     }
     let lock_key = OwnedStr::new(key);
     let stored = Stored::at(server, lock_key.borrow());
-    let mut desk = ServerDesk { server, db, key, stored, first: None, budget };
+    let mut desk =
+        ServerDesk { server, db, key, stored, first: None, seen: Holders::Barred, budget };
     match rules::serve(&mut desk) {
         Ok(Rest::Until(due)) => HALL.get().borrow_mut().set_due(db, key, due),
         Ok(Rest::Tired) => {
@@ -266,7 +278,7 @@ pub fn wait(
         fence: candidate.fence,
     };
     let asker = (address.db, address.name.clone(), wish.identifier.clone());
-    let place = withdraw_asker(server, &asker).or_else(|| {
+    let place = withdraw_asker(&asker).or_else(|| {
         let mut ranks = RANKS.get().borrow_mut();
         ranks.tidy(server.now());
         ranks.kept.remove(&asker)
@@ -280,7 +292,7 @@ pub fn wait(
 }
 
 /// Answers the waiting request of an identifier with 0, if there is one; the place that it had.
-fn withdraw_asker(_server: &Server, asker: &Asker) -> Option<Place> {
+fn withdraw_asker(asker: &Asker) -> Option<Place> {
     let waiter = RANKS.get().borrow_mut().waiting.remove(asker)?;
     waiter.answer(Reply::Integer(0));
     Some(waiter.place)
@@ -292,7 +304,7 @@ pub fn withdraw(server: &Server, key: Str<'_>, identifier: Str<'_>) {
         return;
     }
     let asker = (server.db(), key.bytes().into(), identifier.bytes().into());
-    withdraw_asker(server, &asker);
+    withdraw_asker(&asker);
     RANKS.get().borrow_mut().kept.remove(&asker);
 }
 

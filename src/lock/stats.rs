@@ -52,29 +52,37 @@ fn with<T>(db: i32, key: &[u8], change: impl FnOnce(&mut Record) -> T) -> T {
     change(records.get_or_insert_mut(key.into(), Record::default))
 }
 
-/// A grant. `waited` is the time in line in ms, if it waited.
-pub fn granted(db: i32, key: &[u8], identifier: &[u8], now: UnixMs, waited: Option<u64>) {
+/// A grant.
+pub struct Grant<'a> {
+    /// To whom.
+    pub identifier: &'a [u8],
+    /// When.
+    pub now: UnixMs,
+    /// How long it waited in line, in ms, if it did.
+    pub waited: Option<u64>,
+    /// Nobody held the lock: whoever is still remembered as a holder let its lease end.
+    pub was_free: bool,
+}
+
+/// Counts a grant.
+pub fn granted(db: i32, key: &[u8], grant: &Grant<'_>) {
     with(db, key, |record| {
+        if grant.was_free {
+            record.expired += record.holders.len() as u64;
+            EXPIRED.add(record.holders.len() as u64);
+            record.holders.clear();
+        } else {
+            record.holders.retain(|(holder, _)| **holder != *grant.identifier);
+        }
         record.acquired += 1;
-        if let Some(ms) = waited {
+        if let Some(ms) = grant.waited {
             record.wait_ms_sum += ms;
             record.wait_ms_max = record.wait_ms_max.max(ms);
         }
-        record.holders.retain(|(holder, _)| **holder != *identifier);
         if record.holders.len() < HOLDERS {
-            record.holders.push((identifier.into(), now));
+            record.holders.push((grant.identifier.into(), grant.now));
         }
     });
-}
-
-/// The lock was found free: whoever is still remembered as a holder let its lease end.
-pub fn found_free(db: i32, key: &[u8]) {
-    let expired = with(db, key, |record| {
-        let expired = record.holders.drain(..).count() as u64;
-        record.expired += expired;
-        expired
-    });
-    EXPIRED.add(expired);
 }
 
 /// A release.

@@ -41,6 +41,12 @@ pub struct Server {
 /// Whether the server runs in cluster mode; fixed while it runs.
 static CLUSTER: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 
+/// The server's clock.
+fn now() -> UnixMs {
+    // SAFETY: takes no arguments; checked at load.
+    UnixMs(unsafe { need(raw::RedisModule_Milliseconds)() })
+}
+
 impl Server {
     /// The server as a callback from C sees it.
     ///
@@ -53,8 +59,7 @@ impl Server {
 
     /// The server's clock.
     pub fn now(&self) -> UnixMs {
-        // SAFETY: takes no arguments; checked at load.
-        UnixMs(unsafe { need(raw::RedisModule_Milliseconds)() })
+        now()
     }
 
     /// The selected database.
@@ -103,7 +108,7 @@ impl Server {
 
     /// The key that belongs to `name`, see [`keys::derive`].
     pub fn key_of(&self, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr, Error> {
-        Ok(OwnedStr::new(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
+        Ok(OwnedStr::concat(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
     }
 
     /// Refuses names that do not share a cluster slot. The server does this itself, but for the

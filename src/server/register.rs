@@ -1,9 +1,9 @@
 //! Makes the commands of the table known to the server, with all that it wants to know of them.
 
-use super::Server;
 use super::api::need;
 use super::guard::guard;
 use super::string::arguments;
+use super::{Server, now};
 use crate::args::Args;
 use crate::command::{Access, Arg, ArgKind, Command, Entry, Key, Spec};
 use crate::error::Error;
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn handler<C: Command>(
     let (server, args) = unsafe { (Server::new(ctx), arguments(argv, argc)) };
     let run = || {
         let name = C::SPEC.name.to_str().unwrap_or_default();
-        let mut args = Args::new(args.get(1..).unwrap_or_default(), name, server.now());
+        let mut args = Args::new(args.get(1..).unwrap_or_default(), name, now);
         let request = C::parse(&mut args)?;
         args.finish()?;
         C::run(request, &server)

@@ -9,7 +9,7 @@ use redis_module::raw;
 use std::ffi::{CStr, CString};
 use std::os::raw::c_long;
 
-/// A reply. In RESP3 a map is a map and nil is null; else both protocols see the same.
+/// A reply. In RESP3 nil is null; else both protocols see the same.
 pub enum Reply<'a> {
     /// An integer.
     Integer(i64),
@@ -23,7 +23,7 @@ pub enum Reply<'a> {
     NullArray,
     /// An array.
     Array(Vec<Reply<'a>>),
-    /// Pairs, which only RESP3 has: see [`Server::resp3`].
+    /// Pairs: a map in RESP3, a flat array in RESP2.
     Map(Vec<(Reply<'a>, Reply<'a>)>),
     /// The reply of an inner command, byte for byte.
     Forward(CallReply<'a>),

@@ -5,6 +5,7 @@ use super::api::need;
 use crate::args::Argument;
 use redis_module::raw;
 use std::cell::Cell;
+use std::io::Write;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
@@ -58,9 +59,26 @@ impl OwnedStr {
         Self(need(NonNull::new(raw)))
     }
 
+    /// A string of these parts, put together without an allocation of its own if it is short.
+    pub fn concat(parts: &[&[u8]]) -> Self {
+        let mut buffer = [0; 256];
+        let mut rest = buffer.as_mut_slice();
+        let fits = parts.iter().all(|part| rest.write_all(part).is_ok());
+        let free = rest.len();
+        match buffer.get(..buffer.len() - free) {
+            Some(whole) if fits => Self::new(whole),
+            _ => Self::new(&parts.concat()),
+        }
+    }
+
     /// The decimal form of a number.
     pub fn number(value: i64) -> Self {
-        Self::new(value.to_string().as_bytes())
+        let mut buffer = [0; 20];
+        let mut rest = buffer.as_mut_slice();
+        // The longest number has 20 characters.
+        let _ = write!(rest, "{value}");
+        let free = rest.len();
+        Self::new(buffer.get(..buffer.len() - free).unwrap_or_default())
     }
 
     /// The string, as long as this value lives.
@@ -100,7 +118,7 @@ words! {
     original_id = b"original_id",
     list = b"LIST", id = b"ID",
     infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
-    last = b"-1", xx = b"XX",
+    last = b"-1",
 }
 
 static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));

@@ -1,5 +1,6 @@
 //! TASK.ACK
 
+use super::id::IdArg;
 use super::store;
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
@@ -14,7 +15,7 @@ pub struct Ack;
 pub struct Request<'a> {
     stream: Str<'a>,
     group: Str<'a>,
-    ids: &'a [Str<'a>],
+    ids: Vec<IdArg<'a>>,
 }
 
 impl Command for Ack {
@@ -33,14 +34,15 @@ impl Command for Ack {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        let (stream, group, ids) = (args.name()?, args.filled("group")?, args.all());
-        store::check_ids(ids)?;
+        let (stream, group) = (args.name()?, args.filled("group")?);
+        let ids = args.all().iter().map(|id| IdArg::read(*id)).collect::<Result<_, _>>()?;
         Ok(Request { stream, group, ids })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         server.refuse_while_slot_moves(request.stream)?;
-        let acknowledged = store::finish(server, request.stream, request.group, request.ids)?;
+        let ids: Vec<_> = request.ids.iter().map(IdArg::borrow).collect();
+        let acknowledged = store::finish(server, request.stream, request.group, &ids)?;
         Ok(Reply::Integer(acknowledged))
     }
 }

@@ -4,57 +4,55 @@
 //! acknowledgement costs XACK and XDEL and nothing else. Every event that can change it makes the
 //! module ask again.
 
+use super::Tasks;
 use super::id::EntryId;
 use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::events::{KeyEvent, subscribe};
-use super::Tasks;
-use crate::server::{MainThread, Mode, Server, Str, words};
+use crate::server::{MainThread, Mode, OwnedStr, Server, Str, words};
 use std::cell::{LazyCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::rc::Rc;
 
-/// Streams that are known to have exactly one group, by database.
-type Single = HashMap<i32, HashSet<Box<[u8]>>>;
+/// The only group of each stream that is known to have just one, by database.
+type Only = HashMap<i32, HashMap<Box<[u8]>, Rc<[u8]>>>;
 
-static SINGLE: MainThread<LazyCell<RefCell<Single>>> =
-    MainThread::new(LazyCell::new(RefCell::default));
+static ONLY: MainThread<LazyCell<RefCell<Only>>> = MainThread::new(LazyCell::new(RefCell::default));
 
 /// How many streams of a database are remembered; beyond that all are asked about anew.
 const REMEMBERED: usize = 4096;
 
-/// Whether the stream has exactly one group.
-pub fn has_single_group(server: &Server, stream: Str<'_>) -> Result<bool, Error> {
-    let (db, name) = (server.db(), stream.bytes());
-    if SINGLE.get().borrow().get(&db).is_some_and(|known| known.contains(name)) {
-        return Ok(true);
+/// The name of the stream's only group, if it has exactly one.
+pub fn only_group(server: &Server, stream: Str<'_>) -> Result<Option<Rc<[u8]>>, Error> {
+    let (db, key) = (server.db(), stream.bytes());
+    if let Some(name) = ONLY.get().borrow().get(&db).and_then(|known| known.get(key)) {
+        return Ok(Some(name.clone()));
     }
     subscribe::<Tasks>(server);
-    let single = with_groups(server, stream, |groups| groups.len() == 1)?;
-    if single {
-        let mut known = SINGLE.get().borrow_mut();
+    let only: Option<Rc<[u8]>> = with_groups(server, stream, |groups| {
+        let name = groups.at(0).and_then(|g| text(g, b"name"));
+        name.filter(|_| groups.len() == 1).map(Into::into)
+    })?;
+    if let Some(name) = &only {
+        let mut known = ONLY.get().borrow_mut();
         let known = known.entry(db).or_default();
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(name.into());
+        known.insert(key.into(), name.clone());
     }
-    Ok(single)
+    Ok(only)
 }
 
 /// Whether the stream has a group of this name.
 pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
-    with_groups(server, stream, |groups| {
-        groups.elements().any(|g| text(g, b"name") == Some(group.bytes()))
-    })
-}
-
-/// The name of the stream's only group, if it has exactly one.
-pub fn only_group(server: &Server, stream: Str<'_>) -> Result<Option<Box<[u8]>>, Error> {
-    with_groups(server, stream, |groups| {
-        let name = groups.at(0).and_then(|g| text(g, b"name"));
-        name.filter(|_| groups.len() == 1).map(Into::into)
-    })
+    match only_group(server, stream)? {
+        Some(name) => Ok(*name == *group.bytes()),
+        None => with_groups(server, stream, |groups| {
+            groups.elements().any(|g| text(g, b"name") == Some(group.bytes()))
+        }),
+    }
 }
 
 /// Those of `ids` that every group is past: the group has read as far and has not got the entry
@@ -92,7 +90,7 @@ fn is_past(
     if group.field(b"pending").is_some_and(|pending| pending.integer() == 0) {
         return Ok(true);
     }
-    let name = crate::server::OwnedStr::new(text(group, b"name").unwrap_or_default());
+    let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
     let args = [stream, name.borrow(), id, id, words().one()];
     Ok(server.call(c"XPENDING", Mode::Read, &args)?.root().len() == 0)
 }
@@ -118,12 +116,12 @@ pub fn may_change(event: KeyEvent<'_>) -> bool {
 
 /// Forgets what is known of a stream.
 pub fn forget(db: i32, stream: &[u8]) {
-    if let Some(known) = SINGLE.get().borrow_mut().get_mut(&db) {
+    if let Some(known) = ONLY.get().borrow_mut().get_mut(&db) {
         known.remove(stream);
     }
 }
 
 /// Forgets everything.
 pub fn forget_all() {
-    SINGLE.get().take();
+    ONLY.get().take();
 }

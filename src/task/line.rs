@@ -1,7 +1,7 @@
 //! Consumers that wait: one line for each group of a stream.
 
-use super::{DELIVERED, groups};
 use super::store::{self, IfMissing, Read};
+use super::{DELIVERED, groups};
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener};
 use crate::server::{MainThread, Mode, OwnedStr, Reply, Server};

@@ -47,6 +47,7 @@ pub fn databases_changed(dbs: &[i32]) {
 /// The module is unloaded: nobody waits, and what was remembered is dropped.
 pub fn forget() {
     groups::forget_all();
+    store::forget();
     Tasks::hall().take();
     Tasks::subscribed().set(false);
 }

@@ -1,5 +1,6 @@
 //! TASK.RETRY
 
+use super::id::IdArg;
 use super::store::{self, Task};
 use super::{DEAD_LETTERED, REQUEUED, groups, line};
 use crate::args::{Args, Argument};
@@ -17,7 +18,7 @@ pub struct Retry;
 /// The arguments of TASK.RETRY.
 pub struct Request<'a> {
     stream: Str<'a>,
-    id: Str<'a>,
+    id: IdArg<'a>,
     payload: Str<'a>,
     retry_count: i64,
     retry_stream: Str<'a>,
@@ -56,8 +57,7 @@ impl Command for Retry {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        let (stream, id, payload) = (args.name()?, args.any()?, args.any()?);
-        store::check_ids(&[id])?;
+        let (stream, id, payload) = (args.name()?, IdArg::read(args.any()?)?, args.any()?);
         let retry_count = args.at_least(0)?.value;
         let (retry_stream, dlq_stream) = (args.name()?, args.name()?);
         let max_retries = args.at_least(0)?.value;
@@ -78,6 +78,7 @@ impl Command for Retry {
         let Request { stream, id, payload, retry_count, group, .. } = request;
         server.refuse_other_slots([stream, request.retry_stream, request.dlq_stream])?;
         server.refuse_while_slot_moves(stream)?;
+        let id = id.borrow();
         let finished_for = finished_for(server, stream, group)?;
         let original = store::field_of(server, stream, id, b"original_id")?;
         let (target, retry_count, counter) = if retry_count < request.max_retries {

@@ -1,11 +1,11 @@
 //! The inner commands of the queue.
 
-use super::id::EntryId;
 use super::{ACKED, groups};
-use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
-use crate::server::{Mode, OwnedStr, Server, Str, words};
+use crate::server::{MainThread, Mode, OwnedStr, Server, Str, words};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// What a task carries.
 pub struct Task<'a> {
@@ -23,22 +23,39 @@ pub fn add<'s>(
     stream: Str<'_>,
     task: &Task<'_>,
 ) -> Result<CallReply<'s>, Error> {
-    let words = words();
-    let now = OwnedStr::number(server.now().seconds());
-    let mut args = vec![
-        stream,
-        words.any_id(),
-        words.payload(),
-        task.payload,
-        words.timestamp(),
-        now.borrow(),
-        words.retry_count(),
-        task.retry_count,
-    ];
-    if let Some(original) = task.original_id {
-        args.extend([words.original_id(), original]);
+    let w = words();
+    let second = timestamp(server);
+    let now = second.borrow();
+    let (any_id, payload, retry_count) = (w.any_id(), w.payload(), w.retry_count());
+    let plain =
+        [stream, any_id, payload, task.payload, w.timestamp(), now, retry_count, task.retry_count];
+    match task.original_id {
+        None => server.call(c"XADD", Mode::Write, &plain),
+        Some(original) => {
+            let copy = [plain.as_slice(), &[w.original_id(), original]].concat();
+            server.call(c"XADD", Mode::Write, &copy)
+        }
     }
-    server.call(c"XADD", Mode::Write, &args)
+}
+
+/// The second that it is, as a string that is made once a second.
+static SECOND: MainThread<Cell<Option<Second>>> = MainThread::new(Cell::new(None));
+
+type Second = (i64, Rc<OwnedStr>);
+
+fn timestamp(server: &Server) -> Rc<OwnedStr> {
+    let now = server.now().seconds();
+    let text = match SECOND.get().take() {
+        Some((second, text)) if second == now => text,
+        _ => Rc::new(OwnedStr::number(now)),
+    };
+    SECOND.get().set(Some((now, text.clone())));
+    text
+}
+
+/// The module is unloaded.
+pub fn forget() {
+    SECOND.get().take();
 }
 
 /// A read of new entries for one consumer.
@@ -56,9 +73,10 @@ pub struct Read<'a> {
 /// What to do when a consumer group is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
-    /// Create it at the beginning of the stream, and the stream as well.
+    /// Create it at the beginning of the stream, and the stream as well, if there is memory.
     CreateAll,
-    /// Create it at the beginning of the stream, if there is a stream.
+    /// Create it at the beginning of the stream, if there is a stream. Whoever waits had its group
+    /// when it began to wait, so this is not refused for memory: no event tells that there is some.
     CreateGroup,
 }
 
@@ -95,11 +113,11 @@ pub fn read<'s>(
 fn create_group(server: &Server, read: &Read<'_>, if_missing: IfMissing) -> Result<(), Error> {
     let words = words();
     let args = [words.create(), read.stream, read.group, words.zero(), words.mkstream()];
-    let args = match if_missing {
-        IfMissing::CreateAll => args.as_slice(),
-        IfMissing::CreateGroup => args.split_last().map_or(&[][..], |(_, rest)| rest),
+    let (args, mode) = match if_missing {
+        IfMissing::CreateAll => (args.as_slice(), Mode::WriteIfMemory),
+        IfMissing::CreateGroup => (args.get(..4).unwrap_or_default(), Mode::Write),
     };
-    server.call(c"XGROUP", Mode::WriteIfMemory, args).map(drop)
+    server.call(c"XGROUP", mode, args).map(drop)
 }
 
 /// The entries in the reply of [`read`].
@@ -137,7 +155,7 @@ pub fn finish(
     ACKED.add(acknowledged as u64);
     // Every id was pending here, so with a single group everybody is past all of them.
     let all_were_pending = usize::try_from(acknowledged) == Ok(ids.len());
-    let done = if all_were_pending && groups::has_single_group(server, stream)? {
+    let done = if all_were_pending && groups::only_group(server, stream)?.is_some() {
         ids.to_vec()
     } else {
         groups::done_everywhere(server, stream, ids)?
@@ -147,10 +165,4 @@ pub fn finish(
         server.call(c"XDEL", Mode::Write, &args)?;
     }
     Ok(acknowledged)
-}
-
-/// Refuses what is no entry id, in the server's words.
-pub fn check_ids(ids: &[Str<'_>]) -> Result<(), Error> {
-    let all_valid = ids.iter().all(|id| EntryId::parse(id.bytes()).is_some());
-    if all_valid { Ok(()) } else { Err(Error::StreamId) }
 }

@@ -84,7 +84,13 @@ pub struct Hall<T> {
 
 impl<T> Default for Hall<T> {
     fn default() -> Self {
-        Self { rooms: HashMap::new(), restless: VecDeque::new(), due: BTreeSet::new(), waiting: 0, next: 0 }
+        Self {
+            rooms: HashMap::new(),
+            restless: VecDeque::new(),
+            due: BTreeSet::new(),
+            waiting: 0,
+            next: 0,
+        }
     }
 }
 

@@ -70,10 +70,7 @@ impl Client {
     #[track_caller]
     pub fn cmd(&mut self, args: &[impl AsRef<[u8]>]) -> Value {
         self.send_args(args);
-        let command = args
-            .first()
-            .map_or(&b""[..], AsRef::as_ref)
-            .to_ascii_uppercase();
+        let command = args.first().map_or(&b""[..], AsRef::as_ref).to_ascii_uppercase();
         let reply_is_push = command.ends_with(b"SUBSCRIBE");
         self.reply(reply_is_push)
     }
@@ -106,9 +103,7 @@ impl Client {
     pub fn ask(&mut self, line: &str, timeout: Duration) -> Result<Value, Silence> {
         let request = format!("{line}\r\n");
         self.last_sent = line.into();
-        self.stream
-            .write_all(request.as_bytes())
-            .map_err(|_| Silence::Closed)?;
+        self.stream.write_all(request.as_bytes()).map_err(|_| Silence::Closed)?;
         self.try_read(timeout)
     }
 
@@ -179,9 +174,7 @@ impl Client {
     #[track_caller]
     pub fn read_raw_through(&mut self, mark: &[u8]) -> Vec<u8> {
         self.read_raw_until(|received| {
-            let found = received
-                .windows(mark.len())
-                .position(|window| window == mark);
+            let found = received.windows(mark.len()).position(|window| window == mark);
             found.map(|start| start + mark.len())
         })
     }
@@ -203,17 +196,12 @@ impl Client {
     pub fn info(&mut self, section: &str, field: &str) -> Option<String> {
         let text = self.cmd(&["INFO", section]);
         let text = String::from_utf8_lossy(text.bytes()).into_owned();
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .map(str::to_owned)
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::to_owned)
     }
 
     /// The port of this machine's end of the connection.
     pub fn local_port(&self) -> u16 {
-        self.stream
-            .local_addr()
-            .expect("a connected socket has an address")
-            .port()
+        self.stream.local_addr().expect("a connected socket has an address").port()
     }
 
     #[track_caller]
@@ -274,13 +262,9 @@ impl Client {
     /// Receives what comes within `timeout` (zero: what is there already), at most one chunk.
     /// Whether something came; sets `closed` at the end of the stream.
     fn fill(&mut self, timeout: Duration) -> bool {
-        self.stream
-            .set_nonblocking(timeout.is_zero())
-            .expect("set_nonblocking");
+        self.stream.set_nonblocking(timeout.is_zero()).expect("set_nonblocking");
         if !timeout.is_zero() {
-            self.stream
-                .set_read_timeout(Some(timeout))
-                .expect("set_read_timeout");
+            self.stream.set_read_timeout(Some(timeout)).expect("set_read_timeout");
         }
         // A long reply comes in growing chunks, for it is parsed again after each.
         let mut chunk = vec![0; self.received.len().max(READ_CHUNK)];
@@ -338,11 +322,7 @@ fn spell(args: &[impl AsRef<[u8]>]) -> String {
         Some(start) => format!("{}...({} bytes)", start.escape_ascii(), arg.len()),
         None => arg.escape_ascii().to_string(),
     };
-    args.iter()
-        .take(50)
-        .map(|arg| word(arg.as_ref()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    args.iter().take(50).map(|arg| word(arg.as_ref())).collect::<Vec<_>>().join(" ")
 }
 
 /// What can stand in [`args!`].

@@ -27,17 +27,9 @@ impl Cluster {
         for (index, node) in nodes.iter().enumerate() {
             let mut client = node.client();
             let (first, end) = (index * SLOTS / masters, (index + 1) * SLOTS / masters);
-            assert_eq!(
-                client.run(format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)),
-                ok()
-            );
-            assert_eq!(
-                client.run(format!("CLUSTER ADDSLOTSRANGE {first} {}", end - 1)),
-                ok()
-            );
-            nodes[..index]
-                .iter()
-                .for_each(|other| meet(&mut client, other));
+            assert_eq!(client.run(format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)), ok());
+            assert_eq!(client.run(format!("CLUSTER ADDSLOTSRANGE {first} {}", end - 1)), ok());
+            nodes[..index].iter().for_each(|other| meet(&mut client, other));
         }
         let cluster = Self { nodes, options };
         cluster.wait_formed();
@@ -62,10 +54,7 @@ impl Cluster {
             let mut client = node.client();
             eventually(SOON, "all nodes know the replica", || {
                 let replicas = client.run(format!("CLUSTER REPLICAS {master}"));
-                replicas
-                    .items()
-                    .iter()
-                    .any(|line| line.as_str().starts_with(&own_id))
+                replicas.items().iter().any(|line| line.as_str().starts_with(&own_id))
             });
         }
         self.nodes.len() - 1
@@ -102,11 +91,7 @@ impl Cluster {
     /// A node's id in the cluster.
     #[track_caller]
     pub fn id(&self, node: usize) -> String {
-        self.nodes[node]
-            .client()
-            .run("CLUSTER MYID")
-            .as_str()
-            .to_owned()
+        self.nodes[node].client().run("CLUSTER MYID").as_str().to_owned()
     }
 
     /// Begins to move a slot to another node: it is migrating at its node and importing at the other
@@ -115,12 +100,7 @@ impl Cluster {
     pub fn reshard(&self, slot: u16, to: usize) -> Reshard<'_> {
         let from = self.node_of_slot(slot);
         assert_ne!(from, to, "node {to} has slot {slot} already");
-        let reshard = Reshard {
-            cluster: self,
-            slot,
-            from,
-            to,
-        };
+        let reshard = Reshard { cluster: self, slot, from, to };
         reshard.set_slot(to, &format!("IMPORTING {}", self.id(from)));
         reshard.set_slot(from, &format!("MIGRATING {}", self.id(to)));
         reshard
@@ -135,9 +115,7 @@ impl Cluster {
             let formed = || {
                 last = client.run("CLUSTER INFO");
                 let has = |field: &str, value: &str| {
-                    last.as_str()
-                        .lines()
-                        .any(|line| line == format!("{field}:{value}"))
+                    last.as_str().lines().any(|line| line == format!("{field}:{value}"))
                 };
                 has("cluster_state", "ok")
                     && has("cluster_known_nodes", &count)
@@ -242,11 +220,7 @@ pub fn slot_of(key: impl AsRef<[u8]>) -> u16 {
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
         })
     })
 }

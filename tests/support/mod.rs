@@ -96,8 +96,6 @@ pub fn eventually<O: Outcome>(
 
 /// The time of this machine, which is also the servers', in milliseconds since 1970.
 pub fn now_ms() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("it is later than 1970");
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
     i64::try_from(elapsed.as_millis()).expect("the time fits an integer")
 }

@@ -35,10 +35,7 @@ impl Port {
             let name = SocketAddr::from_abstract_name(name);
             match UnixListener::bind_addr(&name.expect("a short name")) {
                 Ok(reservation) => {
-                    return Self {
-                        number,
-                        _reservation: reservation,
-                    };
+                    return Self { number, _reservation: reservation };
                 }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => panic!("reserve port {number}: {error}"),
@@ -83,18 +80,13 @@ pub fn spawn(command: Command) -> io::Result<Child> {
         });
     }
     let (answer, child) = mpsc::channel();
-    SPAWNER
-        .send((command, answer))
-        .expect("the spawner lives as long as the process");
+    SPAWNER.send((command, answer)).expect("the spawner lives as long as the process");
     child.recv().expect("the spawner answers")
 }
 
 /// Raises this process's limit of open files, and that of the servers it starts, as far as it goes.
 pub fn allow_many_files() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a valid pointer to a limit that lives on this stack.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {

@@ -17,18 +17,14 @@ pub struct Command(Vec<Vec<u8>>);
 impl Command {
     /// The name, in capitals.
     pub fn name(&self) -> String {
-        self.0.first().map_or_else(String::new, |name| {
-            name.to_ascii_uppercase().escape_ascii().to_string()
-        })
+        self.0
+            .first()
+            .map_or_else(String::new, |name| name.to_ascii_uppercase().escape_ascii().to_string())
     }
 
     /// All arguments, escaped and joined by blanks.
     pub fn text(&self) -> String {
-        let words: Vec<_> = self
-            .0
-            .iter()
-            .map(|arg| arg.escape_ascii().to_string())
-            .collect();
+        let words: Vec<_> = self.0.iter().map(|arg| arg.escape_ascii().to_string()).collect();
         words.join(" ")
     }
 
@@ -39,13 +35,7 @@ impl Command {
 
     #[track_caller]
     fn from_value(value: &Value) -> Self {
-        Self(
-            value
-                .items()
-                .iter()
-                .map(|arg| arg.bytes().to_vec())
-                .collect(),
-        )
+        Self(value.items().iter().map(|arg| arg.bytes().to_vec()).collect())
     }
 }
 
@@ -124,10 +114,7 @@ impl ReplicationTap {
     #[track_caller]
     fn follow(server: &Server) -> Self {
         let mut link = server.client();
-        assert_eq!(
-            link.run(format!("REPLCONF listening-port {}", link.local_port())),
-            ok()
-        );
+        assert_eq!(link.run(format!("REPLCONF listening-port {}", link.local_port())), ok());
         assert_eq!(link.run("REPLCONF capa eof capa psync2"), ok());
         link.send("PSYNC ? -1");
         let answer = link.read();
@@ -137,17 +124,10 @@ impl ReplicationTap {
             _ => panic!("PSYNC: {answer}"),
         };
         skip_rdb(&mut link);
-        let mut tap = Self {
-            link,
-            control: server.client(),
-            offset,
-        };
+        let mut tap = Self { link, control: server.client(), offset };
         let place = format!("ip=127.0.0.1,port={},state=online", tap.link.local_port());
         eventually(SOON, "the tap is online", || {
-            tap.control
-                .run("INFO replication")
-                .as_str()
-                .contains(&place)
+            tap.control.run("INFO replication").as_str().contains(&place)
         });
         // After a diskless transfer the stream begins when an online replica acknowledges.
         tap.acknowledge();
@@ -182,9 +162,7 @@ fn skip_rdb(link: &mut Client) {
     if let Some(mark) = header.strip_prefix(b"$EOF:") {
         link.read_raw_through(mark);
     } else {
-        let length = header
-            .strip_prefix(b"$")
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let length = header.strip_prefix(b"$").and_then(|digits| std::str::from_utf8(digits).ok());
         let length = length.and_then(|digits| digits.parse().ok());
         link.read_raw(length.unwrap_or_else(|| panic!("no RDB: \"{}\"", header.escape_ascii())));
     }
@@ -192,9 +170,7 @@ fn skip_rdb(link: &mut Client) {
 
 #[track_caller]
 fn master_offset(client: &mut Client) -> u64 {
-    let offset = client
-        .info("replication", "master_repl_offset")
-        .expect("INFO has the offset");
+    let offset = client.info("replication", "master_repl_offset").expect("INFO has the offset");
     offset.parse().expect("the offset is a number")
 }
 
@@ -209,10 +185,7 @@ pub fn wait_in_sync(master: &Server, replica: &Server) {
 pub fn wait_until_synced(master: &mut Client, replica: &mut Client) {
     let end = master_offset(master);
     eventually(SOON, "the replica is in sync", || {
-        let offset = replica
-            .info("replication", "slave_repl_offset")?
-            .parse::<u64>()
-            .ok()?;
+        let offset = replica.info("replication", "slave_repl_offset")?.parse::<u64>().ok()?;
         let link = replica.info("replication", "master_link_status")?;
         (link == "up" && offset >= end).then_some(())
     });
@@ -246,10 +219,7 @@ fn commands_in(mut file: &[u8]) -> Vec<Command> {
     while !file.is_empty() {
         // Annotations such as `#TS:1700000000`.
         if file.starts_with(b"#") {
-            let end = file
-                .iter()
-                .position(|&byte| byte == b'\n')
-                .unwrap_or(file.len() - 1);
+            let end = file.iter().position(|&byte| byte == b'\n').unwrap_or(file.len() - 1);
             file = &file[end + 1..];
             continue;
         }

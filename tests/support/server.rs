@@ -51,11 +51,7 @@ pub fn server_binary() -> PathBuf {
     let binary = std::env::var_os("SERVER").unwrap_or_else(|| "redis-server".into());
     let binary = PathBuf::from(binary);
     // Servers run in directories of their own, where a relative path would mean something else.
-    if binary.components().count() > 1 {
-        binary.canonicalize().unwrap_or(binary)
-    } else {
-        binary
-    }
+    if binary.components().count() > 1 { binary.canonicalize().unwrap_or(binary) } else { binary }
 }
 
 /// How a server is to be started; see [`Server::builder`].
@@ -110,8 +106,7 @@ impl Builder {
     /// Starts the server and waits until it answers; panics with its log when it does not.
     #[track_caller]
     pub fn start(self) -> Server {
-        self.try_start()
-            .unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+        self.try_start().unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
     }
 
     /// Starts the server and waits until it answers. The error is the log of a server that exited
@@ -272,11 +267,7 @@ impl Server {
         self.resume();
         self.client().send("SHUTDOWN SAVE NOW");
         let status = self.wait_exit();
-        assert!(
-            status.success(),
-            "shutdown: {status}\n{}",
-            self.log_excerpt()
-        );
+        assert!(status.success(), "shutdown: {status}\n{}", self.log_excerpt());
     }
 
     /// Waits until the process has exited by itself, as a test expects it to.
@@ -336,29 +327,16 @@ impl Server {
     }
 
     fn prepare(options: Builder) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("corral-")
-            .tempdir()
-            .expect("a directory");
+        let dir = tempfile::Builder::new().prefix("corral-").tempdir().expect("a directory");
         let (port, bus_port) = (Port::reserve(), Port::reserve());
         let config = options.config(dir.path(), port.number(), bus_port.number());
         fs::write(dir.path().join("server.conf"), config).expect("write server.conf");
-        Self {
-            options,
-            port,
-            bus_port,
-            dir,
-            process: None,
-            paused: AtomicBool::new(false),
-        }
+        Self { options, port, bus_port, dir, process: None, paused: AtomicBool::new(false) }
     }
 
     /// Starts the process and waits until it answers; the error is the log of one that exited.
     fn run(&mut self, config: &str) -> Result<(), String> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file());
+        let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("open the log");
         let logged = self.log().len();
         let mut command = Command::new(server_binary());
@@ -430,9 +408,7 @@ impl Server {
     #[track_caller]
     fn stat(&self) -> Vec<String> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("proc is there");
-        let (_, fields) = stat
-            .rsplit_once(')')
-            .expect("stat names the program in parentheses");
+        let (_, fields) = stat.rsplit_once(')').expect("stat names the program in parentheses");
         fields.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -445,14 +421,8 @@ impl Server {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let crash = lines.iter().position(|line| is_crash(line));
-        let start = crash
-            .unwrap_or_else(|| lines.len().saturating_sub(60))
-            .saturating_sub(10);
-        lines[start..]
-            .iter()
-            .take(120)
-            .map(|line| format!("{line}\n"))
-            .collect()
+        let start = crash.unwrap_or_else(|| lines.len().saturating_sub(60)).saturating_sub(10);
+        lines[start..].iter().take(120).map(|line| format!("{line}\n")).collect()
     }
 
     /// What was wrong with a server that was meant to run until now. Kills it.
@@ -465,11 +435,7 @@ impl Server {
                 Err(_) => Err(Silence::Closed),
             };
             // A process closes its sockets a little before it is seen to have exited.
-            let patience = if answer == Err(Silence::Closed) {
-                SOON
-            } else {
-                Duration::ZERO
-            };
+            let patience = if answer == Err(Silence::Closed) { SOON } else { Duration::ZERO };
             if let Some(status) = exit_within(patience, process) {
                 return Some(format!("the server was gone: {status}"));
             }

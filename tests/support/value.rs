@@ -89,12 +89,7 @@ pub fn array<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
 
 /// A RESP3 map.
 pub fn map<K: Into<Value>, V: Into<Value>>(pairs: impl IntoIterator<Item = (K, V)>) -> Value {
-    Value::Map(
-        pairs
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect(),
-    )
+    Value::Map(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
 impl From<&str> for Value {
@@ -187,14 +182,10 @@ impl Value {
             _ => false,
         };
         match self {
-            Self::Map(pairs) => pairs
-                .iter()
-                .find(|(name, _)| named(name))
-                .map(|(_, value)| value),
-            Self::Array(flat) if flat.len().is_multiple_of(2) => flat
-                .chunks_exact(2)
-                .find(|pair| named(&pair[0]))
-                .map(|pair| &pair[1]),
+            Self::Map(pairs) => pairs.iter().find(|(name, _)| named(name)).map(|(_, value)| value),
+            Self::Array(flat) if flat.len().is_multiple_of(2) => {
+                flat.chunks_exact(2).find(|pair| named(&pair[0])).map(|pair| &pair[1])
+            }
             other => panic!("neither a map nor a flat array of pairs: {other:?}"),
         }
     }
@@ -202,8 +193,7 @@ impl Value {
     /// As [`Value::field`]; panics when there is no such field.
     #[track_caller]
     pub fn get(&self, key: &str) -> &Value {
-        self.field(key)
-            .unwrap_or_else(|| panic!("no field {key:?} in {self:?}"))
+        self.field(key).unwrap_or_else(|| panic!("no field {key:?} in {self:?}"))
     }
 
     /// Whether this is one of the three nils.
@@ -257,11 +247,9 @@ impl Debug for Value {
             }
             Self::Set(items) => list(f, "Set", items),
             Self::Push(items) => list(f, "Push", items),
-            Self::Attribute(pairs, reply) => f
-                .debug_tuple("Attribute")
-                .field(pairs)
-                .field(reply)
-                .finish(),
+            Self::Attribute(pairs, reply) => {
+                f.debug_tuple("Attribute").field(pairs).field(reply).finish()
+            }
         }
     }
 }
@@ -331,24 +319,16 @@ impl<'a> Parser<'a> {
                 Value::Attribute(attributes, Box::new(self.value(depth + 1)?))
             }
             _ => {
-                return Err(Stop::Invalid(format!(
-                    "no reply: \"{}\"",
-                    line.escape_ascii()
-                )));
+                return Err(Stop::Invalid(format!("no reply: \"{}\"", line.escape_ascii())));
             }
         })
     }
 
     fn line(&mut self) -> Result<&'a [u8], Stop> {
         let rest = &self.bytes[self.position..];
-        let end = rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .ok_or(Stop::Incomplete)?;
+        let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Stop::Incomplete)?;
         self.position += end + 1;
-        rest[..end]
-            .strip_suffix(b"\r")
-            .ok_or_else(|| Stop::Invalid("a line without CR".into()))
+        rest[..end].strip_suffix(b"\r").ok_or_else(|| Stop::Invalid("a line without CR".into()))
     }
 
     fn counted(&mut self, length: &[u8]) -> Result<&'a [u8], Stop> {
@@ -368,9 +348,7 @@ impl<'a> Parser<'a> {
     }
 
     fn items(&mut self, length: &[u8], depth: usize) -> Result<Vec<Value>, Stop> {
-        (0..count(length, MAX_ITEMS)?)
-            .map(|_| self.value(depth + 1))
-            .collect()
+        (0..count(length, MAX_ITEMS)?).map(|_| self.value(depth + 1)).collect()
     }
 
     fn pairs(&mut self, length: &[u8], depth: usize) -> Result<Vec<(Value, Value)>, Stop> {
@@ -381,17 +359,13 @@ impl<'a> Parser<'a> {
 }
 
 fn number<T: std::str::FromStr>(text: &[u8]) -> Result<T, Stop> {
-    let parsed = std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let parsed = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| Stop::Invalid(format!("not a number: \"{}\"", text.escape_ascii())))
 }
 
 fn count(text: &[u8], most: usize) -> Result<usize, Stop> {
     match number(text)? {
         count if count <= most => Ok(count),
-        count => Err(Stop::Invalid(format!(
-            "a length of {count}, more than {most}"
-        ))),
+        count => Err(Stop::Invalid(format!("a length of {count}, more than {most}"))),
     }
 }
