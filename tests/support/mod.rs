@@ -25,20 +25,23 @@
 //! the test that dropped it.
 //!
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
-//! `replication` sees what they propagate, `cluster` puts several together; `process` is what the
-//! machine gives them.
+//! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
+//! `process` is what the machine gives them.
 #![allow(dead_code, unused_imports)]
 
 mod client;
 mod cluster;
+mod keyspace;
 mod process;
 mod replication;
 mod server;
+mod task;
 mod value;
 
 pub(crate) use client::args;
 pub use client::{Arg, Client, Silence};
 pub use cluster::{Cluster, Reshard, slot_of};
+pub use keyspace::Keyspace;
 pub use replication::{Command, ReplicationTap, aof_commands, wait_in_sync};
 pub use server::{
     Builder, Server, blocked_clients, info, module_path, server_binary, wait_blocked,

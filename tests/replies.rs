@@ -1,0 +1,1579 @@
+//! What the ten commands reply, and what they do to the keyspace.
+//!
+//! Replies are compared byte for byte, in both protocols, inline and in transactions. Every
+//! argument of every command meets hostile bytes: a refused call has changed nothing. Names and
+//! values are bytes; leases, locks, acknowledgements and retries keep their rules, also towards
+//! clients that use the server's own commands on the same keys.
+
+mod support;
+use support::*;
+
+const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
+const NEGATIVE_TIMEOUT: &str = "ERR timeout is negative";
+const SYNTAX: &str = "ERR syntax error";
+const STREAM_ID: &str = "ERR Invalid stream ID specified as stream command argument";
+const NO_GROUP: &str = "NOGROUP No such consumer group for this stream";
+
+/// Every point in time lies before this one: 2^53.
+const END_OF_TIME: i64 = 1 << 53;
+
+/// A lease that does not end during a test, and the most that a busy machine takes from it before
+/// a test looks.
+const LONG: i64 = 600_000;
+const SLACK: i64 = 60_000;
+
+/// The bytes of the reply.
+#[track_caller]
+fn wire(client: &mut Client, args: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    client.send_args(args);
+    client.read_raw_reply()
+}
+
+/// As [`wire`], for a command written as one line.
+#[track_caller]
+fn wire_of(client: &mut Client, line: &str) -> Vec<u8> {
+    client.send(line);
+    client.read_raw_reply()
+}
+
+/// Runs `check` for a RESP2 and a RESP3 client, each on an empty server.
+fn in_both_protocols(check: impl Fn(&Server, &mut Client)) {
+    let server = Server::start();
+    for mut client in [server.client(), server.client3()] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        check(&server, &mut client);
+    }
+}
+
+/// The call replies this, and the server holds what it held before.
+#[track_caller]
+fn changes_nothing(client: &mut Client, args: &[impl AsRef<[u8]>], reply: Value) {
+    let before = Keyspace::of(client);
+    assert_eq!(client.cmd(args), reply);
+    assert_eq!(Keyspace::of(client), before);
+}
+
+/// As [`changes_nothing`], for a command written as one line.
+#[track_caller]
+fn line_changes_nothing(client: &mut Client, line: &str, reply: Value) {
+    let words: Vec<&str> = line.split(' ').collect();
+    changes_nothing(client, &words, reply);
+}
+
+/// Waits until a key has gone by itself.
+#[track_caller]
+fn wait_gone(client: &mut Client, key: &str) {
+    eventually(SOON, &format!("{key} ends"), || client.run(format!("EXISTS {key}")) == int(0));
+}
+
+/// Whether a remaining time is what is left of `ms` that were given a moment ago.
+#[track_caller]
+fn assert_left(client: &mut Client, key: &str, ms: i64) {
+    let left = client.run(format!("PTTL {key}")).as_int();
+    assert!((ms - SLACK..=ms).contains(&left), "{key}: {left} of {ms} ms are left");
+}
+
+// ---------------------------------------------------------------------------------------------
+// Exact replies
+// ---------------------------------------------------------------------------------------------
+
+/// A session with every command: what is asked, and the bytes of the answer.
+fn session(resp3: bool) -> Vec<(&'static str, &'static str)> {
+    let (nil, nil_array) = if resp3 { ("_\r\n", "_\r\n") } else { ("$-1\r\n", "*-1\r\n") };
+    let task = if resp3 {
+        "%1\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n$1\r\np\r\n\
+         $9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n"
+    } else {
+        "*1\r\n*2\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n$1\r\np\r\n\
+         $9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n"
+    };
+    vec![
+        ("CACHE.GET k", nil),
+        ("CACHE.LOCK k 600000 600000", "+LOAD\r\n"),
+        ("CACHE.LOCK k 600000 600000", "+WAIT\r\n"),
+        ("CACHE.GET k", nil),
+        ("CACHE.SET k value 600000", "+OK\r\n"),
+        ("CACHE.GET k", "$5\r\nvalue\r\n"),
+        ("CACHE.LOCK k 600000 600000", "+LOAD\r\n"),
+        ("LOCK.ACQUIRE job one 600000", ":1\r\n"),
+        ("LOCK.ACQUIRE job one 600000", ":0\r\n"),
+        ("LOCK.ACQUIRE job two 600000", ":0\r\n"),
+        ("LOCK.EXTEND job one 600000", ":1\r\n"),
+        ("LOCK.EXTEND job two 600000", ":0\r\n"),
+        ("LOCK.RELEASE job two", ":0\r\n"),
+        ("LOCK.RELEASE job one", ":1\r\n"),
+        ("LOCK.RELEASE job one", ":0\r\n"),
+        ("LOCK.ACQUIRE job two 600000", ":1\r\n"),
+        ("TASK.CONSUME g c tasks", nil_array),
+        ("XADD tasks 1-1 payload p timestamp 1 retry_count 0", "$3\r\n1-1\r\n"),
+        ("TASK.CONSUME g c tasks 10 600000", task),
+        // Its time runs out.
+        ("TASK.CONSUME g c tasks 1 1", nil_array),
+        ("TASK.ACK tasks g 1-1", ":1\r\n"),
+        ("TASK.ACK tasks g 1-1", ":0\r\n"),
+        ("TASK.RETRY tasks 1-1 p 0 retries dead 3", "+OK\r\n"),
+        ("TASK.RETRY tasks 1-1 p 3 retries dead 3", "+OK\r\n"),
+        (
+            "CACHE.GET tasks",
+            "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
+        ),
+        ("LOCK.ACQUIRE job one 0", "-ERR invalid expire time in 'lock.acquire' command\r\n"),
+    ]
+}
+
+#[test]
+fn every_command_replies_exactly_as_its_contract_says() {
+    for resp3 in [false, true] {
+        in_one_protocol(resp3, |client| {
+            for (line, answer) in session(resp3) {
+                assert_eq!(wire_of(client, line).escape_ascii().to_string(), escaped(answer));
+            }
+        });
+    }
+}
+
+#[test]
+fn inline_commands_get_the_same_replies() {
+    for resp3 in [false, true] {
+        in_one_protocol(resp3, |client| {
+            for (line, answer) in session(resp3) {
+                client.send_raw(format!("{}\r\n", line.to_lowercase()));
+                assert_eq!(client.read_raw_reply().escape_ascii().to_string(), escaped(answer));
+            }
+            client.send_raw("CACHE.SET \"in\\x00line\" 'a b' 600000\r\n");
+            assert_eq!(client.read(), ok());
+            assert_eq!(client.cmd(&args!["GET", b"in\0line"]), bulk("a b"));
+        });
+    }
+}
+
+#[test]
+fn in_a_transaction_the_replies_are_the_same_and_nobody_waits() {
+    for resp3 in [false, true] {
+        in_one_protocol(resp3, |client| {
+            let session = session(resp3);
+            assert_eq!(client.run("MULTI"), ok());
+            for (line, _) in &session {
+                assert_eq!(client.run(line), simple("QUEUED"));
+            }
+            let answers: String = session.iter().map(|(_, answer)| *answer).collect();
+            assert_eq!(
+                wire_of(client, "EXEC").escape_ascii().to_string(),
+                escaped(&format!("*{}\r\n{answers}", session.len()))
+            );
+        });
+    }
+}
+
+fn in_one_protocol(resp3: bool, check: impl Fn(&mut Client)) {
+    let server = Server::start();
+    let mut client = if resp3 { server.client3() } else { server.client() };
+    check(&mut client);
+}
+
+fn escaped(text: &str) -> String {
+    text.as_bytes().escape_ascii().to_string()
+}
+
+#[test]
+fn in_a_script_the_replies_are_those_of_the_native_commands() {
+    let pairs = [
+        ("CACHE.GET missing", "GET missing"),
+        ("CACHE.GET text", "GET text"),
+        ("CACHE.SET new v 600000", "SET other v PX 600000"),
+        ("TASK.CONSUME ours c tasks 2", "XREADGROUP GROUP theirs c COUNT 2 STREAMS tasks >"),
+        ("TASK.CONSUME ours c tasks 1 600000", "XREADGROUP GROUP theirs c COUNT 1 STREAMS tasks >"),
+        ("TASK.ACK tasks ours 1-1 1-2", "XACK tasks theirs 1-1 1-2"),
+    ];
+    for setup in ["", "redis.setresp(3); "] {
+        in_both_protocols(|_, client| {
+            let script = format!("{setup}return redis.call(unpack(ARGV))");
+            let mut eval = |line: &str| {
+                let mut args = args!["EVAL", script, 0].to_vec();
+                args.extend(line.split(' ').map(Into::into));
+                wire(client, &args)
+            };
+            eval("SET text value");
+            for id in ["1-1", "1-2", "1-3"] {
+                eval(&format!("XADD tasks {id} payload p"));
+            }
+            for group in ["ours", "theirs"] {
+                eval(&format!("XGROUP CREATE tasks {group} 0"));
+            }
+            for (ours, theirs) in pairs {
+                let (ours, theirs) = (eval(ours), eval(theirs));
+                assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
+                assert!(!ours.starts_with(b"-"), "{}", ours.escape_ascii());
+            }
+        });
+    }
+}
+
+#[test]
+fn publish_replies_the_id_of_the_entry_that_it_added() {
+    in_both_protocols(|_, client| {
+        let before = now_ms();
+        let reply = client.run("TASK.PUBLISH tasks p");
+        let after = now_ms();
+        let Value::Bulk(id) = &reply else { panic!("not a bulk string: {reply:?}") };
+        let entries = client.run("XRANGE tasks - +");
+        let entry = entries.items()[0].items();
+        assert_eq!(entry[0].bytes(), id);
+        let fields = &entry[1];
+        let timestamp: i64 = fields.get("timestamp").as_str().parse().expect("seconds");
+        assert!((before / 1000..=after / 1000).contains(&timestamp), "{timestamp}");
+        assert_eq!(
+            *fields,
+            array(["payload", "p", "timestamp", &timestamp.to_string(), "retry_count", "0"])
+        );
+
+        client.run("TASK.PUBLISH tasks p 7");
+        let last = client.run("XREVRANGE tasks + - COUNT 1");
+        assert_eq!(last.items()[0].items()[1].get("retry_count"), &bulk("7"));
+    });
+}
+
+/// Adds tasks of all kinds, and entries that no TASK command wrote.
+fn fill_with_all_kinds(client: &mut Client) {
+    for payload in payloads() {
+        assert!(!client.cmd(&args!["TASK.PUBLISH", "tasks", payload]).is_error());
+    }
+    client.run("TASK.PUBLISH tasks p 9223372036854775807");
+    client.run("XADD tasks * some other fields here");
+    client.cmd(&args!["XADD", "tasks", "*", "", "", b"\0", b"\r\n"]);
+}
+
+#[test]
+fn consume_replies_byte_for_byte_what_xreadgroup_replies() {
+    in_both_protocols(|_, client| {
+        fill_with_all_kinds(client);
+        let total = client.run("XLEN tasks").as_int();
+        for group in ["ours", "theirs"] {
+            assert_eq!(client.run(format!("XGROUP CREATE tasks {group} 0")), ok());
+        }
+        let mut delivered = 0;
+        for count in [1, 2, 3, 100, 1] {
+            let theirs = format!("XREADGROUP GROUP theirs c COUNT {count} STREAMS tasks >");
+            let ours = wire_of(client, &format!("TASK.CONSUME ours c tasks {count}"));
+            assert!(ours == wire_of(client, &theirs), "{}", ours.escape_ascii());
+            delivered = client.run("XPENDING tasks ours").items()[0].as_int();
+        }
+        assert_eq!(delivered, total, "everything was delivered");
+    });
+}
+
+#[test]
+fn a_consumer_that_waited_gets_byte_for_byte_what_xreadgroup_replies() {
+    let server = Server::start();
+    let mut publisher = server.client();
+    for connect in [Server::client, Server::client3] {
+        assert_eq!(publisher.run("FLUSHALL"), ok());
+        for group in ["ours", "theirs"] {
+            assert_eq!(publisher.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM")), ok());
+        }
+        let (mut ours, mut theirs) = (connect(&server), connect(&server));
+        let mut wake = |publish: Vec<Vec<u8>>| {
+            ours.send("TASK.CONSUME ours c tasks 3 600000");
+            theirs.send("XREADGROUP GROUP theirs c COUNT 3 BLOCK 600000 STREAMS tasks >");
+            wait_blocked(&server, 2);
+            assert!(!publisher.cmd(&publish).is_error());
+            let (ours, theirs) = (ours.read_raw_reply(), theirs.read_raw_reply());
+            assert!(ours == theirs, "{}\n{}", ours.escape_ascii(), theirs.escape_ascii());
+        };
+        for payload in payloads() {
+            wake(args!["TASK.PUBLISH", "tasks", payload].to_vec());
+        }
+        wake(args!["XADD", "tasks", "*", b"\0", b"\r\n", "", ""].to_vec());
+        wake(args!["TASK.RETRY", "gone", "1-1", "p", 0, "tasks", "dead", 3].to_vec());
+    }
+}
+
+#[test]
+fn consume_takes_one_task_unless_told_otherwise() {
+    in_both_protocols(|_, client| {
+        let ids = ["1-1", "1-2", "1-3", "1-4"];
+        add_entries(client, "tasks", &ids);
+        // The group is missing, and is created at the beginning of the stream.
+        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
+        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 2")), ["1-2", "1-3"]);
+        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 2 600000")), ["1-4"]);
+        assert_eq!(pending(client, "tasks", "g"), ids);
+    });
+}
+
+#[test]
+fn consume_creates_what_is_missing() {
+    in_both_protocols(|_, client| {
+        assert!(client.run("TASK.CONSUME g c tasks").is_nil());
+        assert_eq!(client.run("XLEN tasks"), int(0));
+        let groups = client.run("XINFO GROUPS tasks");
+        assert_eq!(groups.items().len(), 1);
+        assert_eq!(groups.items()[0].get("name"), &bulk("g"));
+        assert_eq!(groups.items()[0].get("last-delivered-id"), &bulk("0-0"));
+    });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Hostile arguments
+// ---------------------------------------------------------------------------------------------
+
+/// What an argument is, and with it what it refuses.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Any bytes.
+    Bytes,
+    /// Any bytes but none; the word is that of the error.
+    Filled(&'static str),
+    /// The name of a group that has to be there.
+    KnownGroup,
+    /// A time-to-live or lease.
+    Lifetime,
+    /// How long to wait.
+    Wait,
+    /// An integer of at least this.
+    AtLeast(i64),
+    /// The id of an entry.
+    Id,
+}
+use Kind::*;
+
+/// What a command says to more arguments than it knows.
+#[derive(Clone, Copy)]
+enum Beyond {
+    /// The server's own refusal.
+    Arity,
+    Syntax,
+    /// It takes them: they are ids.
+    MoreIds,
+}
+
+/// A command with all its arguments, as [`prepare`] makes it succeed.
+struct Form {
+    call: &'static str,
+    kinds: &'static [Kind],
+    /// How many arguments it needs at least.
+    required: usize,
+    beyond: Beyond,
+}
+
+const FORMS: [Form; 10] = [
+    Form { call: "CACHE.GET k", kinds: &[Filled("name")], required: 1, beyond: Beyond::Arity },
+    Form {
+        call: "CACHE.LOCK k 1000 1000",
+        kinds: &[Filled("name"), Lifetime, Lifetime],
+        required: 3,
+        beyond: Beyond::Arity,
+    },
+    Form {
+        call: "CACHE.SET k v 1000",
+        kinds: &[Filled("name"), Bytes, Lifetime],
+        required: 3,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "LOCK.ACQUIRE free me 1000",
+        kinds: &[Filled("name"), Filled("identifier"), Lifetime],
+        required: 3,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "LOCK.EXTEND job me 1000",
+        kinds: &[Filled("name"), Filled("identifier"), Lifetime],
+        required: 3,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "LOCK.RELEASE job me",
+        kinds: &[Filled("name"), Filled("identifier")],
+        required: 2,
+        beyond: Beyond::Arity,
+    },
+    Form {
+        call: "TASK.PUBLISH tasks p 0",
+        kinds: &[Filled("name"), Bytes, AtLeast(0)],
+        required: 2,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.CONSUME g c tasks 1 1",
+        kinds: &[Filled("group"), Filled("consumer"), Filled("name"), AtLeast(1), Wait],
+        required: 3,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.ACK tasks g 1-1",
+        kinds: &[Filled("name"), Filled("group"), Id],
+        required: 3,
+        beyond: Beyond::MoreIds,
+    },
+    Form {
+        call: "TASK.RETRY tasks 1-1 p 0 retries dead 3 g",
+        kinds: &[
+            Filled("name"),
+            Id,
+            Bytes,
+            AtLeast(0),
+            Filled("name"),
+            Filled("name"),
+            AtLeast(0),
+            KnownGroup,
+        ],
+        required: 7,
+        beyond: Beyond::Syntax,
+    },
+];
+
+impl Form {
+    fn words(&self) -> Vec<Vec<u8>> {
+        self.call.split(' ').map(Into::into).collect()
+    }
+
+    /// The name as it stands in error texts.
+    fn name(&self) -> String {
+        self.call.split(' ').next().expect("a name").to_lowercase()
+    }
+
+    /// How an argument of this kind is refused, if it is.
+    fn refusal(&self, kind: Kind, hostile: &Hostile) -> Option<String> {
+        let expire_time = || Some(format!("ERR invalid expire time in '{}' command", self.name()));
+        let ends_in_time = |ms: i64| ms.checked_add(now_ms()).is_some_and(|end| end < END_OF_TIME);
+        match (kind, hostile.number) {
+            (Bytes, _) => None,
+            (Filled(word), _) if hostile.bytes.is_empty() => {
+                Some(format!("ERR {word} must not be empty"))
+            }
+            (Filled(_), _) => None,
+            (KnownGroup, _) if hostile.bytes.is_empty() => {
+                Some("ERR group must not be empty".into())
+            }
+            (KnownGroup, _) => Some(NO_GROUP.into()),
+            (Id, _) => (!hostile.is_id).then(|| STREAM_ID.into()),
+            (_, None) => Some(NOT_AN_INTEGER.into()),
+            (Lifetime, Some(..1)) => expire_time(),
+            (Wait, Some(..0)) => Some(NEGATIVE_TIMEOUT.into()),
+            (Lifetime | Wait, Some(ms)) if !ends_in_time(ms) => expire_time(),
+            (Lifetime | Wait, _) => None,
+            (AtLeast(least), Some(number)) => (number < least).then(|| NOT_POSITIVE.into()),
+        }
+    }
+}
+
+/// Bytes that no friendly client sends.
+struct Hostile {
+    bytes: Vec<u8>,
+    /// What it is as an integer, in the one form in which the server writes integers.
+    number: Option<i64>,
+    /// Whether it is the id of an entry. The server knows `<ms>` and `<ms>-<seq>`.
+    is_id: bool,
+}
+
+fn hostile_arguments() -> Vec<Hostile> {
+    let bytes = |bytes: &[u8]| Hostile { bytes: bytes.into(), number: None, is_id: false };
+    let number = |number: i64| Hostile {
+        bytes: number.to_string().into(),
+        number: Some(number),
+        is_id: number >= 0,
+    };
+    let id = |text: &str| Hostile { bytes: text.into(), number: None, is_id: true };
+    let words = "abc +1 1.5 1e3 0x10 -0 -01 --1 １ Ā NaN nil %s%n * $ > - + 1- -1-1 1-* 1-1-1 (1-1";
+    let texts = words.split(' ').chain(["", "\0", "\r\n", " 1", "1 ", "1\0", "1\n"]);
+    let mut all: Vec<_> = texts.map(|text| bytes(text.as_bytes())).collect();
+    all.extend([bytes(b"\xff"), bytes(b"\xc3\x28"), bytes(&vec![b'x'; 1 << 20])]);
+    // Longer than any id that the server looks at.
+    all.push(bytes(&[&[b'0'; 200][..], b"1"].concat()));
+    all.extend([-1, 0, 1, i64::MIN, i64::MAX, END_OF_TIME, END_OF_TIME - now_ms()].map(number));
+    all.extend(["01", "00", "1-01", "9223372036854775808", "18446744073709551615"].map(id));
+    all.push(id("18446744073709551615-18446744073709551615"));
+    all.extend(
+        ["18446744073709551616", "1-18446744073709551616"].map(|text| bytes(text.as_bytes())),
+    );
+    all
+}
+
+/// A keyspace in which every call of [`FORMS`] succeeds and has something to change.
+fn prepare(client: &mut Client) {
+    assert_eq!(client.run("FLUSHALL"), ok());
+    assert_eq!(client.run("SET k old PX 600000"), ok());
+    assert_eq!(client.run("CACHE.LOCK loading 600000 600000"), simple("LOAD"));
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+    add_entries(client, "tasks", &["1-1", "1-2"]);
+    add_entries(client, "retries", &["1-1"]);
+    add_entries(client, "dead", &["1-1"]);
+    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
+}
+
+/// A call is refused with this text, has changed nothing, and the server goes on.
+#[track_caller]
+fn assert_refused(client: &mut Client, before: &Keyspace, call: &[Vec<u8>], text: &str) {
+    let spelled = || {
+        let words = call.iter().map(|word| word[..word.len().min(60)].escape_ascii().to_string());
+        words.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(client.cmd(call), error(text), "{}", spelled());
+    assert!(Keyspace::of(client) == *before, "{} has changed something", spelled());
+    assert_eq!(client.run("PING"), simple("PONG"), "after {}", spelled());
+}
+
+#[test]
+fn every_form_of_the_table_succeeds_as_it_stands() {
+    let server = Server::start();
+    let mut client = server.client();
+    for form in FORMS {
+        prepare(&mut client);
+        let reply = client.cmd(&form.words());
+        assert!(!reply.is_error() && !reply.is_nil(), "{}: {reply:?}", form.call);
+        assert_ne!(reply, int(0), "{}", form.call);
+        assert_eq!(form.words().len(), form.kinds.len() + 1, "{}", form.call);
+    }
+}
+
+#[test]
+fn a_hostile_argument_is_refused_or_taken_as_it_is_and_never_changes_half() {
+    let server = Server::start();
+    let mut client = server.client();
+    let hostiles = hostile_arguments();
+    for form in FORMS {
+        prepare(&mut client);
+        let mut before = Keyspace::of(&mut client);
+        for (index, kind) in form.kinds.iter().enumerate() {
+            for hostile in &hostiles {
+                let mut call = form.words();
+                call[index + 1].clone_from(&hostile.bytes);
+                if let Some(text) = form.refusal(*kind, hostile) {
+                    assert_refused(&mut client, &before, &call, &text);
+                } else {
+                    let reply = client.cmd(&call);
+                    let shown = hostile.bytes[..hostile.bytes.len().min(60)].escape_ascii();
+                    assert!(!reply.is_error(), "{} {kind:?} {shown}: {reply:?}", form.call);
+                    assert_eq!(client.run("PING"), simple("PONG"));
+                    prepare(&mut client);
+                    before = Keyspace::of(&mut client);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn missing_and_surplus_arguments_are_refused() {
+    let server = Server::start();
+    let mut client = server.client();
+    prepare(&mut client);
+    let before = Keyspace::of(&mut client);
+    for form in FORMS {
+        let arity = format!("ERR wrong number of arguments for '{}' command", form.name());
+        let call = form.words();
+        for given in 0..form.required {
+            assert_refused(&mut client, &before, &call[..=given], &arity);
+        }
+        let text = match form.beyond {
+            Beyond::Arity => &arity,
+            Beyond::Syntax => SYNTAX,
+            Beyond::MoreIds => STREAM_ID,
+        };
+        for surplus in [&b""[..], b"junk", b"\0", b"\xff", b"NOSUCHOPTION"] {
+            for times in 1..=3 {
+                let mut call = call.clone();
+                call.extend(std::iter::repeat_n(surplus.to_vec(), times));
+                assert_refused(&mut client, &before, &call, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_time_may_end_just_before_two_to_the_53_and_not_later() {
+    let server = Server::start();
+    let mut client = server.client();
+    for form in FORMS {
+        for (index, kind) in form.kinds.iter().enumerate() {
+            if !matches!(kind, Lifetime | Wait) {
+                continue;
+            }
+            prepare(&mut client);
+            let before = Keyspace::of(&mut client);
+            let mut call = form.words();
+            // The server's clock is the one of this machine, and never behind what it was.
+            call[index + 1] = args![END_OF_TIME - now_ms()][0].clone();
+            let text = format!("ERR invalid expire time in '{}' command", form.name());
+            assert_refused(&mut client, &before, &call, &text);
+            call[index + 1] = args![END_OF_TIME - now_ms() - SLACK][0].clone();
+            let reply = client.cmd(&call);
+            assert!(!reply.is_error(), "{}: {reply:?}", form.call);
+        }
+    }
+}
+
+#[test]
+fn a_lease_of_zero_is_granted_to_nobody() {
+    let server = Server::start();
+    let mut client = server.client();
+    for lease in [0, -1] {
+        for (call, name) in [
+            (format!("LOCK.ACQUIRE job one {lease}"), "lock.acquire"),
+            (format!("LOCK.ACQUIRE job two {lease}"), "lock.acquire"),
+            (format!("CACHE.LOCK k {lease} {lease}"), "cache.lock"),
+            (format!("CACHE.LOCK k {lease} 1000"), "cache.lock"),
+            (format!("CACHE.LOCK k 1000 {lease}"), "cache.lock"),
+        ] {
+            let refusal = error(format!("ERR invalid expire time in '{name}' command"));
+            line_changes_nothing(&mut client, &call, refusal);
+        }
+    }
+    assert_eq!(client.run("DBSIZE"), int(0));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Bytes
+// ---------------------------------------------------------------------------------------------
+
+/// What payloads, values, identifiers and names may be made of.
+fn payloads() -> Vec<Vec<u8>> {
+    let words =
+        "Ā 0 -1 007 3.0 1e5 123 9223372036854775807 9223372036854775808 payload * { } {} a{b}c";
+    let mut all: Vec<Vec<u8>> = words.split(' ').map(Into::into).collect();
+    all.extend([&b"\0"[..], b"a\0b", b"\r\n", b"$-1\r\n+OK\r\n", b" "].map(Into::into));
+    all.push((0..=255).collect());
+    all.push(b"\xff\xfe\x80".to_vec());
+    // Around the sizes at which servers keep a string in another form, and a very long one.
+    all.extend([1, 20, 21, 44, 45, 63, 64, 127, 128, 129, 300_000].map(|len| vec![b'x'; len]));
+    all
+}
+
+#[test]
+fn a_cached_value_comes_back_byte_for_byte() {
+    in_both_protocols(|_, client| {
+        for value in payloads().into_iter().chain([Vec::new()]) {
+            assert_eq!(client.cmd(&args!["CACHE.SET", "k", value, LONG]), ok());
+            assert!(client.run("CACHE.GET k") == bulk(&value), "{}", value.escape_ascii());
+            assert!(client.run("GET k") == bulk(&value), "{}", value.escape_ascii());
+            // What other commands wrote, in whatever form they left it.
+            client.run("DEL k");
+            assert_eq!(client.cmd(&args!["APPEND", "k", value]), int(len(&value)));
+            let appended = if value.is_empty() { client.run("GET k") } else { bulk(&value) };
+            assert!(client.run("CACHE.GET k") == appended, "{}", value.escape_ascii());
+        }
+    });
+}
+
+fn len(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).expect("a length fits")
+}
+
+#[test]
+fn reading_a_cached_value_leaves_its_form_in_memory() {
+    let server = Server::start();
+    let mut client = server.client();
+    for value in payloads() {
+        client.cmd(&args!["CACHE.SET", "k", value, LONG]);
+        let form = |client: &mut Client| {
+            (client.run("OBJECT ENCODING k"), client.run("MEMORY USAGE k SAMPLES 0"))
+        };
+        let before = form(&mut client);
+        client.run("CACHE.GET k");
+        assert_eq!(form(&mut client), before, "{}", value.escape_ascii());
+    }
+}
+
+#[test]
+fn a_payload_comes_through_the_queue_and_every_retry_byte_for_byte() {
+    in_both_protocols(|_, client| {
+        for payload in payloads().into_iter().chain([Vec::new()]) {
+            assert_eq!(client.run("FLUSHALL"), ok());
+            let id = client.cmd(&args!["TASK.PUBLISH", "tasks", payload]);
+            let got = client.run("TASK.CONSUME g c tasks");
+            assert_eq!(only_payload(&got), payload);
+            for (count, target) in [(0, "retries"), (9, "dead")] {
+                let retry =
+                    args!["TASK.RETRY", "tasks", id.bytes(), payload, count, "retries", "dead", 9];
+                assert_eq!(client.cmd(&retry), ok());
+                let got = client.run(format!("TASK.CONSUME g c {target}"));
+                assert_eq!(only_payload(&got), payload);
+            }
+        }
+    });
+}
+
+/// The payload of the one task in a reply of CONSUME.
+#[track_caller]
+fn only_payload(reply: &Value) -> Vec<u8> {
+    let [entry] = entries_in(reply) else { panic!("not one task: {reply:?}") };
+    entry.items()[1].get("payload").bytes().to_vec()
+}
+
+#[test]
+fn identifiers_groups_and_consumers_are_kept_byte_for_byte() {
+    in_both_protocols(|_, client| {
+        for bytes in payloads() {
+            assert_eq!(client.run("FLUSHALL"), ok());
+            assert_eq!(client.cmd(&args!["LOCK.ACQUIRE", "job", bytes, LONG]), int(1));
+            assert_eq!(client.run("GET lock:{job}"), bulk(&bytes));
+            assert_eq!(client.cmd(&args!["LOCK.EXTEND", "job", bytes, LONG]), int(1));
+            assert_eq!(client.cmd(&args!["LOCK.RELEASE", "job", bytes]), int(1));
+
+            let id = client.run("TASK.PUBLISH tasks p");
+            client.cmd(&args!["TASK.CONSUME", bytes, bytes, "tasks"]);
+            let groups = client.run("XINFO GROUPS tasks");
+            assert_eq!(groups.items()[0].get("name"), &bulk(&bytes));
+            let consumers = client.cmd(&args!["XINFO", "CONSUMERS", "tasks", bytes]);
+            assert_eq!(consumers.items()[0].get("name"), &bulk(&bytes));
+            assert_eq!(client.cmd(&args!["TASK.ACK", "tasks", bytes, id.bytes()]), int(1));
+        }
+    });
+}
+
+/// Names that a careless derivation, a C string or a text conversion takes for one another.
+fn similar_names() -> Vec<Vec<u8>> {
+    let words = "a A Ā {a} {a a} {a}} {{a} {}a {} a{} a}b a}c :a ::a :{a} lock:{a} cachelock:{a} \
+                 wait:{a} lock::{a} 1 01 1.0";
+    let mut names: Vec<Vec<u8>> = words.split(' ').map(Into::into).collect();
+    let blanks = ["a\0", "a\0b", "a\0c", "a\r\n", "a\r", "a\n", " a", "a "];
+    names.extend(blanks.map(Into::into));
+    names.extend([&b"\xff"[..], b"\xfe", b"\xc4", b"\xc4\x80\xff"].map(Into::into));
+    names.extend([vec![b'a'; 1000], [vec![b'a'; 999], b"b".to_vec()].concat()]);
+    names
+}
+
+#[test]
+fn names_that_differ_in_any_byte_are_different_locks() {
+    let server = Server::start();
+    let mut client = server.client();
+    let names = similar_names();
+    let holder = |index: usize| format!("holder {index}");
+    for (index, name) in names.iter().enumerate() {
+        let grant = client.cmd(&args!["LOCK.ACQUIRE", name, holder(index), LONG]);
+        assert_eq!(grant, int(1), "{}", name.escape_ascii());
+    }
+    assert_eq!(client.run("DBSIZE"), int(names.len().try_into().unwrap()));
+    for (index, name) in names.iter().enumerate() {
+        let next = holder((index + 1) % names.len());
+        assert_eq!(client.cmd(&args!["LOCK.EXTEND", name, next, LONG]), int(0));
+        assert_eq!(client.cmd(&args!["LOCK.EXTEND", name, holder(index), LONG]), int(1));
+        assert_eq!(client.cmd(&args!["LOCK.RELEASE", name, holder(index)]), int(1));
+    }
+    assert_eq!(client.run("DBSIZE"), int(0));
+}
+
+#[test]
+fn names_that_differ_in_any_byte_are_different_cached_values() {
+    let server = Server::start();
+    let mut client = server.client();
+    // Those that are spelled like a derived key are that key: whoever names a key means it.
+    let mut names = similar_names();
+    names.retain(|name| !name.starts_with(b"cachelock:"));
+    for name in &names {
+        let lock = args!["CACHE.LOCK", name, LONG, LONG];
+        assert_eq!(client.cmd(&lock), simple("LOAD"), "{}", name.escape_ascii());
+    }
+    for (index, name) in names.iter().enumerate() {
+        let lock = args!["CACHE.LOCK", name, LONG, LONG];
+        assert_eq!(client.cmd(&lock), simple("WAIT"), "{}", name.escape_ascii());
+        assert_eq!(client.cmd(&args!["CACHE.GET", name]), nil());
+        assert_eq!(client.cmd(&args!["CACHE.SET", name, index, LONG]), ok());
+    }
+    for (index, name) in names.iter().enumerate() {
+        assert_eq!(client.cmd(&args!["CACHE.GET", name]), bulk(index.to_string()));
+    }
+    assert_eq!(client.run("DBSIZE"), int(names.len().try_into().unwrap()));
+}
+
+#[test]
+fn names_that_differ_in_any_byte_are_different_queues_groups_and_consumers() {
+    let server = Server::start();
+    let mut client = server.client();
+    let names = similar_names();
+    for (index, name) in names.iter().enumerate() {
+        client.cmd(&args!["TASK.PUBLISH", name, index]);
+    }
+    for (index, name) in names.iter().enumerate() {
+        // Each group sees the one task anew.
+        for group in &names {
+            let got = client.cmd(&args!["TASK.CONSUME", group, name, name, 10]);
+            assert_eq!(only_payload(&got), index.to_string().as_bytes(), "{}", name.escape_ascii());
+        }
+    }
+    assert_eq!(client.run("DBSIZE"), int(names.len().try_into().unwrap()));
+}
+
+#[test]
+fn the_keys_of_a_name_are_where_the_documentation_says() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (name, lock, lease) in [
+        ("orders", "lock:{orders}", "cachelock:{orders}"),
+        ("orders{42}", "lock::orders{42}", "cachelock::orders{42}"),
+        ("{a}", "lock::{a}", "cachelock::{a}"),
+        ("open{brace", "lock:{open{brace}", "cachelock:{open{brace}"),
+        ("a}b", "lock:a}b", "cachelock:a}b"),
+        ("filter:{}", "lock:filter:{}", "cachelock:filter:{}"),
+    ] {
+        assert_eq!(client.run(format!("LOCK.ACQUIRE {name} me 600000")), int(1));
+        assert_eq!(client.run(format!("GET {lock}")), bulk("me"), "{name}");
+        assert_eq!(client.run(format!("CACHE.LOCK {name} 600000 600000")), simple("LOAD"));
+        assert_eq!(client.run(format!("EXISTS {lease} {name}")), int(1), "{name}");
+        assert_eq!(client.run(format!("DEL {lock} {lease}")), int(2));
+    }
+    assert_eq!(client.run("DBSIZE"), int(0), "nothing else is written");
+}
+
+#[test]
+fn each_database_has_its_own_locks_values_and_queues() {
+    let server = Server::start();
+    let (mut zero, mut one) = (server.client(), server.client());
+    assert_eq!(one.run("SELECT 1"), ok());
+    for client in [&mut zero, &mut one] {
+        assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+        assert_eq!(client.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
+        assert_eq!(client.run("CACHE.GET k"), nil());
+        assert_eq!(client.run("CACHE.SET k v 600000"), ok());
+        add_entries(client, "tasks", &["1-1"]);
+        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
+        assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
+    }
+    assert_eq!(zero.run("DBSIZE"), one.run("DBSIZE"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Keys of a foreign type
+// ---------------------------------------------------------------------------------------------
+
+/// How to make a key of each type.
+const TYPES: [(&str, &str); 6] = [
+    ("string", "SET KEY v"),
+    ("list", "RPUSH KEY v"),
+    ("set", "SADD KEY v"),
+    ("zset", "ZADD KEY 1 v"),
+    ("hash", "HSET KEY f v"),
+    ("stream", "XADD KEY 1-1 f v"),
+];
+
+#[test]
+fn a_key_of_a_foreign_type_is_refused_and_left_alone() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (call, key, right) in [
+        ("CACHE.GET k", "k", "string"),
+        ("CACHE.LOCK k 1000 1000", "k", "string"),
+        ("CACHE.LOCK k 1000 1000", "cachelock:{k}", "string"),
+        ("CACHE.SET k v 1000", "k", "string"),
+        ("CACHE.SET k v 1000", "cachelock:{k}", "string"),
+        ("LOCK.ACQUIRE job me 1000", "lock:{job}", "string"),
+        ("LOCK.EXTEND job me 1000", "lock:{job}", "string"),
+        ("LOCK.RELEASE job me", "lock:{job}", "string"),
+        ("TASK.PUBLISH tasks p", "tasks", "stream"),
+        ("TASK.CONSUME g c tasks", "tasks", "stream"),
+        ("TASK.CONSUME g c tasks 1 600000", "tasks", "stream"),
+        ("TASK.ACK tasks g 1-1", "tasks", "stream"),
+        ("TASK.RETRY tasks 1-1 p 0 retries dead 3", "tasks", "stream"),
+        ("TASK.RETRY tasks 1-1 p 0 retries dead 3 g", "tasks", "stream"),
+        ("TASK.RETRY tasks 1-1 p 0 retries dead 3", "retries", "stream"),
+        ("TASK.RETRY tasks 1-1 p 0 retries dead 3 g", "retries", "stream"),
+        ("TASK.RETRY tasks 1-1 p 3 retries dead 3", "dead", "stream"),
+    ] {
+        for (kind, make) in TYPES.iter().filter(|(kind, _)| *kind != right) {
+            prepare(&mut client);
+            client.run(format!("DEL {key}"));
+            assert!(!client.run(make.replace("KEY", key)).is_error());
+            let before = Keyspace::of(&mut client);
+            assert_eq!(client.run(call), error(WRONG_TYPE), "{call}: {key} is a {kind}");
+            assert!(Keyspace::of(&mut client) == before, "{call}: {key} is a {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_a_command_does_not_use_may_be_of_any_type() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (_, make) in TYPES {
+        for (call, unrelated) in [
+            ("CACHE.GET k", "cachelock:{k}"),
+            ("CACHE.SET k v 1000", "lock:{k}"),
+            ("LOCK.ACQUIRE free me 1000", "free"),
+            ("LOCK.EXTEND job me 1000", "job"),
+            ("LOCK.RELEASE job me", "cachelock:{job}"),
+            ("TASK.PUBLISH tasks p", "lock:{tasks}"),
+            ("TASK.CONSUME g c tasks", "wait:{tasks}"),
+        ] {
+            prepare(&mut client);
+            client.run(make.replace("KEY", unrelated));
+            let reply = client.run(call);
+            assert!(!reply.is_error() && reply != int(0), "{call}: {reply:?}");
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The loader's lease
+// ---------------------------------------------------------------------------------------------
+
+#[test]
+fn one_loader_at_a_time_also_on_one_connection() {
+    let server = Server::start();
+    let (mut one, mut two) = (server.client(), server.client());
+    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
+    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
+    assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
+    assert_eq!(one.run("CACHE.SET k v 600000"), ok());
+    // The value is there, and a client that asks for the lease gets it all the same.
+    assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
+    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
+}
+
+#[test]
+fn the_lease_lasts_the_shorter_of_its_two_times() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (ttl, timeout, lease) in
+        [(LONG, 4 * LONG, LONG), (4 * LONG, LONG, LONG), (LONG, LONG, LONG)]
+    {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        assert_eq!(client.run(format!("CACHE.LOCK k {ttl} {timeout}")), simple("LOAD"));
+        assert_left(&mut client, "cachelock:{k}", lease);
+    }
+}
+
+#[test]
+fn a_lease_ends_by_itself_and_whoever_waits_does_not_prolong_it() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (ttl, timeout) in [(40, LONG), (LONG, 40)] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        assert_eq!(client.run(format!("CACHE.LOCK k {ttl} {timeout}")), simple("LOAD"));
+        eventually(SOON, "the lease ends", || {
+            client.run(format!("CACHE.LOCK k {LONG} {LONG}")) == simple("LOAD")
+        });
+        line_changes_nothing(&mut client, "CACHE.LOCK k 1 1", simple("WAIT"));
+    }
+}
+
+#[test]
+fn setting_a_value_gives_it_its_time_and_ends_the_lease() {
+    let server = Server::start();
+    let mut client = server.client();
+    for before in ["DEL k", "SET k old", "SET k old PX 1000000"] {
+        client.run(before);
+        assert_eq!(client.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
+        assert_eq!(client.run(format!("CACHE.SET k new {LONG}")), ok());
+        assert_eq!(client.run("CACHE.GET k"), bulk("new"));
+        assert_left(&mut client, "k", LONG);
+        assert_eq!(client.run("EXISTS cachelock:{k}"), int(0));
+    }
+    assert_eq!(client.run("CACHE.SET k short 20"), ok());
+    eventually(SOON, "the value ends", || client.run("CACHE.GET k") == nil());
+}
+
+#[test]
+fn the_lease_on_a_value_and_the_lock_of_the_same_name_are_strangers() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+    let lock = client.run("DUMP lock:{job}");
+    let end = client.run("PEXPIRETIME lock:{job}");
+    assert_eq!(client.run("CACHE.LOCK job 1000 1000"), simple("LOAD"));
+    assert_eq!(client.run("CACHE.SET job v 1000"), ok());
+    assert_eq!(client.run("CACHE.LOCK job 600000 600000"), simple("LOAD"));
+    assert_eq!(client.run("DUMP lock:{job}"), lock);
+    assert_eq!(client.run("PEXPIRETIME lock:{job}"), end);
+    assert_eq!(client.run("LOCK.ACQUIRE job you 1000"), int(0));
+
+    let lease = client.run("DUMP cachelock:{job}");
+    assert_eq!(client.run("LOCK.EXTEND job me 1000"), int(1));
+    assert_eq!(client.run("LOCK.RELEASE job me"), int(1));
+    assert_eq!(client.run("LOCK.ACQUIRE job you 1000"), int(1));
+    assert_eq!(client.run("DUMP cachelock:{job}"), lease);
+    assert_left(&mut client, "cachelock:{job}", 600_000);
+    assert_eq!(client.run("CACHE.LOCK job 600000 600000"), simple("WAIT"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Locks
+// ---------------------------------------------------------------------------------------------
+
+const LOCK: &str = "lock:{job}";
+
+/// What client libraries run to release a lock and to extend it.
+const RELEASE_SCRIPT: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const EXTEND_SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
+     return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
+
+#[test]
+fn a_held_lock_is_granted_to_nobody_else_and_not_again_to_its_holder() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+    for who in ["me", "you"] {
+        line_changes_nothing(&mut client, &format!("LOCK.ACQUIRE job {who} 1"), int(0));
+    }
+    assert_left(&mut client, LOCK, 600_000);
+}
+
+#[test]
+fn only_the_holder_extends_and_releases() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+    let me = b"me";
+    for other in [&b"you"[..], b"m", b"me ", b"me\0", b"\0me", b"ME", b"mf"] {
+        changes_nothing(&mut client, &args!["LOCK.EXTEND", "job", other, 1], int(0));
+        changes_nothing(&mut client, &args!["LOCK.RELEASE", "job", other], int(0));
+    }
+    // Longer and shorter: the lease begins anew.
+    for lease in [4 * LONG, LONG] {
+        assert_eq!(client.cmd(&args!["LOCK.EXTEND", "job", me, lease]), int(1));
+        assert_left(&mut client, LOCK, lease);
+    }
+    assert_eq!(client.cmd(&args!["LOCK.RELEASE", "job", me]), int(1));
+    assert_eq!(client.run("DBSIZE"), int(0));
+    line_changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
+    line_changes_nothing(&mut client, "LOCK.EXTEND job me 1000", int(0));
+    assert_eq!(client.run("LOCK.ACQUIRE job you 600000"), int(1));
+    line_changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
+}
+
+#[test]
+fn a_lock_ends_by_itself() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("LOCK.ACQUIRE job me 40"), int(1));
+    eventually(SOON, "the lock ends", || client.run("LOCK.ACQUIRE job you 600000") == int(1));
+    assert_eq!(client.run("GET lock:{job}"), bulk("you"));
+}
+
+#[test]
+fn a_lock_that_ended_is_neither_extended_nor_released() {
+    let server = Server::start();
+    let mut client = server.client();
+    for call in ["LOCK.EXTEND job me 600000", "LOCK.RELEASE job me"] {
+        assert_eq!(client.run("LOCK.ACQUIRE job me 20"), int(1));
+        wait_gone(&mut client, LOCK);
+        line_changes_nothing(&mut client, call, int(0));
+        assert_eq!(client.run("DBSIZE"), int(0));
+    }
+}
+
+#[test]
+fn a_lock_whose_time_is_over_counts_as_ended_before_the_server_removes_it() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
+    for (call, reply) in [
+        ("LOCK.EXTEND job me 600000", 0),
+        ("LOCK.RELEASE job me", 0),
+        ("LOCK.ACQUIRE job you 600000", 1),
+    ] {
+        assert_eq!(client.run("LOCK.ACQUIRE job me 10"), int(1));
+        let end = client.run("PEXPIRETIME lock:{job}").as_int();
+        eventually(SOON, "its time is over", || now_ms() > end + 1);
+        assert_eq!(client.run("DBSIZE"), int(1), "nobody has touched it");
+        assert_eq!(client.run(call), int(reply), "{call}");
+        assert_eq!(client.run("EXISTS lock:{job}"), int(reply), "{call}");
+    }
+}
+
+#[test]
+fn a_lock_that_a_plain_client_took_is_a_lock_for_the_commands() {
+    let server = Server::start();
+    let mut client = server.client();
+    // With and without an end of its own.
+    for take in ["SET lock:{job} me NX PX 1000000", "SET lock:{job} me NX"] {
+        assert_eq!(client.run(take), ok());
+        line_changes_nothing(&mut client, "LOCK.ACQUIRE job you 1000", int(0));
+        line_changes_nothing(&mut client, "LOCK.RELEASE job you", int(0));
+        assert_eq!(client.run("LOCK.EXTEND job me 600000"), int(1));
+        assert_left(&mut client, LOCK, 600_000);
+        assert_eq!(client.run("LOCK.RELEASE job me"), int(1));
+        assert_eq!(client.run("EXISTS lock:{job}"), int(0));
+    }
+}
+
+#[test]
+fn a_lock_that_the_commands_took_is_a_lock_for_plain_clients() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+    line_changes_nothing(&mut client, "SET lock:{job} you NX PX 1000", nil());
+    changes_nothing(&mut client, &args!["EVAL", RELEASE_SCRIPT, 1, LOCK, "you"], int(0));
+    let extend = args!["EVAL", EXTEND_SCRIPT, 1, LOCK, "me", 4 * LONG];
+    assert_eq!(client.cmd(&extend), int(1));
+    assert_left(&mut client, LOCK, 4 * LONG);
+    assert_eq!(client.cmd(&args!["EVAL", RELEASE_SCRIPT, 1, LOCK, "me"]), int(1));
+    assert_eq!(client.run("LOCK.EXTEND job me 1000"), int(0));
+    assert_eq!(client.run("LOCK.ACQUIRE job you 600000"), int(1));
+    assert_eq!(client.run("DEL lock:{job}"), int(1));
+    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Acknowledging
+// ---------------------------------------------------------------------------------------------
+
+/// Adds entries with these ids to a stream, as TASK.PUBLISH would.
+#[track_caller]
+fn add_entries(client: &mut Client, stream: &str, ids: &[&str]) {
+    for id in ids {
+        let added =
+            client.run(format!("XADD {stream} {id} payload {id} timestamp 1 retry_count 0"));
+        assert_eq!(added, bulk(id));
+    }
+}
+
+/// An empty server gets the stream `tasks` with these entries; each group has them all pending.
+#[track_caller]
+fn lease_to(client: &mut Client, groups: &[&str], ids: &[&str]) {
+    assert_eq!(client.run("FLUSHALL"), ok());
+    add_entries(client, "tasks", ids);
+    for group in groups {
+        assert_eq!(consumed(&client.run(format!("TASK.CONSUME {group} c tasks 1000"))), ids);
+    }
+}
+
+/// The entries in a reply of CONSUME, of either protocol.
+#[track_caller]
+fn entries_in(reply: &Value) -> &[Value] {
+    match reply {
+        Value::Map(pairs) => pairs[0].1.items(),
+        Value::Array(streams) => streams[0].items()[1].items(),
+        other => panic!("no reply of CONSUME with tasks: {other:?}"),
+    }
+}
+
+fn ids_of(entries: &[Value]) -> Vec<String> {
+    entries.iter().map(|entry| entry.items()[0].as_str().to_owned()).collect()
+}
+
+/// The ids in a reply of CONSUME.
+#[track_caller]
+fn consumed(reply: &Value) -> Vec<String> {
+    ids_of(entries_in(reply))
+}
+
+/// The ids in a stream.
+#[track_caller]
+fn entries(client: &mut Client, stream: &str) -> Vec<String> {
+    ids_of(client.run(format!("XRANGE {stream} - +")).items())
+}
+
+/// The ids that are pending in a group.
+#[track_caller]
+fn pending(client: &mut Client, stream: &str, group: &str) -> Vec<String> {
+    ids_of(client.run(format!("XPENDING {stream} {group} - + 1000")).items())
+}
+
+#[test]
+fn ack_finishes_several_tasks_and_deletes_them() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1", "1-2", "1-3", "1-4"]);
+    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-3 1-2"), int(3));
+    assert_eq!(entries(&mut client, "tasks"), ["1-4"]);
+    assert_eq!(pending(&mut client, "tasks", "g"), ["1-4"]);
+    line_changes_nothing(&mut client, "TASK.ACK tasks g 1-1 1-3", int(0));
+    assert_eq!(client.run("TASK.ACK tasks g 1-4"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), [""; 0]);
+    assert_eq!(client.run("EXISTS tasks"), int(1), "the queue stays, with its group");
+}
+
+#[test]
+fn ack_of_what_is_not_leased_is_zero_and_changes_nothing() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
+    add_entries(&mut client, "tasks", &["1-3"]);
+    assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
+    for call in [
+        "TASK.ACK tasks g 1-1",         // a second time
+        "TASK.ACK tasks g 1-3",         // not yet delivered
+        "TASK.ACK tasks g 1-1 1-3 9-9", // nothing of all this
+        "TASK.ACK tasks g 0-0",
+        "TASK.ACK tasks unknown 1-2",
+        "TASK.ACK missing g 1-2",
+    ] {
+        line_changes_nothing(&mut client, call, int(0));
+    }
+    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
+    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-3"]);
+}
+
+#[test]
+fn an_id_that_is_named_twice_counts_once() {
+    let server = Server::start();
+    let mut client = server.client();
+    for groups in [&["g"][..], &["g", "h"]] {
+        lease_to(&mut client, groups, &["1-1", "1-2"]);
+        assert_eq!(client.run("TASK.ACK tasks g 1-1 1-1 1-1"), int(1));
+        assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
+    }
+    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"], "the other group has it");
+    assert_eq!(client.run("TASK.ACK tasks h 1-1 1-1"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
+}
+
+#[test]
+fn ack_of_a_mixture_deletes_only_what_is_done() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
+    add_entries(&mut client, "tasks", &["1-3"]);
+    // Leased, not yet delivered, never there.
+    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-3 9-9 0-1"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
+    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 10")), ["1-3"]);
+
+    lease_to(&mut client, &["g", "h"], &["1-1", "1-2", "1-3"]);
+    assert_eq!(client.run("TASK.ACK tasks h 1-1"), int(1));
+    add_entries(&mut client, "tasks", &["1-4"]);
+    // Done by the other group, pending in both, foreign, not yet delivered.
+    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-2 9-9 1-4"), int(2));
+    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3", "1-4"]);
+    assert_eq!(pending(&mut client, "tasks", "h"), ["1-2", "1-3"]);
+}
+
+#[test]
+fn an_entry_is_deleted_when_the_last_of_several_groups_is_past_it() {
+    let server = Server::start();
+    let mut client = server.client();
+    for order in [
+        ["f", "g", "h"],
+        ["f", "h", "g"],
+        ["g", "f", "h"],
+        ["g", "h", "f"],
+        ["h", "f", "g"],
+        ["h", "g", "f"],
+    ] {
+        lease_to(&mut client, &["f", "g", "h"], &["1-1", "1-2"]);
+        for group in order {
+            assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
+            assert_eq!(client.run(format!("TASK.ACK tasks {group} 1-1")), int(1));
+        }
+        assert_eq!(entries(&mut client, "tasks"), ["1-2"], "{order:?}");
+        for group in order {
+            assert_eq!(pending(&mut client, "tasks", group), ["1-2"]);
+        }
+    }
+}
+
+#[test]
+fn an_entry_waits_for_the_group_that_has_not_read_it() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
+    assert_eq!(client.run("XGROUP CREATE tasks late 0"), ok());
+    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-2"), int(2));
+    assert_eq!(consumed(&client.run("TASK.CONSUME late c tasks")), ["1-1"]);
+    assert_eq!(client.run("TASK.ACK tasks late 1-1"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
+    // A group that begins behind an entry is past it.
+    assert_eq!(client.run("XGROUP CREATE tasks later $"), ok());
+    assert_eq!(consumed(&client.run("TASK.CONSUME late c tasks")), ["1-2"]);
+    assert_eq!(client.run("TASK.ACK tasks late 1-2"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), [""; 0]);
+}
+
+#[test]
+fn a_second_group_is_noticed_however_it_came() {
+    // Prepared: `two` and database 1's `tasks` are streams with the groups `g` and `h`.
+    let ways: &[(&str, &[&str])] = &[
+        ("created", &["XGROUP CREATE tasks h 0"]),
+        ("created by a consumer", &["TASK.CONSUME h c tasks"]),
+        ("created by a script", &["EVAL SCRIPT 0"]),
+        ("created in a transaction", &["MULTI", "XGROUP CREATE tasks h 0", "EXEC"]),
+        ("moved beyond the end and back", &["XGROUP CREATE tasks h $", "XGROUP SETID tasks h 0"]),
+        (
+            "deleted and made anew",
+            &["DEL tasks", "XGROUP CREATE tasks g 0 MKSTREAM", "XGROUP CREATE tasks h 0"],
+        ),
+        ("renamed", &["RENAME two tasks"]),
+        ("copied", &["COPY two tasks REPLACE"]),
+        ("restored", &["RESTORE tasks 0 DUMP REPLACE"]),
+        ("moved from another database", &["DEL tasks", "SELECT 1", "MOVE tasks 0", "SELECT 0"]),
+        (
+            "copied from another database",
+            &["SELECT 1", "COPY tasks tasks DB 0 REPLACE", "SELECT 0"],
+        ),
+        ("swapped", &["SWAPDB 0 1"]),
+        (
+            "flushed and copied",
+            &[
+                "SELECT 1",
+                "COPY tasks spare",
+                "SELECT 0",
+                "FLUSHDB",
+                "SELECT 1",
+                "COPY spare tasks DB 0",
+                "SELECT 0",
+            ],
+        ),
+    ];
+    let server = Server::start();
+    let mut client = server.client();
+    let publish_and_finish = |client: &mut Client| {
+        let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
+        let leased = consumed(&client.run("TASK.CONSUME g c tasks 100"));
+        assert!(leased.contains(&id));
+        let acknowledged = client.run(format!("TASK.ACK tasks g {}", leased.join(" ")));
+        assert_eq!(acknowledged.as_int(), i64::try_from(leased.len()).unwrap());
+        id
+    };
+    for (way, lines) in ways {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        client.run("SELECT 1");
+        for group in ["g", "h"] {
+            client.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM"));
+        }
+        client.run("COPY tasks two DB 0");
+        client.run("SELECT 0");
+        let dump = client.run("DUMP two").bytes().to_vec();
+        // The single group becomes known.
+        for _ in 0..2 {
+            publish_and_finish(&mut client);
+        }
+        assert_eq!(client.run("XLEN tasks"), int(0), "one group deletes at once");
+        for line in *lines {
+            let words = line.split(' ').map(|word| match word {
+                "DUMP" => dump.clone(),
+                "SCRIPT" => b"return redis.call('XGROUP', 'CREATE', 'tasks', 'h', '0')".to_vec(),
+                word => word.into(),
+            });
+            let reply = client.cmd(&words.collect::<Vec<_>>());
+            assert!(!reply.is_error(), "{way}: {line}: {reply:?}");
+        }
+        let id = publish_and_finish(&mut client);
+        assert_eq!(
+            entries(&mut client, "tasks"),
+            [id.as_str()],
+            "{way}: the other group's is lost"
+        );
+        assert_eq!(consumed(&client.run("TASK.CONSUME h c tasks")), [id.as_str()], "{way}");
+        assert_eq!(client.run(format!("TASK.ACK tasks h {id}")), int(1));
+        assert_eq!(client.run("XLEN tasks"), int(0), "{way}");
+    }
+}
+
+#[test]
+fn a_group_that_was_removed_holds_nothing_back() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g", "h"], &["1-1", "1-2"]);
+    assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
+    assert_eq!(client.run("XGROUP DESTROY tasks h"), int(1));
+    assert_eq!(client.run("TASK.ACK tasks g 1-2"), int(1));
+    assert_eq!(entries(&mut client, "tasks"), ["1-1"]);
+}
+
+#[test]
+fn the_short_form_of_an_id_means_exactly_one_entry() {
+    let server = Server::start();
+    let mut client = server.client();
+    for groups in [&["g"][..], &["g", "h"]] {
+        // `5` is `5-0`, as everywhere else.
+        lease_to(&mut client, groups, &["5-0", "5-1"]);
+        for group in groups {
+            assert_eq!(client.run(format!("TASK.ACK tasks {group} 5")), int(1));
+            assert_eq!(pending(&mut client, "tasks", group), ["5-1"]);
+        }
+        assert_eq!(entries(&mut client, "tasks"), ["5-1"]);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Retrying
+// ---------------------------------------------------------------------------------------------
+
+/// The one entry of a stream: its fields, without the time of its making.
+#[track_caller]
+fn only_task(client: &mut Client, stream: &str) -> Vec<(String, String)> {
+    let found = client.run(format!("XRANGE {stream} - +"));
+    let [entry] = found.items() else { panic!("not one entry in {stream}: {found:?}") };
+    let fields = entry.items()[1].items().chunks_exact(2);
+    let mut fields: Vec<_> =
+        fields.map(|pair| (pair[0].as_str().to_owned(), pair[1].as_str().to_owned())).collect();
+    let (name, time) = fields.remove(1);
+    assert_eq!(name, "timestamp");
+    let age = now_ms() / 1000 - time.parse::<i64>().expect("seconds");
+    assert!((0..SLACK / 1000).contains(&age), "{time}");
+    fields
+}
+
+fn task(payload: &str, retry_count: &str, original_id: &str) -> Vec<(String, String)> {
+    [("payload", payload), ("retry_count", retry_count), ("original_id", original_id)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+}
+
+#[test]
+fn a_task_is_tried_again_and_then_goes_to_the_dead_letters() {
+    let server = Server::start();
+    let mut client = server.client();
+    let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
+    assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
+    assert_eq!(client.run("XLEN retries"), int(1));
+    assert_eq!(client.run("EXISTS dead"), int(0));
+    // The same id a second time, exhausted now.
+    assert_eq!(client.run(format!("TASK.RETRY tasks {id} again 3 retries dead 3")), ok());
+    assert_eq!(client.run("XLEN dead"), int(1));
+    assert_eq!(only_task(&mut client, "retries"), task("p", "1", &id));
+    assert_eq!(only_task(&mut client, "dead"), task("again", "3", &id));
+}
+
+#[test]
+fn the_limit_of_retries_is_exact() {
+    let server = Server::start();
+    let mut client = server.client();
+    const MOST: &str = "9223372036854775807";
+    for (count, limit, target, written) in [
+        ("0", "0", "dead", "0"),
+        ("0", "1", "retries", "1"),
+        ("2", "3", "retries", "3"),
+        ("3", "3", "dead", "3"),
+        ("4", "3", "dead", "4"),
+        ("9223372036854775806", MOST, "retries", MOST),
+        (MOST, MOST, "dead", MOST),
+    ] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead {limit}");
+        assert_eq!(client.run(&call), ok());
+        assert_eq!(only_task(&mut client, target), task("p", written, "1-1"), "{call}");
+        assert_eq!(client.run("DBSIZE"), int(1), "{call}");
+    }
+}
+
+#[test]
+fn a_retry_finishes_the_source_for_the_only_group() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (count, target) in [(0, "retries"), (3, "dead")] {
+        for group in ["", " g"] {
+            lease_to(&mut client, &["g"], &["1-1", "1-2"]);
+            let retry = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3{group}");
+            assert_eq!(client.run(&retry), ok());
+            assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
+            assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
+            assert_eq!(client.run(format!("XLEN {target}")), int(1));
+        }
+    }
+}
+
+#[test]
+fn with_several_groups_a_retry_finishes_the_source_for_the_named_one() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g", "h"], &["1-1", "1-2"]);
+    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3 h"), ok());
+    assert_eq!(pending(&mut client, "tasks", "h"), ["1-2"]);
+    assert_eq!(pending(&mut client, "tasks", "g"), ["1-1", "1-2"]);
+    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
+    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3 g"), ok());
+    assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
+    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
+    assert_eq!(client.run("XLEN retries"), int(2));
+}
+
+#[test]
+fn with_several_groups_and_none_named_the_source_stays_pending() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g", "h"], &["1-1"]);
+    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3"), ok());
+    for group in ["g", "h"] {
+        assert_eq!(pending(&mut client, "tasks", group), ["1-1"]);
+    }
+    assert_eq!(entries(&mut client, "tasks"), ["1-1"]);
+    assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
+}
+
+#[test]
+fn a_retry_keeps_what_its_group_has_not_leased() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1"]);
+    add_entries(&mut client, "tasks", &["1-2"]);
+    assert_eq!(client.run("TASK.RETRY tasks 1-2 p 0 retries dead 3"), ok());
+    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
+    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-2"]);
+    // No group at all.
+    add_entries(&mut client, "plain", &["1-1"]);
+    assert_eq!(client.run("TASK.RETRY plain 1-1 p 0 retries dead 3"), ok());
+    assert_eq!(entries(&mut client, "plain"), ["1-1"]);
+    assert_eq!(client.run("XLEN retries"), int(2));
+}
+
+#[test]
+fn a_retry_for_a_group_that_the_stream_lacks_changes_nothing() {
+    let server = Server::start();
+    let mut client = server.client();
+    for groups in [&[][..], &["g"], &["g", "h"]] {
+        lease_to(&mut client, groups, &["1-1"]);
+        for count in [0, 3] {
+            let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3 nobody");
+            line_changes_nothing(&mut client, &call, error(NO_GROUP));
+        }
+    }
+}
+
+#[test]
+fn a_retry_needs_no_source_for_the_payload_is_in_the_call() {
+    let server = Server::start();
+    let mut client = server.client();
+    // A stream that was never there, with and without a group; an entry that is gone.
+    for call in
+        ["TASK.RETRY tasks 1-1 p 0 retries dead 3", "TASK.RETRY tasks 1-1 p 0 retries dead 3 g"]
+    {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        assert_eq!(client.run(call), ok());
+        assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
+        assert_eq!(client.run("DBSIZE"), int(1), "the source is not created");
+
+        lease_to(&mut client, &["g"], &["1-1", "1-2"]);
+        assert_eq!(client.run("XDEL tasks 1-1"), int(1));
+        assert_eq!(client.run(call), ok());
+        assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
+        assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
+    }
+}
+
+#[test]
+fn the_first_id_of_a_task_follows_it_through_all_retries() {
+    let server = Server::start();
+    let mut client = server.client();
+    add_entries(&mut client, "tasks", &["1-1"]);
+    let path = [("tasks", "first", "1"), ("first", "second", "2"), ("second", "dead", "2")];
+    for (tries, (from, to, written)) in path.into_iter().enumerate() {
+        let ids = consumed(&client.run(format!("TASK.CONSUME g c {from}")));
+        let retry = format!("TASK.RETRY {from} {} p {tries} {to} {to} 2 g", ids.join(" "));
+        assert_eq!(client.run(retry), ok());
+        assert_eq!(client.run(format!("XLEN {from}")), int(0));
+        assert_eq!(only_task(&mut client, to), task("p", written, "1-1"));
+        assert_ne!(entries(&mut client, to), ["1-1"], "the copy has an id of its own");
+    }
+}
+
+#[test]
+fn a_queue_may_be_its_own_retry_stream_and_dead_letter_stream() {
+    let server = Server::start();
+    let mut client = server.client();
+    lease_to(&mut client, &["g"], &["1-1"]);
+    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 tasks tasks 1"), ok());
+    assert_eq!(pending(&mut client, "tasks", "g"), [""; 0]);
+    assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
+    let again = consumed(&client.run("TASK.CONSUME g c tasks 10"));
+    assert_eq!(again, entries(&mut client, "tasks")[..]);
+    let [id] = &again[..] else { panic!("one task: {again:?}") };
+    assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 1 tasks tasks 1 g")), ok());
+    assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
+    assert_ne!(entries(&mut client, "tasks")[0], *id);
+}
+
+#[test]
+fn a_retry_by_the_short_form_of_an_id_concerns_that_entry_and_no_other() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("XADD tasks 5-1 payload p original_id 4-4"), bulk("5-1"));
+    // `5` is `5-0`, which is not there; its neighbour is another task.
+    assert_eq!(client.run("TASK.RETRY tasks 5 p 0 retries dead 3"), ok());
+    assert_eq!(only_task(&mut client, "retries"), task("p", "1", "5-0"));
+}
