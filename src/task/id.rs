@@ -13,8 +13,12 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Reads `<ms>-<seq>`; `<ms>` alone means `<ms>-0`, as in the server's own commands.
+    /// Reads `<ms>-<seq>`; `<ms>` alone means `<ms>-0`, as in the server's own commands, which
+    /// take up to 127 characters, zeros in front included.
     pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() > 127 {
+            return None;
+        }
         let mut parts = text.splitn(2, |b| *b == b'-');
         let ms = decimal(parts.next()?)?;
         let seq = parts.next().map_or(Some(0), decimal)?;
@@ -80,6 +84,8 @@ mod tests {
             assert_eq!(EntryId::parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(EntryId::parse(b"18446744073709551616-0"), None);
+        assert_eq!(EntryId::parse(&[b'0'; 127]), EntryId::parse(b"0"));
+        assert_eq!(EntryId::parse(&[b'0'; 128]), None);
         assert_eq!(EntryId::parse(b"5"), EntryId::parse(b"5-0"));
     }
 
