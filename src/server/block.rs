@@ -9,9 +9,10 @@ use super::api::need;
 use super::call::Mode;
 use super::guard::guard;
 use super::{OwnedStr, Server, Str, words};
-use crate::args::Patience;
+use crate::args::{Patience, integer};
 use crate::server::Reply;
 use redis_module::raw;
+use std::io;
 use std::os::raw::{c_int, c_void};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -62,21 +63,35 @@ impl Server {
         unsafe { need(raw::RedisModule_GetClientId)(self.ctx) }
     }
 
-    /// Whether a waiting client can still be answered: the server closes a connection some time
-    /// after it has found out that the client is gone.
+    /// Whether a waiting client can still be answered. The server finds out that a client is gone
+    /// when it reads from it next, and closes the connection some time after that.
     pub fn is_connected(&self, client: u64) -> bool {
         let id = OwnedStr::number(client as i64);
         let args = [words().list(), words().id(), id.borrow()];
-        let Ok(line) = self.call(c"CLIENT", Mode::Read, &args) else {
-            return false;
-        };
-        let flags = line
-            .root()
-            .bytes()
-            .split(|b| *b == b' ')
-            .find_map(|field| field.strip_prefix(b"flags="));
+        let Ok(line) = self.call(c"CLIENT", Mode::Read, &args) else { return false };
+        let fields = || line.root().bytes().split(|b| *b == b' ');
+        let field = |name: &[u8]| fields().find_map(|field| field.strip_prefix(name));
+        let Some(flags) = field(b"flags=") else { return false };
         // A: to be closed as soon as possible. c: to be closed after the reply.
-        flags.is_some_and(|flags| !flags.contains(&b'A') && !flags.contains(&b'c'))
+        let closing = flags.contains(&b'A') || flags.contains(&b'c');
+        !closing && field(b"fd=").and_then(integer).is_none_or(|fd| !peer_is_gone(fd as c_int))
+    }
+}
+
+/// Whether the other end of a socket was closed, though nobody has read that yet.
+fn peer_is_gone(fd: c_int) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: one byte is at most written to one byte; nothing is taken from the socket, and the
+    // call does not wait.
+    let peeked =
+        unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+    match peeked {
+        0 => true,
+        1.. => false,
+        _ => !matches!(
+            io::Error::last_os_error().kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ),
     }
 }
 
