@@ -3,7 +3,7 @@
 use super::{ACKED, groups};
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
-use crate::server::{MainThread, Mode, OwnedStr, Server, Str, words};
+use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -102,6 +102,10 @@ pub fn read<'s>(
     let read_group = || server.call(c"XREADGROUP", mode, &args);
     let reply = match read_group() {
         Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
+            let no_stream = server.type_of(read.stream) == Type::Absent;
+            if no_stream && if_missing == IfMissing::CreateGroup {
+                return Ok(None);
+            }
             create_group(server, read, if_missing)?;
             read_group()?
         }
