@@ -90,6 +90,17 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         if value < least { Err(Error::NotPositive) } else { Ok(Parsed { arg, value }) }
     }
 
+    /// An integer.
+    pub fn integer(&mut self) -> Result<i64, Error> {
+        integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)
+    }
+
+    /// An integer from `least` to `most`.
+    pub fn between(&mut self, least: i64, most: i64) -> Result<i64, Error> {
+        let value = integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?;
+        if (least..=most).contains(&value) { Ok(value) } else { Err(Error::OutOfRange) }
+    }
+
     /// A time-to-live or lease in milliseconds: at least 1, and its end is before 2^53.
     pub fn lifetime(&mut self) -> Result<Parsed<A, Millis>, Error> {
         let arg = self.any()?;

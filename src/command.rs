@@ -74,6 +74,8 @@ pub struct Key {
 pub enum Access {
     /// Returns its value.
     Read,
+    /// Returns its value; so does every further argument.
+    ReadAll,
     /// Sets its value, whatever it was.
     Overwrite,
     /// Adds to it.

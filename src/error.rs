@@ -19,6 +19,9 @@ pub enum Error {
     /// A count below its minimum.
     #[error("ERR value is out of range, must be positive")]
     NotPositive,
+    /// A number outside its range.
+    #[error("ERR value is out of range")]
+    OutOfRange,
     /// A time-to-live, lease or wait that is below 1 or ends too far in the future.
     #[error("ERR invalid expire time in '{0}' command")]
     ExpireTime(&'static str),

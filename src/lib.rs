@@ -26,8 +26,14 @@ use command::{Entry, entry};
 
 /// Every command of the module.
 const COMMANDS: &[Entry] = &[
+    entry::<cache::extend::Extend>(),
+    entry::<cache::fail::Fail>(),
+    entry::<cache::fetch::Fetch>(),
     entry::<cache::get::Get>(),
+    entry::<cache::info::Info>(),
+    entry::<cache::invalidate::Invalidate>(),
     entry::<cache::lock::Lock>(),
+    entry::<cache::mget::Mget>(),
     entry::<cache::set::Set>(),
     entry::<lock::acquire::Acquire>(),
     entry::<lock::extend::Extend>(),

@@ -21,7 +21,7 @@ use crate::server::block::{Blocked, Waits};
 use crate::server::config::WAKE_BYTES;
 use crate::server::{MainThread, Reply, Server, Str, timer};
 use crate::time::{Millis, UnixMs};
-use crate::{lock, task};
+use crate::{cache, lock, task};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::rc::Rc;
 
@@ -34,7 +34,7 @@ pub trait Family: Sized + 'static {
     fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>>;
 
     /// What a waiter is told whose time ran out.
-    fn nothing(request: &Self::Request) -> Reply<'static>;
+    fn nothing(server: &Server, waiter: &Waiter<Self>) -> Reply<'static>;
 
     /// Serves whom it can in one room, within the budget. Called by the timer, which has selected
     /// the database. If the budget ends first, the room is disturbed again.
@@ -186,7 +186,7 @@ impl<F: Family> Waits for Waiter<F> {
                 settle(server);
             }
         }
-        F::nothing(&self.request)
+        F::nothing(server, self)
     }
 
     fn gone(&self, server: &Server) {
@@ -213,7 +213,9 @@ pub fn look_again(server: &Server) {
         }
         return;
     }
+    cache::drop_void(server);
     let mut budget = Budget::wave();
+    serve_restless::<cache::Caches>(server, &mut budget);
     serve_restless::<lock::Locks>(server, &mut budget);
     serve_restless::<task::Tasks>(server, &mut budget);
     settle(server);
@@ -234,9 +236,13 @@ fn serve_restless<F: Family>(server: &Server, budget: &mut Budget) {
 
 /// When any family has something to look at.
 fn next_look(now: UnixMs) -> Option<UnixMs> {
-    let locks = lock::Locks::hall().borrow().next_look(now);
-    let tasks = task::Tasks::hall().borrow().next_look(now);
-    locks.into_iter().chain(tasks).min()
+    let looks = [
+        cache::has_void().then_some(now),
+        cache::Caches::hall().borrow().next_look(now),
+        lock::Locks::hall().borrow().next_look(now),
+        task::Tasks::hall().borrow().next_look(now),
+    ];
+    looks.into_iter().flatten().min()
 }
 
 /// Sets the timer after lines have changed: for what is restless or due next, or not at all.

@@ -70,15 +70,10 @@ impl<'s> Entry<'s> {
 
     /// The value, as a reply. `None` where it went in this very moment.
     pub fn value(&self) -> Result<Option<Reply<'s>>, Error> {
-        if self.cached == Cached::Absent {
-            return Ok(None);
+        match self.cached {
+            Cached::Absent => Ok(None),
+            Cached::Until(_) => string(self.server, self.key, self.len),
         }
-        if self.len > COMPACT {
-            let key = self.server.read_key(self.key);
-            return Ok((key.kind() == Type::String).then_some(Reply::Value(key)));
-        }
-        let value = self.server.call(c"GET", Mode::ReadForward, &[self.key])?;
-        Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
     }
 
     /// A copy of the value, to be kept.
@@ -90,7 +85,7 @@ impl<'s> Entry<'s> {
     /// Gives out a new lease of `span`. Refused where the server refuses writes now.
     pub fn lend(&mut self, span: Millis) -> Result<Token, Error> {
         let token = next_token(self.record.token.max(LAST_TOKEN.get().get()), unix_us());
-        let until = UnixMs(self.now.0.saturating_add(span.0));
+        let until = self.end_of(span);
         let record = Record { lease: Lease::Loading(until), token, stale: self.record.stale };
         self.store(record, Mode::WriteAsScript)?;
         LAST_TOKEN.get().set(token);
@@ -132,11 +127,41 @@ impl<'s> Entry<'s> {
         Ok(())
     }
 
-    /// Ends the lease without a value; a value that was invalidated softly stays so.
-    pub fn reopen(&mut self, lease: Lease) -> Result<(), Error> {
+    /// When a lease or back-off of `span` that begins now ends.
+    pub fn end_of(&self, span: Millis) -> UnixMs {
+        UnixMs(self.now.0.saturating_add(span.0))
+    }
+
+    /// Whether nobody loads because a load failed.
+    pub fn is_backing_off(&self) -> bool {
+        matches!(self.record.lease, Lease::BackingOff(..))
+    }
+
+    /// The length of the value in bytes.
+    pub fn size(&self) -> usize {
+        self.len
+    }
+
+    /// Replaces the lease; a value that was invalidated softly stays so.
+    pub fn set_lease(&mut self, lease: Lease) -> Result<(), Error> {
         let stale = self.record.stale && self.cached != Cached::Absent;
         self.store(Record { lease, token: self.record.token, stale }, Mode::Write)
     }
+}
+
+/// The string at `key`, whose length was found to be `len`. It counts as one read in the server's
+/// own statistics. `None` where it went in this very moment.
+pub fn string<'s>(
+    server: &'s Server,
+    key: Str<'s>,
+    len: usize,
+) -> Result<Option<Reply<'s>>, Error> {
+    if len > COMPACT {
+        let key = server.read_key(key);
+        return Ok((key.kind() == Type::String).then_some(Reply::Value(key)));
+    }
+    let value = server.call(c"GET", Mode::ReadForward, &[key])?;
+    Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
 }
 
 /// Microseconds since the Unix epoch.

@@ -173,12 +173,8 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
                 answer(c"LOAD", stale, Reply::Integer(token))
             }
             Fetch::Fail => answer(c"FAIL", reason(&entry), Reply::Null),
-            Fetch::Stale if !first.request.fresh => {
+            Fetch::Stale if !first.request.fresh || entry.is_backing_off() => {
                 STALE.add(1);
-                let value = entry.copy()?.map_or(Reply::Null, |v| Reply::Shared(Rc::new(v)));
-                answer(c"STALE", value, Reply::Null)
-            }
-            Fetch::Stale if matches!(entry.record.lease, Lease::BackingOff(..)) => {
                 let value = entry.copy()?.map_or(Reply::Null, |v| Reply::Shared(Rc::new(v)));
                 answer(c"STALE", value, Reply::Null)
             }
@@ -202,14 +198,20 @@ pub fn reason(entry: &Entry<'_>) -> Reply<'static> {
     }
 }
 
-/// The value that whoever stands at `place` gets from a fill.
+/// The value that whoever stands at `place` gets from a fill. Everybody before has got it, so for
+/// somebody who came after the fill it is over.
 fn held_for(db: i32, key: &[u8], place: Place) -> Option<Rc<OwnedStr>> {
-    let memory = MEMORY.get().borrow();
+    let mut memory = MEMORY.get().borrow_mut();
     if memory.held.is_empty() {
         return None;
     }
-    let held = memory.held.get(&(db, key.into()))?;
-    (place <= held.last).then(|| held.value.clone())
+    let name: Name = (db, key.into());
+    let held = memory.held.get(&name)?;
+    if place <= held.last {
+        return Some(held.value.clone());
+    }
+    memory.held.remove(&name);
+    None
 }
 
 /// Everybody who waits now gets this value.
@@ -237,6 +239,13 @@ pub fn filled(server: &Server, key: Str<'_>, value: Str<'_>) {
     }
     hold(server.db(), key.bytes(), OwnedStr::hold(value));
     serve_now(server, key);
+}
+
+/// Somebody joined the line: it has to know when the lease ends for which it waits.
+pub fn await_end(server: &Server, key: Str<'_>, entry: &Entry<'_>) {
+    let due = entry.record.until().map(|end| UnixMs(end.0.saturating_add(1)));
+    HALL.get().borrow_mut().set_due(server.db(), key.bytes(), due);
+    waiting::settle(server);
 }
 
 /// Serves the line of a value after its state changed.

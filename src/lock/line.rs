@@ -84,7 +84,7 @@ impl Family for Locks {
         HALL.get()
     }
 
-    fn nothing(_wish: &Wish) -> Reply<'static> {
+    fn nothing(_server: &Server, _waiter: &Waiter<Self>) -> Reply<'static> {
         Reply::Integer(0)
     }
 

@@ -14,10 +14,15 @@ use std::ptr::NonNull;
 pub enum Mode {
     /// Changes nothing.
     Read,
+    /// Changes nothing; the reply is in the client's protocol and can be forwarded.
+    ReadForward,
     /// Changes data; replicated.
     Write,
     /// Changes data; replicated; refused when memory is full, though the command itself is not.
     WriteIfMemory,
+    /// Changes data; replicated; refused where a script's write would be: on a replica, when memory
+    /// or disk is full, with too few replicas. For commands that are not flagged as writing.
+    WriteAsScript,
     /// Changes data; replicated; the reply is in the client's protocol and can be forwarded.
     WriteForward,
 }
@@ -30,6 +35,8 @@ impl Mode {
     const fn singles(self) -> &'static CStr {
         match self {
             Mode::Read => c"ssssssssssE",
+            Mode::ReadForward => c"ssssssssssE0",
+            Mode::WriteAsScript => c"ssssssssss!ESM",
             Mode::Write => c"ssssssssss!E",
             Mode::WriteIfMemory => c"ssssssssss!EM",
             Mode::WriteForward => c"ssssssssss!E0",
@@ -40,6 +47,8 @@ impl Mode {
     const fn list(self) -> &'static CStr {
         match self {
             Mode::Read => c"vE",
+            Mode::ReadForward => c"vE0",
+            Mode::WriteAsScript => c"v!ESM",
             Mode::Write => c"v!E",
             Mode::WriteIfMemory => c"v!EM",
             Mode::WriteForward => c"v!E0",
@@ -60,7 +69,7 @@ impl Server {
             unsafe { raw::RedisModule_Call },
         );
         // Whoever changes data here looks after those who wait for it.
-        let _quiet = (!matches!(mode, Mode::Read)).then(events::quiet);
+        let _quiet = (!matches!(mode, Mode::Read | Mode::ReadForward)).then(events::quiet);
         let (ctx, name) = (self.ctx, command.as_ptr());
         // Single strings spare the server the list that it would otherwise enlarge.
         let room = SINGLES.checked_sub(args.len());

@@ -7,7 +7,7 @@
 use super::api::need;
 use super::guard::guard;
 use super::{MainThread, Server};
-use crate::{lock, task, waiting};
+use crate::{cache, lock, task, waiting};
 use redis_module::raw;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -118,6 +118,7 @@ pub(super) fn subscribe_to_databases(server: &Server) {
 /// on waiting in the database that it has selected, as with the server's own blocking commands.
 fn databases_changed(server: &Server, dbs: &[i32]) {
     guard((), || {
+        cache::databases_changed(dbs);
         task::databases_changed(dbs);
         lock::databases_changed(dbs);
         waiting::settle(server);

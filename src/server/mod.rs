@@ -74,6 +74,14 @@ impl Server {
         unsafe { need(raw::RedisModule_SelectDb)(self.ctx, db) };
     }
 
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: eight bytes are written to eight bytes.
+        unsafe { need(raw::RedisModule_GetRandomBytes)(bytes.as_mut_ptr(), bytes.len()) };
+        u64::from_ne_bytes(bytes)
+    }
+
     fn flags(&self) -> u32 {
         // SAFETY: the context is valid, see `new`.
         unsafe { need(raw::RedisModule_GetContextFlags)(self.ctx) as u32 }

@@ -62,6 +62,7 @@ pub fn unload(ctx: &Context) -> Status {
 /// Gives back what would otherwise stay behind when the library is unmapped.
 fn release() {
     guard((), || {
+        crate::cache::forget();
         crate::lock::forget();
         crate::task::forget();
         string::forget_words();
@@ -110,6 +111,8 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_FreeCallReply
             RedisModule_FreeString
             RedisModule_GetAbsExpire
+            RedisModule_GetRandomBytes
+            RedisModule_HoldString
             RedisModule_GetBlockedClientPrivateData
             RedisModule_GetClientId
             RedisModule_GetCommand

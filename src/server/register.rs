@@ -117,7 +117,9 @@ fn describe(command: *mut raw::RedisModuleCommand, spec: &Spec) -> Result<(), &'
 
 fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
     let access = match key.access {
-        Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Access::Read | Access::ReadAll => {
+            raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS
+        }
         Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
         Access::Insert => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_INSERT,
         Access::Update => {
@@ -141,6 +143,9 @@ fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
         spec.bs.index.pos = key.position;
         spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
         spec.fk.range.keystep = 1;
+        if matches!(key.access, Access::ReadAll) {
+            spec.fk.range.lastkey = -1;
+        }
         spec
     }
 }

@@ -4,10 +4,13 @@ use super::Server;
 use super::api::need;
 use super::call::{CallReply, Element, Kind};
 use super::key::Key;
+use super::string::OwnedStr;
+use crate::args::Argument;
 use crate::error::Error;
 use redis_module::raw;
 use std::ffi::{CStr, CString};
 use std::os::raw::c_long;
+use std::rc::Rc;
 
 /// A reply. In RESP3 nil is null; else both protocols see the same.
 pub enum Reply<'a> {
@@ -17,6 +20,8 @@ pub enum Reply<'a> {
     Simple(&'static CStr),
     /// A bulk string.
     Bulk(Vec<u8>),
+    /// A bulk string that several replies share.
+    Shared(Rc<OwnedStr>),
     /// Nil in the place of a string.
     Null,
     /// Nil in the place of an array.
@@ -50,6 +55,7 @@ impl Reply<'_> {
     pub fn size(&self) -> usize {
         match self {
             Reply::Bulk(bytes) => bytes.len() + 16,
+            Reply::Shared(text) => text.borrow().bytes().len() + 16,
             Reply::Array(items) => items.iter().map(Reply::size).sum::<usize>() + 16,
             Reply::Map(pairs) => pairs.iter().map(|(k, v)| k.size() + v.size()).sum::<usize>() + 16,
             _ => 16,
@@ -82,6 +88,7 @@ impl Server {
                     need(raw::RedisModule_ReplyWithSimpleString)(ctx, text.as_ptr());
                 }
                 Reply::Bulk(bytes) => self.send_bulk(bytes),
+                Reply::Shared(text) => self.send_bulk(text.borrow().bytes()),
                 Reply::Null => {
                     need(raw::RedisModule_ReplyWithNull)(ctx);
                 }

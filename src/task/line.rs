@@ -29,7 +29,7 @@ impl Family for Tasks {
         HALL.get()
     }
 
-    fn nothing(_wanted: &Wanted) -> Reply<'static> {
+    fn nothing(_server: &Server, _waiter: &Waiter<Self>) -> Reply<'static> {
         Reply::NullArray
     }
 

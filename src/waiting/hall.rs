@@ -105,6 +105,11 @@ impl<T> Hall<T> {
         self.next
     }
 
+    /// The last place that was given to anybody.
+    pub fn last_place(&self) -> Place {
+        self.next
+    }
+
     /// Joins the line at `address`, at a [`Hall::new_place`] or one that the waiter had before and
     /// nobody else has now.
     pub fn join(&mut self, address: &Address, place: Place, waiter: T) {
