@@ -201,6 +201,9 @@ impl<F: Family> Waits for Waiter<F> {
 /// How soon the timer looks whether paused clients may go on.
 const WHILE_PAUSED: Millis = Millis(10);
 
+/// How soon a refused line is looked at again.
+const AFTER_REFUSAL: Millis = Millis(100);
+
 /// The timer's work: looks at every room that is restless or due, in waves.
 pub fn look_again(server: &Server) {
     if !server.is_master() {
@@ -232,6 +235,13 @@ fn serve_restless<F: Family>(server: &Server, budget: &mut Budget) {
         server.select(db);
         F::serve(server, db, &name, budget);
     }
+}
+
+/// Has a room looked at again a little later: the server refused to write, or its slot moves
+/// between cluster nodes, and no event tells when that is over.
+pub fn look_later<F: Family>(server: &Server, db: i32, name: &[u8]) {
+    let later = UnixMs(server.now().0.saturating_add(AFTER_REFUSAL.0));
+    F::hall().borrow_mut().set_due(db, name, Some(later));
 }
 
 /// When any family has something to look at.

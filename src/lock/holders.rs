@@ -78,6 +78,7 @@ impl<'s> Stored<'s> {
 
     /// The end of the earliest lease, if it has one.
     pub fn next_end(&self) -> Result<Option<UnixMs>, Error> {
+        let key_end = self.server.peek_key(self.key).deadline();
         match self.server.type_of(self.key) {
             Type::SortedSet => {
                 let now = OwnedStr::number(self.now.0);
@@ -92,9 +93,11 @@ impl<'s> Stored<'s> {
                     w.one(),
                 ];
                 let first = self.server.call(c"ZRANGEBYSCORE", Call::Read, &args)?;
-                Ok(first.root().at(1).and_then(|score| deadline(score.bytes())))
+                let first = first.root().at(1).and_then(|score| deadline(score.bytes()));
+                // Somebody else can have let the key itself expire before.
+                Ok(first.into_iter().chain(key_end).min())
             }
-            _ => Ok(self.server.peek_key(self.key).deadline()),
+            _ => Ok(key_end),
         }
     }
 
@@ -231,5 +234,5 @@ pub fn last_token(server: &Server, key: Str<'_>) -> Result<Option<i64>, Error> {
 /// The end of a lease from a sorted set's score. One that no clock reaches is none.
 fn deadline(score: &[u8]) -> Option<UnixMs> {
     let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
-    (score.abs() < (1u64 << 53) as f64).then_some(UnixMs(score as i64))
+    Some(UnixMs(score as i64)).filter(|end| end.is_within_reach())
 }

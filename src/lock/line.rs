@@ -44,9 +44,6 @@ static RANKS: MainThread<LazyCell<RefCell<Ranks>>> =
 /// How long a rank is kept for an identifier that left its place.
 const RANK_KEPT: Millis = Millis(1000);
 
-/// How soon a line is looked at again whose slot moves between cluster nodes.
-const WHILE_SLOT_MOVES: Millis = Millis(100);
-
 /// Database, key of the lock, identifier.
 type Asker = (i32, Box<[u8]>, Box<[u8]>);
 
@@ -222,26 +219,22 @@ impl Desk for ServerDesk<'_> {
     }
 }
 
-/// Serves one line. A refusal leaves it as it is: whatever cures it raises an event.
+/// Serves one line. A refusal leaves it as it is, and it is looked at again a little later.
 fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let name = HALL.get().borrow().first(db, key, b"").map(|(_, first)| first.request.name.clone());
     let Some(name) = name else { return };
     let name = OwnedStr::new(&name);
-    if server.refuse_while_slot_moves(name.borrow()).is_err() {
-        let later = UnixMs(server.now().0.saturating_add(WHILE_SLOT_MOVES.0));
-        HALL.get().borrow_mut().set_due(db, key, Some(later));
-        return;
-    }
     let lock_key = OwnedStr::new(key);
     let stored = Stored::at(server, lock_key.borrow());
     let mut desk =
         ServerDesk { server, db, key, stored, first: None, seen: Holders::Barred, budget };
-    match rules::serve(&mut desk) {
+    let slot_stays = server.refuse_while_slot_moves(name.borrow());
+    match slot_stays.and_then(|()| rules::serve(&mut desk)) {
         Ok(Rest::Until(due)) => HALL.get().borrow_mut().set_due(db, key, due),
         Ok(Rest::Tired) => {
             HALL.get().borrow_mut().disturb(db, key);
         }
-        Err(_) => {}
+        Err(_) => waiting::look_later::<Locks>(server, db, key),
     }
 }
 
@@ -304,8 +297,10 @@ pub fn withdraw(server: &Server, key: Str<'_>, identifier: Str<'_>) {
         return;
     }
     let asker = (server.db(), key.bytes().into(), identifier.bytes().into());
-    withdraw_asker(&asker);
     RANKS.get().borrow_mut().kept.remove(&asker);
+    if withdraw_asker(&asker).is_some() {
+        waiting::settle(server);
+    }
 }
 
 /// How many wait for a lock, and since when the first does.

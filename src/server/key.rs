@@ -76,11 +76,11 @@ impl Key<'_> {
         self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })
     }
 
-    /// When it expires, if it does.
+    /// When it expires, if it does so in the time that a clock can tell.
     pub fn deadline(&self) -> Option<UnixMs> {
         // SAFETY: the key is open.
         let at = self.raw.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
-        at.filter(|at| *at >= 0).map(UnixMs)
+        at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_within_reach())
     }
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which

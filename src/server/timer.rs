@@ -18,6 +18,10 @@ static ARMED: MainThread<Cell<Option<(raw::RedisModuleTimerID, UnixMs)>>> =
 /// delay of 0 it runs as soon as the server has finished what it is doing: callbacks in which
 /// nothing may be written leave their work to it.
 pub fn arm(server: &Server, delay: Millis) {
+    // The server adds the delay to its clock without a look at the range. To wake up too early
+    // does no harm: whoever looks again sets the timer again.
+    const LONGEST: Millis = Millis(3_600_000);
+    let delay = delay.min(LONGEST);
     let due = UnixMs(server.now().0.saturating_add(delay.0));
     if ARMED.get().get().is_some_and(|(_, armed)| armed <= due) {
         return;
