@@ -85,10 +85,9 @@ impl Family for Caches {
 
     fn serve(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
         let name = OwnedStr::new(key);
-        // A refusal leaves the line as it is; the end of the lease makes us look again.
+        // A refusal leaves the line as it is.
         if serve_line(server, db, name.borrow(), budget).is_err() {
-            let later = UnixMs(server.now().0.saturating_add(AFTER_REFUSAL.0));
-            HALL.get().borrow_mut().set_due(db, key, Some(later));
+            waiting::look_later::<Self>(server, db, key);
         }
     }
 
@@ -98,9 +97,6 @@ impl Family for Caches {
         }
     }
 }
-
-/// How soon a line is looked at again after the server refused to write its lease.
-const AFTER_REFUSAL: Millis = Millis(100);
 
 impl Listener for Caches {
     const CLASSES: i32 = events::KEYS | events::STRINGS;
