@@ -153,7 +153,7 @@ impl<'s> Stored<'s> {
     fn next_token(&self, name: Str<'_>) -> Result<(OwnedStr, i64), Error> {
         let key = self.server.key_of(Prefix::Fence, name)?;
         let previous = last_token(self.server, key.borrow())?;
-        let token = next_fence(previous, self.now).ok_or(Error::Fence)?;
+        let token = next_fence(previous, self.server.unix_us()).ok_or(Error::Fence)?;
         Ok((key, token))
     }
 

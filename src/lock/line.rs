@@ -51,8 +51,9 @@ type Asker = (i32, Box<[u8]>, Box<[u8]>);
 #[derive(Default)]
 struct Ranks {
     waiting: HashMap<Asker, Rc<Waiter<Locks>>>,
-    kept: HashMap<Asker, Place>,
-    forget: VecDeque<(UnixMs, Asker, Place)>,
+    /// The place that an identifier left, and until when it is kept.
+    kept: HashMap<Asker, (Place, UnixMs)>,
+    forget: VecDeque<(UnixMs, Asker)>,
     /// Locks whose record was evicted, and the end of the lease that it told of.
     evicted: HashMap<(i32, Box<[u8]>), UnixMs>,
 }
@@ -60,9 +61,10 @@ struct Ranks {
 impl Ranks {
     /// Forgets ranks that were kept long enough.
     fn tidy(&mut self, now: UnixMs) {
-        while self.forget.front().is_some_and(|(until, ..)| *until < now) {
-            let Some((_, asker, place)) = self.forget.pop_front() else { return };
-            if self.kept.get(&asker) == Some(&place) {
+        while self.forget.front().is_some_and(|(until, _)| *until < now) {
+            let Some((_, asker)) = self.forget.pop_front() else { break };
+            // It can have come back, and left again since.
+            if self.kept.get(&asker).is_some_and(|(_, until)| *until < now) {
                 self.kept.remove(&asker);
             }
         }
@@ -95,9 +97,9 @@ impl Family for Locks {
         let asker = asker(waiter);
         ranks.tidy(now);
         ranks.waiting.remove(&asker);
-        ranks.kept.insert(asker.clone(), waiter.place);
         let until = UnixMs(now.0.saturating_add(RANK_KEPT.0));
-        ranks.forget.push_back((until, asker, waiter.place));
+        ranks.kept.insert(asker.clone(), (waiter.place, until));
+        ranks.forget.push_back((until, asker));
         if why == Why::TimedOut {
             WAIT_TIMEOUTS.add(1);
             stats::timed_out(waiter.address.db, &waiter.address.name);
@@ -274,7 +276,7 @@ pub fn wait(
     let place = withdraw_asker(&asker).or_else(|| {
         let mut ranks = RANKS.get().borrow_mut();
         ranks.tidy(server.now());
-        ranks.kept.remove(&asker)
+        ranks.kept.remove(&asker).map(|(place, _)| place)
     });
     let waiter = Waiter::<Locks>::join(server, candidate.name, address, place, patience, wish)?;
     RANKS.get().borrow_mut().waiting.insert(asker, waiter);

@@ -114,9 +114,8 @@ pub fn extend(holders: Holders, held: Held, to: Option<Held>) -> Extension {
 
 /// The fencing token that follows `previous`: larger, and not below the unix time in µs, so that
 /// tokens go on rising when the last one was lost. `None` if there is none below 2^53.
-pub fn next_fence(previous: Option<i64>, now: UnixMs) -> Option<i64> {
-    let by_clock = now.0.checked_mul(1000)?;
-    let next = previous.map_or(Some(by_clock), |p| p.checked_add(1).map(|p| p.max(by_clock)))?;
+pub fn next_fence(previous: Option<i64>, unix_us: i64) -> Option<i64> {
+    let next = previous.map_or(Some(unix_us), |p| p.checked_add(1).map(|p| p.max(unix_us)))?;
     (next < 1 << 53).then_some(next)
 }
 

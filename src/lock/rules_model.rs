@@ -285,13 +285,13 @@ proptest! {
     #[test]
     fn fencing_tokens_rise_whatever_the_clock_does(
         start in prop::option::of(0..1i64 << 52),
-        clocks in prop::collection::vec(0..4_000_000_000_000i64, 1..50),
+        clocks in prop::collection::vec(0..1i64 << 52, 1..50),
     ) {
         let mut last = start;
         for clock in clocks {
-            let token = next_fence(last, UnixMs(clock)).unwrap();
+            let token = next_fence(last, clock).unwrap();
             prop_assert!(last.is_none_or(|last| token > last));
-            prop_assert!(token >= clock * 1000);
+            prop_assert!(token >= clock);
             last = Some(token);
         }
     }
@@ -299,8 +299,8 @@ proptest! {
 
 #[test]
 fn there_is_no_token_beyond_what_a_double_holds() {
-    assert_eq!(next_fence(Some((1 << 53) - 2), UnixMs(0)), Some((1 << 53) - 1));
-    assert_eq!(next_fence(Some((1 << 53) - 1), UnixMs(0)), None);
-    assert_eq!(next_fence(Some(i64::MAX), UnixMs(0)), None);
-    assert_eq!(next_fence(None, UnixMs(i64::MAX)), None);
+    assert_eq!(next_fence(Some((1 << 53) - 2), 0), Some((1 << 53) - 1));
+    assert_eq!(next_fence(Some((1 << 53) - 1), 0), None);
+    assert_eq!(next_fence(Some(i64::MAX), 0), None);
+    assert_eq!(next_fence(None, i64::MAX), None);
 }

@@ -32,6 +32,7 @@ use crate::time::UnixMs;
 use api::need;
 use redis_module::raw;
 use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The server during one command, timer or event.
 pub struct Server {
@@ -60,6 +61,12 @@ impl Server {
     /// The server's clock.
     pub fn now(&self) -> UnixMs {
         now()
+    }
+
+    /// The server's clock in µs since the Unix epoch.
+    pub fn unix_us(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
     }
 
     /// The selected database.
