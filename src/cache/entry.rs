@@ -84,7 +84,7 @@ impl<'s> Entry<'s> {
 
     /// Gives out a new lease of `span`. Refused where the server refuses writes now.
     pub fn lend(&mut self, span: Millis) -> Result<Token, Error> {
-        let token = next_token(self.record.token.max(LAST_TOKEN.get().get()), unix_us());
+        let token = next_token(self.record.token.max(LAST_TOKEN.get().get()), self.server.unix_us());
         let until = self.end_of(span);
         let record = Record { lease: Lease::Loading(until), token, stale: self.record.stale };
         self.store(record, Mode::WriteAsScript)?;
@@ -162,10 +162,4 @@ pub fn string<'s>(
     }
     let value = server.call(c"GET", Mode::ReadForward, &[key])?;
     Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
-}
-
-/// Microseconds since the Unix epoch.
-fn unix_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
 }
