@@ -1377,8 +1377,13 @@ fn those_who_waited_leave_no_memory_behind() {
     for _ in 0..ROUNDS {
         round(COUNT);
     }
-    let mut last =0;
+    let mut last = 0;
     eventually(Duration::from_secs(6), "the memory comes back", || {
-        let m = memory(&mut control); if m!=last {last=m;eprintln!("mem {before} {m}")}; m < 0
+        let m = memory(&mut control);
+        if m != last {
+            last = m;
+            eprintln!("mem {before} {m}")
+        };
+        m < 0
     });
 }

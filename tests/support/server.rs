@@ -51,7 +51,11 @@ pub fn server_binary() -> PathBuf {
     let binary = std::env::var_os("SERVER").unwrap_or_else(|| "redis-server".into());
     let binary = PathBuf::from(binary);
     // Servers run in directories of their own, where a relative path would mean something else.
-    if binary.components().count() > 1 { std::path::absolute(&binary).unwrap_or(binary) } else { binary }
+    if binary.components().count() > 1 {
+        std::path::absolute(&binary).unwrap_or(binary)
+    } else {
+        binary
+    }
 }
 
 /// How a server is to be started; see [`Server::builder`].
