@@ -6,7 +6,7 @@ source "$(dirname "$0")/lib.sh"
 cd "$root"
 
 cargo fmt --check
-cargo clippy --release --all-targets -- -D warnings
+cargo clippy --all-targets -- -D warnings
 if have shellcheck; then
   shellcheck --external-sources scripts/*.sh .ci/run
 else

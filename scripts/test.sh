@@ -11,9 +11,9 @@ cd "$root"
 # nextest runs the tests of different files side by side; without it they take longer, and are the same.
 run_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --release "$@"
+    cargo nextest run "$@"
   else
-    cargo test --release "$@"
+    cargo test "$@"
   fi
 }
 

@@ -330,12 +330,11 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
         assert_eq!(shop.run(call), reply, "{call}");
     }
     assert!(!shop.run("TASK.PUBLISH orders:tasks p").is_error());
-    assert!(matches!(shop.run("TASK.CONSUME g c orders:tasks"), Value::Array(_)));
+    assert_eq!(shop.run("TASK.CONSUME g c orders:tasks").task_ids().len(), 1);
     // Also while it waits.
-    shop.send("TASK.CONSUME g c orders:tasks 1 600000");
-    wait_blocked(&server, 1);
+    server.wait_with(&mut shop, "TASK.CONSUME g c orders:tasks 1 600000");
     assert!(!admin.run("TASK.PUBLISH orders:tasks p").is_error());
-    assert!(matches!(shop.read(), Value::Array(_)));
+    assert_eq!(shop.read().task_ids().len(), 1);
 
     // The same keys, named by the client itself.
     assert_eq!(shop.run("LOCK.ACQUIRE orders me 600000"), int(1));
@@ -394,11 +393,9 @@ fn a_user_who_may_only_consume_needs_no_other_command_for_it() {
     let mut worker = user(&server, "worker", "~* -@all +task.consume");
     // It creates the stream and the group, waits, and is served.
     assert_eq!(worker.run("TASK.CONSUME g c tasks"), nil_array());
-    worker.send("TASK.CONSUME g c tasks 1 600000");
-    wait_blocked(&server, 1);
+    server.wait_with(&mut worker, "TASK.CONSUME g c tasks 1 600000");
     let id = admin.run("XADD tasks * payload p");
-    let served = worker.read();
-    assert_eq!(served.items()[0].items()[1].items()[0].items()[0], id);
+    assert_eq!(worker.read().task_ids(), [id.as_str()]);
     for call in ["TASK.ACK tasks g 1-1", "XACK tasks g 1-1", "XREADGROUP GROUP g c STREAMS tasks >"]
     {
         assert!(worker.run(call).is_error_with("NOPERM"), "{call}");
@@ -543,17 +540,18 @@ fn consumers_that_wait_are_counted_while_they_wait_and_when_they_are_served() {
     let before = counters(&mut client);
     let mut waiters = [server.client(), server.client3(), server.client()];
     for waiter in &mut waiters {
-        waiter.send("TASK.CONSUME g c tasks 10 600000");
+        server.wait_with(waiter, "TASK.CONSUME g c tasks 10 600000");
     }
-    wait_blocked(&server, 3);
     let waiting = counters(&mut client);
     assert_eq!(growth(&before, &waiting), [("corral_task_waiters".to_owned(), 3)]);
     // One by a publish, one by an entry of another client, one gives up.
     client.run("TASK.PUBLISH tasks p");
     client.run("XADD tasks * payload p");
     let [first, second, third] = &mut waiters;
-    (first.read(), second.read());
-    let id = third_id(&mut client);
+    for served in [first, second] {
+        assert_eq!(served.read().task_ids().len(), 1);
+    }
+    let id = blocked_id(&mut client);
     assert_eq!(client.run(format!("CLIENT UNBLOCK {id}")), int(1));
     assert_eq!(third.read(), nil_array());
     let grown = [("corral_task_delivered".to_owned(), 2), ("corral_task_published".to_owned(), 1)];
@@ -562,7 +560,7 @@ fn consumers_that_wait_are_counted_while_they_wait_and_when_they_are_served() {
 
 /// The id of the one client that is blocked.
 #[track_caller]
-fn third_id(client: &mut Client) -> String {
+fn blocked_id(client: &mut Client) -> String {
     let list = client.run("CLIENT LIST");
     let blocked = list.as_str().lines().find(|line| line.contains("flags=b"));
     let id = blocked.and_then(|line| line.split(' ').next()?.strip_prefix("id="));
@@ -796,32 +794,33 @@ fn unloading_is_refused_while_a_consumer_waits_and_works_however_it_leaves() {
     let ways: [(&str, Leave); 7] = [
         ("served by a publish", |client, waiter| {
             assert!(!client.run("TASK.PUBLISH tasks p").is_error());
-            assert!(matches!(waiter.as_mut().unwrap().read(), Value::Array(_)));
+            assert_eq!(waiter.as_mut().unwrap().read().task_ids().len(), 1);
         }),
         ("served by another client", |client, waiter| {
             assert!(!client.run("XADD tasks * payload p").is_error());
-            assert!(matches!(waiter.as_mut().unwrap().read(), Value::Array(_)));
+            assert_eq!(waiter.as_mut().unwrap().read().task_ids().len(), 1);
         }),
         ("sent away", |client, waiter| {
-            let id = third_id(client);
+            let id = blocked_id(client);
             assert_eq!(client.run(format!("CLIENT UNBLOCK {id}")), int(1));
             assert_eq!(waiter.as_mut().unwrap().read(), nil_array());
         }),
         ("sent away with an error", |client, waiter| {
-            let id = third_id(client);
+            let id = blocked_id(client);
             assert_eq!(client.run(format!("CLIENT UNBLOCK {id} ERROR")), int(1));
             assert!(waiter.as_mut().unwrap().read().is_error_with("UNBLOCKED"));
         }),
-        ("killed", |client, _| {
-            let id = third_id(client);
+        ("killed", |client, waiter| {
+            let id = blocked_id(client);
             assert_eq!(client.run(format!("CLIENT KILL ID {id}")), int(1));
+            drop(waiter.take());
         }),
         ("disconnected", |_, waiter| drop(waiter.take())),
         ("timed out", |client, waiter| {
             // A second one, whose time runs out soon; the first goes by way of a publish.
             assert!(!client.run("TASK.PUBLISH tasks p").is_error());
             let waiter = waiter.as_mut().unwrap();
-            assert!(matches!(waiter.read(), Value::Array(_)));
+            assert_eq!(waiter.read().task_ids().len(), 1);
             waiter.send("TASK.CONSUME g c tasks 1 30");
             assert_eq!(waiter.read(), nil_array());
         }),
@@ -830,14 +829,15 @@ fn unloading_is_refused_while_a_consumer_waits_and_works_however_it_leaves() {
     let mut client = server.client();
     for (way, leave) in ways {
         let mut waiter = server.client();
-        waiter.send("TASK.CONSUME g c tasks 10 600000");
-        wait_blocked(&server, 1);
+        server.wait_with(&mut waiter, "TASK.CONSUME g c tasks 10 600000");
         for _ in 0..2 {
             let refusal = client.run("MODULE UNLOAD corral");
             assert!(refusal.is_error(), "{way}: {refusal:?}");
             assert!(refusal.as_str().contains("blocked clients"), "{way}: {refusal:?}");
         }
-        leave(&mut client, &mut Some(waiter));
+        let mut waiter = Some(waiter);
+        leave(&mut client, &mut waiter);
+        waiter.iter_mut().for_each(settle);
         wait_blocked(&server, 0);
         unload(&mut client);
         load(&mut client);
@@ -850,7 +850,7 @@ fn what_was_known_of_a_stream_is_forgotten_with_the_module() {
     let mut client = server.client();
     let finish = |client: &mut Client, id: &str| {
         client.run(format!("XADD tasks {id} payload p timestamp 1 retry_count 0"));
-        assert!(matches!(client.run("TASK.CONSUME g c tasks"), Value::Array(_)));
+        assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids().len(), 1);
         assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
     };
     finish(&mut client, "1-1");
@@ -868,10 +868,9 @@ fn what_was_known_of_a_stream_is_forgotten_with_the_module() {
     finish(&mut client, "1-4");
     assert_eq!(client.run("XLEN tasks"), int(2));
     let mut waiter = server.client();
-    waiter.send("TASK.CONSUME g c tasks 1 600000");
-    wait_blocked(&server, 1);
+    server.wait_with(&mut waiter, "TASK.CONSUME g c tasks 1 600000");
     client.run("XADD tasks 1-5 payload p");
-    assert!(matches!(waiter.read(), Value::Array(_)));
+    assert_eq!(waiter.read().task_ids().len(), 1);
 }
 
 #[test]
@@ -879,19 +878,26 @@ fn a_second_load_is_refused_and_harms_nothing() {
     let server = Server::start();
     let mut client = server.client();
     let mut waiter = server.client();
-    waiter.send("TASK.CONSUME g c tasks 1 600000");
-    wait_blocked(&server, 1);
+    server.wait_with(&mut waiter, "TASK.CONSUME g c tasks 1 600000");
     let again = args!["MODULE", "LOAD", module_path().display().to_string()];
     assert!(client.cmd(&again).is_error());
     client.run("TASK.PUBLISH tasks p");
-    assert!(matches!(waiter.read(), Value::Array(_)));
+    assert_eq!(waiter.read().task_ids().len(), 1);
     assert_eq!(counters(&mut client)["corral_task_delivered"], 1, "it is the same module");
     for command in COMMANDS {
         let reply = client.run(command.call);
         assert!(!reply.is_error(), "{}: {reply:?}", command.call);
     }
+    settle(&mut waiter);
     unload(&mut client);
     load(&mut client);
+}
+
+/// Lets a connection do something that is not the module's. Redis 8.0 reads the last command of a
+/// connection when the next one comes, also if it was that of a module which has been unloaded.
+#[track_caller]
+fn settle(client: &mut Client) {
+    assert_eq!(client.run("PING"), simple("PONG"));
 }
 
 /// Loads the module, uses all of it, and unloads it.
@@ -904,10 +910,11 @@ fn cycle(client: &mut Client, waiter: &mut Client) {
     eventually(SOON, "it waits", || counters(client)["corral_task_waiters"] == 1);
     client.run("TASK.PUBLISH waiting p");
     waiter.read();
+    settle(waiter);
     client.run("CONFIG GET corral.*");
     client.run("CACHE.SET k v 0");
-    client.run("FLUSHALL");
     unload(client);
+    client.run("FLUSHALL");
 }
 
 #[test]
@@ -986,7 +993,7 @@ fn prepare_watched(client: &mut Client) {
     client.run("CACHE.LOCK loading 600000 600000");
     client.run("LOCK.ACQUIRE job me 600000");
     client.run("XADD tasks 1-1 payload p");
-    assert!(matches!(client.run("TASK.CONSUME g c tasks"), Value::Array(_)));
+    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids().len(), 1);
 }
 
 #[test]

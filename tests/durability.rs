@@ -66,9 +66,8 @@ impl Watched {
     #[track_caller]
     fn waiter(&self, group: &str, stream: &str) -> Client {
         let mut waiter = self.server.client();
-        let blocked = blocked_clients(&self.server);
-        waiter.send(format!("TASK.CONSUME {group} {group}-waits {stream} 1 0"));
-        wait_blocked(&self.server, blocked + 1);
+        let consume = format!("TASK.CONSUME {group} {group}-waits {stream} 1 0");
+        self.server.wait_with(&mut waiter, &consume);
         waiter
     }
 }
@@ -391,8 +390,7 @@ fn populate(server: &Server) -> Tasks {
     assert_eq!(replies, [one(), one(), one(), one(), one(), load(), ok(), load()]);
 
     let mut waiter = server.client();
-    waiter.send("TASK.CONSUME g waiter tasks 1 0");
-    wait_blocked(server, 1);
+    server.wait_with(&mut waiter, "TASK.CONSUME g waiter tasks 1 0");
     let handed_over = c.publish("tasks", "handed over");
     assert_eq!(waiter.read().task_ids(), [&handed_over]);
 
@@ -441,8 +439,7 @@ fn work_goes_on(server: &Server, tasks: &Tasks) {
     assert_eq!(c.lease("g", "c", "dead"), tasks.dead);
 
     for publish in ["TASK.PUBLISH tasks a", "XADD tasks * payload a"] {
-        waiter.send("TASK.CONSUME g waiter tasks 1 0");
-        wait_blocked(server, 1);
+        server.wait_with(&mut waiter, "TASK.CONSUME g waiter tasks 1 0");
         let id = c.run(publish);
         assert_eq!(waiter.read().task_ids(), [id.as_str()], "{publish}");
     }
@@ -488,30 +485,33 @@ fn rewrite_aof(server: &Server) {
     assert_eq!(status.as_deref(), Some("ok"));
 }
 
-/// Ways to have the data on disk: options for the server, and what is done before it crashes.
-fn ways_to_persist() -> [(&'static str, Builder, fn(&Server)); 4] {
-    let logged = || Server::builder().aof(true);
+/// A way to have the data on disk.
+struct Persistence {
+    name: &'static str,
+    options: Builder,
+    /// What is done before the server crashes.
+    save: fn(&Server),
+}
+
+fn ways_to_persist() -> [Persistence; 4] {
+    let log = || Server::builder().aof(true);
+    let commands = log().arg("--aof-use-rdb-preamble").arg("no");
+    let snapshot = |server: &Server| assert_eq!(server.client().run("SAVE"), ok());
     [
-        ("a log", logged(), |_| ()),
-        ("a log rewritten as a snapshot", logged(), rewrite_aof),
-        (
-            "a log rewritten as commands",
-            logged().arg("--aof-use-rdb-preamble").arg("no"),
-            rewrite_aof,
-        ),
-        ("a snapshot", Server::builder(), |server| {
-            assert_eq!(server.client().run("SAVE"), ok());
-        }),
+        Persistence { name: "a log", options: log(), save: |_| () },
+        Persistence { name: "a log rewritten as a snapshot", options: log(), save: rewrite_aof },
+        Persistence { name: "a log rewritten as commands", options: commands, save: rewrite_aof },
+        Persistence { name: "a snapshot", options: Server::builder(), save: snapshot },
     ]
 }
 
 #[test]
 fn after_a_crash_everything_is_as_it_was_and_work_goes_on() {
-    for (way, options, persist) in ways_to_persist() {
-        eprintln!("with {way}");
+    for Persistence { name, options, save } in ways_to_persist() {
+        eprintln!("with {name}");
         let mut server = options.start();
         let tasks = populate(&server);
-        persist(&server);
+        save(&server);
         let before = contents(&server);
         assert_eq!(before.len(), 6, "{before:?}");
         server.kill9();
@@ -523,11 +523,11 @@ fn after_a_crash_everything_is_as_it_was_and_work_goes_on() {
 
 #[test]
 fn a_server_without_the_module_reads_the_same_data() {
-    for (way, options, persist) in ways_to_persist() {
-        eprintln!("with {way}");
+    for Persistence { name, options, save } in ways_to_persist() {
+        eprintln!("with {name}");
         let mut server = options.start();
         let tasks = populate(&server);
-        persist(&server);
+        save(&server);
         let before = contents(&server);
         server.kill9();
         server.restart_without_module();
@@ -598,8 +598,7 @@ fn after_a_planned_failover_work_goes_on_and_waiting_clients_are_told() {
     let replica = Server::builder().replica_of(&master).start();
     let tasks = populate(&master);
     let mut waiter = master.client();
-    waiter.send("TASK.CONSUME g waiter other 1 0");
-    wait_blocked(&master, 1);
+    master.wait_with(&mut waiter, "TASK.CONSUME g waiter other 1 0");
     wait_in_sync(&master, &replica);
     assert_eq!(master.client().run("FAILOVER"), ok());
     let told = waiter.read();
@@ -692,8 +691,7 @@ fn wait_behind_a_command_waits_for_its_effects() {
     let replica = Server::builder().replica_of(&master).start();
     let mut c = master.client();
     let mut waiter = master.client();
-    waiter.send("TASK.CONSUME g waiter tasks 1 0");
-    wait_blocked(&master, 1);
+    master.wait_with(&mut waiter, "TASK.CONSUME g waiter tasks 1 0");
     assert_eq!(c.run("LOCK.ACQUIRE before me 600000"), int(1));
     assert_eq!(c.run("WAIT 1 20000"), int(1));
 

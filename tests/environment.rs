@@ -19,19 +19,11 @@ fn client_in(server: &Server, db: usize) -> Client {
     client
 }
 
-/// Sends a command that has to wait, and returns once the client is blocked.
-#[track_caller]
-fn wait_with(server: &Server, client: &mut Client, line: &str) {
-    let blocked = blocked_clients(server);
-    client.send(line);
-    wait_blocked(server, blocked + 1);
-}
-
 /// A consumer of the group `g` that waits for one task of `tasks` in a database.
 #[track_caller]
 fn waiter_in(server: &Server, db: usize) -> Client {
     let mut waiter = client_in(server, db);
-    wait_with(server, &mut waiter, "TASK.CONSUME g waiter tasks 1 0");
+    server.wait_with(&mut waiter, "TASK.CONSUME g waiter tasks 1 0");
     waiter
 }
 
@@ -121,6 +113,23 @@ fn waiting_consumers_outlast_what_happens_to_whole_databases() {
 }
 
 #[test]
+fn whoever_comes_after_a_flush_waits_behind_those_who_wait() {
+    let server = Server::start();
+    let mut c = server.client();
+    for event in ["FLUSHALL", "DEL tasks", "SWAPDB 0 1", "XGROUP DESTROY tasks g"] {
+        let mut first = waiter_in(&server, 0);
+        assert!(!c.run(event).is_error());
+        assert_eq!(c.run("TASK.CONSUME g second tasks"), nil_array(), "{event}");
+        let mut second = server.client();
+        server.wait_with(&mut second, "TASK.CONSUME g second tasks 1 0");
+        for (waiter, payload) in [(&mut first, "a"), (&mut second, "b")] {
+            add_and_get(&mut c, "TASK.PUBLISH tasks", payload, waiter);
+        }
+        assert_eq!(c.run("FLUSHALL"), ok());
+    }
+}
+
+#[test]
 fn waiting_consumers_outlast_a_reload_of_the_log() {
     let server = Server::builder().aof(true).start();
     let mut c = server.client();
@@ -138,16 +147,21 @@ fn waiting_consumers_outlast_a_reload_of_the_log() {
     assert_eq!(c.run(format!("TASK.ACK tasks g {leased}")), int(1));
 }
 
+/// Loads the snapshot again, in place of the data or into it.
+const RELOAD: [&str; 2] = ["DEBUG RELOAD NOSAVE", "DEBUG RELOAD NOSAVE NOFLUSH MERGE"];
+
 #[test]
 fn tasks_that_come_with_a_reload_go_to_those_who_wait() {
     let server = Server::start();
     let mut c = server.client();
     c.publish("tasks", "saved");
     assert_eq!(c.run("SAVE"), ok());
-    assert_eq!(c.run("FLUSHALL"), ok());
-    let mut waiter = waiter_in(&server, 0);
-    assert_eq!(c.run("DEBUG RELOAD NOSAVE"), ok());
-    assert_eq!(waiter.read().task_payloads(), ["saved"]);
+    for reload in RELOAD {
+        assert_eq!(c.run("FLUSHALL"), ok());
+        let mut waiter = waiter_in(&server, 0);
+        assert_eq!(c.run(reload), ok());
+        assert_eq!(waiter.read().task_payloads(), ["saved"], "{reload}");
+    }
 }
 
 /// Publishes a task, leases it to the group `g` and acknowledges it.
@@ -169,30 +183,72 @@ fn has_two_groups(c: &mut Client) {
     assert_eq!(c.run("XLEN tasks"), int(0));
 }
 
-const TWO_GROUPS: [&str; 2] = ["XGROUP CREATE tasks g $ MKSTREAM", "XGROUP CREATE tasks h $"];
-
 #[test]
 fn a_reload_that_brings_a_second_group_is_noticed() {
     let server = Server::start();
     let mut c = server.client();
-    c.pipeline(&TWO_GROUPS);
+    c.pipeline(&["XGROUP CREATE tasks g $ MKSTREAM", "XGROUP CREATE tasks h $"]);
     assert_eq!(c.run("SAVE"), ok());
-    assert_eq!(c.run("XGROUP DESTROY tasks h"), int(1));
-    work_off(&mut c);
-    assert_eq!(c.run("XLEN tasks"), int(0));
-    assert_eq!(c.run("DEBUG RELOAD NOSAVE"), ok());
-    has_two_groups(&mut c);
+    for reload in RELOAD {
+        assert_eq!(c.run("XGROUP DESTROY tasks h"), int(1));
+        work_off(&mut c);
+        assert_eq!(c.run("XLEN tasks"), int(0));
+        assert_eq!(c.run(reload), ok());
+        has_two_groups(&mut c);
+    }
 }
 
 #[test]
-fn a_stream_that_expired_and_came_back_with_a_second_group_is_another_one() {
+fn the_only_group_of_a_stream_may_become_another() {
+    let server = Server::start();
+    let mut c = server.client();
+    // What takes the place of `tasks`: `other`, the `tasks` of database 1 and that of the snapshot.
+    c.pipeline(&["XGROUP CREATE tasks h 0 MKSTREAM", "SAVE", "FLUSHALL"]);
+    for way in [
+        &["XGROUP DESTROY tasks g", "XGROUP CREATE tasks h $"][..],
+        &["DEL tasks", "XGROUP CREATE tasks h 0 MKSTREAM"],
+        &["FLUSHDB", "XGROUP CREATE tasks h 0 MKSTREAM"],
+        &["MULTI", "XGROUP DESTROY tasks g", "XGROUP CREATE tasks h $", "EXEC"],
+        &["RENAME other tasks"],
+        &["COPY other tasks REPLACE"],
+        &["SWAPDB 0 1"],
+        &["SELECT 1", "COPY tasks tasks DB 0 REPLACE", "SELECT 0"],
+        &[RELOAD[0]],
+        &[RELOAD[1]],
+    ] {
+        c.pipeline(&[
+            "XGROUP CREATE other h 0 MKSTREAM",
+            "SELECT 1",
+            "XGROUP CREATE tasks h 0 MKSTREAM",
+            "SELECT 0",
+        ]);
+        work_off(&mut c);
+        for reply in c.pipeline(way) {
+            assert!(!reply.is_error(), "{way:?}: {reply:?}");
+        }
+        let id = c.publish("tasks", "a");
+        assert_eq!(c.lease("h", "c", "tasks"), id, "{way:?}");
+        let retry = format!("TASK.RETRY tasks {id} a 0 again dead 3");
+        let refused = c.run(format!("{retry} g"));
+        assert!(refused.is_error_with("NOGROUP "), "{way:?}: {refused:?}");
+        assert_eq!(c.run(retry), ok());
+        assert_eq!(c.run("XLEN tasks"), int(0), "{way:?}: it is finished for h");
+        assert_eq!(c.run("FLUSHALL"), ok());
+    }
+}
+
+#[test]
+fn a_stream_may_lose_its_only_group() {
     let server = Server::start();
     let mut c = server.client();
     work_off(&mut c);
-    assert_eq!(c.run("PEXPIRE tasks 1"), int(1));
-    eventually(SOON, "the stream expires", || c.run("EXISTS tasks") == int(0));
-    c.pipeline(&TWO_GROUPS);
-    has_two_groups(&mut c);
+    let id = c.publish("tasks", "a");
+    assert_eq!(c.run("XGROUP DESTROY tasks g"), int(1));
+    let retry = format!("TASK.RETRY tasks {id} a 0 again dead 3");
+    assert!(c.run(format!("{retry} g")).is_error_with("NOGROUP "));
+    assert_eq!(c.run("EXISTS again"), int(0));
+    assert_eq!(c.run(retry), ok());
+    assert_eq!(c.run("XLEN tasks"), int(1), "there is no group for which to finish it");
 }
 
 #[test]
@@ -350,7 +406,7 @@ fn tasks_that_are_added_inside_transactions_scripts_and_functions_go_to_those_wh
     for inside in Inside::ALL {
         for add in ADD {
             let mut waiters = [waiter_in(&server, 0), server.client3(), waiter_in(&server, 1)];
-            wait_with(&server, &mut waiters[1], "TASK.CONSUME g waiter tasks 1 0");
+            server.wait_with(&mut waiters[1], "TASK.CONSUME g waiter tasks 1 0");
             let lines = ["a", "b"].map(|payload| format!("{add} {payload}"));
             let added = inside.run(&mut c, &lines.each_ref().map(String::as_str));
             for (waiter, payload) in waiters.iter_mut().zip(["a", "b"]) {
@@ -471,7 +527,7 @@ fn when_memory_is_full_what_frees_or_finishes_works_and_what_needs_memory_change
         "XADD tasks 1-2 payload b",
     ]);
     let mut waiter = server.client();
-    wait_with(&server, &mut waiter, "TASK.CONSUME g waiter later 1 0");
+    server.wait_with(&mut waiter, "TASK.CONSUME g waiter later 1 0");
     assert_eq!(c.run("CONFIG SET maxmemory 1"), ok());
 
     let before = Keyspace::of(&mut c);
@@ -552,18 +608,16 @@ fn a_publish_serves_everybody_for_whom_there_is_a_task() {
 
 #[test]
 fn a_hand_over_that_falls_into_a_pause_follows_after_it() {
-    let server = Server::start();
+    // A server that has to log what it writes dies of a write during a pause.
+    let server = Server::builder().aof(true).start();
     let mut c = server.client();
     for pause in ["CLIENT PAUSE 200 WRITE", "CLIENT PAUSE 200 ALL"] {
         for add in ["XADD tasks * payload a", "TASK.PUBLISH tasks a"] {
             let mut waiters = [waiter_in(&server, 0), waiter_in(&server, 1)];
             // The timer that the plain entry calls for comes when the clients are paused already.
             let mut other = client_in(&server, 1);
-            other.send("MULTI");
-            for line in ["XADD tasks * payload a", pause, "EXEC"] {
-                other.send(line);
-            }
-            // These are kept back by the server until the pause is over, or come before it.
+            other.send_raw(format!("XADD tasks * payload a\r\n{pause}\r\n"));
+            // This comes before the pause or is kept back until it is over.
             c.send(add);
             for waiter in &mut waiters {
                 assert_eq!(waiter.read().task_payloads(), ["a"], "{pause}, {add}");

@@ -39,11 +39,11 @@ fn wire_of(client: &mut Client, line: &str) -> Vec<u8> {
 }
 
 /// Runs `check` for a RESP2 and a RESP3 client, each on an empty server.
-fn in_both_protocols(check: impl Fn(&Server, &mut Client)) {
+fn in_both_protocols(check: impl Fn(&mut Client)) {
     let server = Server::start();
     for mut client in [server.client(), server.client3()] {
         assert_eq!(client.run("FLUSHALL"), ok());
-        check(&server, &mut client);
+        check(&mut client);
     }
 }
 
@@ -80,15 +80,17 @@ fn assert_left(client: &mut Client, key: &str, ms: i64) {
 // ---------------------------------------------------------------------------------------------
 
 /// A session with every command: what is asked, and the bytes of the answer.
-fn session(resp3: bool) -> Vec<(&'static str, &'static str)> {
-    let (nil, nil_array) = if resp3 { ("_\r\n", "_\r\n") } else { ("$-1\r\n", "*-1\r\n") };
-    let task = if resp3 {
-        "%1\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n$1\r\np\r\n\
-         $9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n"
-    } else {
-        "*1\r\n*2\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n$1\r\np\r\n\
-         $9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n"
-    };
+type Session = Vec<(&'static str, &'static str)>;
+
+/// How the protocols differ: nil, a nil array, and the stream around its tasks.
+const RESP2: [&str; 3] = ["$-1\r\n", "*-1\r\n", ONE_TASK];
+const RESP3: [&str; 3] = ["_\r\n", "_\r\n", ONE_TASK3];
+const ONE_TASK: &str = "*1\r\n*2\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n\
+    $1\r\np\r\n$9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n";
+const ONE_TASK3: &str = "%1\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n\
+    $1\r\np\r\n$9\r\ntimestamp\r\n$1\r\n1\r\n$11\r\nretry_count\r\n$1\r\n0\r\n";
+
+fn session([nil, nil_array, task]: [&'static str; 3]) -> Session {
     vec![
         ("CACHE.GET k", nil),
         ("CACHE.LOCK k 600000 600000", "+LOAD\r\n"),
@@ -123,58 +125,53 @@ fn session(resp3: bool) -> Vec<(&'static str, &'static str)> {
     ]
 }
 
+/// Runs `check` for a client of each protocol, with the session that it has to see.
+fn in_each_session(check: impl Fn(&mut Client, Session)) {
+    for (connect, words) in [(Server::client as fn(&Server) -> _, RESP2), (Server::client3, RESP3)]
+    {
+        let server = Server::start();
+        check(&mut connect(&server), session(words));
+    }
+}
+
+/// Bytes as they are written in a source text.
+fn escaped(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().escape_ascii().to_string()
+}
+
 #[test]
 fn every_command_replies_exactly_as_its_contract_says() {
-    for resp3 in [false, true] {
-        in_one_protocol(resp3, |client| {
-            for (line, answer) in session(resp3) {
-                assert_eq!(wire_of(client, line).escape_ascii().to_string(), escaped(answer));
-            }
-        });
-    }
+    in_each_session(|client, session| {
+        for (line, answer) in session {
+            assert_eq!(escaped(wire_of(client, line)), escaped(answer), "{line}");
+        }
+    });
 }
 
 #[test]
 fn inline_commands_get_the_same_replies() {
-    for resp3 in [false, true] {
-        in_one_protocol(resp3, |client| {
-            for (line, answer) in session(resp3) {
-                client.send_raw(format!("{}\r\n", line.to_lowercase()));
-                assert_eq!(client.read_raw_reply().escape_ascii().to_string(), escaped(answer));
-            }
-            client.send_raw("CACHE.SET \"in\\x00line\" 'a b' 600000\r\n");
-            assert_eq!(client.read(), ok());
-            assert_eq!(client.cmd(&args!["GET", b"in\0line"]), bulk("a b"));
-        });
-    }
+    in_each_session(|client, session| {
+        for (line, answer) in session {
+            client.send_raw(format!("{}\r\n", line.to_lowercase()));
+            assert_eq!(escaped(client.read_raw_reply()), escaped(answer), "{line}");
+        }
+        client.send_raw("CACHE.SET \"in\\x00line\" 'a b' 600000\r\n");
+        assert_eq!(client.read(), ok());
+        assert_eq!(client.cmd(&args!["GET", b"in\0line"]), bulk("a b"));
+    });
 }
 
 #[test]
 fn in_a_transaction_the_replies_are_the_same_and_nobody_waits() {
-    for resp3 in [false, true] {
-        in_one_protocol(resp3, |client| {
-            let session = session(resp3);
-            assert_eq!(client.run("MULTI"), ok());
-            for (line, _) in &session {
-                assert_eq!(client.run(line), simple("QUEUED"));
-            }
-            let answers: String = session.iter().map(|(_, answer)| *answer).collect();
-            assert_eq!(
-                wire_of(client, "EXEC").escape_ascii().to_string(),
-                escaped(&format!("*{}\r\n{answers}", session.len()))
-            );
-        });
-    }
-}
-
-fn in_one_protocol(resp3: bool, check: impl Fn(&mut Client)) {
-    let server = Server::start();
-    let mut client = if resp3 { server.client3() } else { server.client() };
-    check(&mut client);
-}
-
-fn escaped(text: &str) -> String {
-    text.as_bytes().escape_ascii().to_string()
+    in_each_session(|client, session| {
+        assert_eq!(client.run("MULTI"), ok());
+        for (line, _) in &session {
+            assert_eq!(client.run(line), simple("QUEUED"));
+        }
+        let answers: String = session.iter().map(|(_, answer)| *answer).collect();
+        let expected = format!("*{}\r\n{answers}", session.len());
+        assert_eq!(escaped(wire_of(client, "EXEC")), escaped(expected));
+    });
 }
 
 #[test]
@@ -188,7 +185,7 @@ fn in_a_script_the_replies_are_those_of_the_native_commands() {
         ("TASK.ACK tasks ours 1-1 1-2", "XACK tasks theirs 1-1 1-2"),
     ];
     for setup in ["", "redis.setresp(3); "] {
-        in_both_protocols(|_, client| {
+        in_both_protocols(|client| {
             let script = format!("{setup}return redis.call(unpack(ARGV))");
             let mut eval = |line: &str| {
                 let mut args = args!["EVAL", script, 0].to_vec();
@@ -204,8 +201,8 @@ fn in_a_script_the_replies_are_those_of_the_native_commands() {
             }
             for (ours, theirs) in pairs {
                 let (ours, theirs) = (eval(ours), eval(theirs));
-                assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
-                assert!(!ours.starts_with(b"-"), "{}", ours.escape_ascii());
+                assert_eq!(escaped(&ours), escaped(theirs));
+                assert!(!ours.starts_with(b"-"), "{}", escaped(ours));
             }
         });
     }
@@ -213,7 +210,7 @@ fn in_a_script_the_replies_are_those_of_the_native_commands() {
 
 #[test]
 fn publish_replies_the_id_of_the_entry_that_it_added() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         let before = now_ms();
         let reply = client.run("TASK.PUBLISH tasks p");
         let after = now_ms();
@@ -247,7 +244,7 @@ fn fill_with_all_kinds(client: &mut Client) {
 
 #[test]
 fn consume_replies_byte_for_byte_what_xreadgroup_replies() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         fill_with_all_kinds(client);
         let total = client.run("XLEN tasks").as_int();
         for group in ["ours", "theirs"] {
@@ -257,7 +254,7 @@ fn consume_replies_byte_for_byte_what_xreadgroup_replies() {
         for count in [1, 2, 3, 100, 1] {
             let theirs = format!("XREADGROUP GROUP theirs c COUNT {count} STREAMS tasks >");
             let ours = wire_of(client, &format!("TASK.CONSUME ours c tasks {count}"));
-            assert!(ours == wire_of(client, &theirs), "{}", ours.escape_ascii());
+            assert_eq!(escaped(ours), escaped(wire_of(client, &theirs)));
             delivered = client.run("XPENDING tasks ours").items()[0].as_int();
         }
         assert_eq!(delivered, total, "everything was delivered");
@@ -280,7 +277,7 @@ fn a_consumer_that_waited_gets_byte_for_byte_what_xreadgroup_replies() {
             wait_blocked(&server, 2);
             assert!(!publisher.cmd(&publish).is_error());
             let (ours, theirs) = (ours.read_raw_reply(), theirs.read_raw_reply());
-            assert!(ours == theirs, "{}\n{}", ours.escape_ascii(), theirs.escape_ascii());
+            assert!(ours == theirs, "{}\n{}", escaped(&ours), escaped(&theirs));
         };
         for payload in payloads() {
             wake(args!["TASK.PUBLISH", "tasks", payload].to_vec());
@@ -292,20 +289,20 @@ fn a_consumer_that_waited_gets_byte_for_byte_what_xreadgroup_replies() {
 
 #[test]
 fn consume_takes_one_task_unless_told_otherwise() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         let ids = ["1-1", "1-2", "1-3", "1-4"];
         add_entries(client, "tasks", &ids);
         // The group is missing, and is created at the beginning of the stream.
-        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
-        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 2")), ["1-2", "1-3"]);
-        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 2 600000")), ["1-4"]);
+        assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
+        assert_eq!(client.run("TASK.CONSUME g c tasks 2").task_ids(), ["1-2", "1-3"]);
+        assert_eq!(client.run("TASK.CONSUME g c tasks 2 600000").task_ids(), ["1-4"]);
         assert_eq!(pending(client, "tasks", "g"), ids);
     });
 }
 
 #[test]
 fn consume_creates_what_is_missing() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         assert!(client.run("TASK.CONSUME g c tasks").is_nil());
         assert_eq!(client.run("XLEN tasks"), int(0));
         let groups = client.run("XINFO GROUPS tasks");
@@ -501,7 +498,7 @@ fn prepare(client: &mut Client) {
     add_entries(client, "tasks", &["1-1", "1-2"]);
     add_entries(client, "retries", &["1-1"]);
     add_entries(client, "dead", &["1-1"]);
-    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
+    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
 }
 
 /// A call is refused with this text, has changed nothing, and the server goes on.
@@ -644,16 +641,16 @@ fn payloads() -> Vec<Vec<u8>> {
 
 #[test]
 fn a_cached_value_comes_back_byte_for_byte() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         for value in payloads().into_iter().chain([Vec::new()]) {
             assert_eq!(client.cmd(&args!["CACHE.SET", "k", value, LONG]), ok());
-            assert!(client.run("CACHE.GET k") == bulk(&value), "{}", value.escape_ascii());
-            assert!(client.run("GET k") == bulk(&value), "{}", value.escape_ascii());
+            assert!(client.run("CACHE.GET k") == bulk(&value), "{}", escaped(&value));
+            assert!(client.run("GET k") == bulk(&value), "{}", escaped(&value));
             // What other commands wrote, in whatever form they left it.
             client.run("DEL k");
             assert_eq!(client.cmd(&args!["APPEND", "k", value]), int(len(&value)));
             let appended = if value.is_empty() { client.run("GET k") } else { bulk(&value) };
-            assert!(client.run("CACHE.GET k") == appended, "{}", value.escape_ascii());
+            assert!(client.run("CACHE.GET k") == appended, "{}", escaped(&value));
         }
     });
 }
@@ -673,13 +670,13 @@ fn reading_a_cached_value_leaves_its_form_in_memory() {
         };
         let before = form(&mut client);
         client.run("CACHE.GET k");
-        assert_eq!(form(&mut client), before, "{}", value.escape_ascii());
+        assert_eq!(form(&mut client), before, "{}", escaped(&value));
     }
 }
 
 #[test]
 fn a_payload_comes_through_the_queue_and_every_retry_byte_for_byte() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         for payload in payloads().into_iter().chain([Vec::new()]) {
             assert_eq!(client.run("FLUSHALL"), ok());
             let id = client.cmd(&args!["TASK.PUBLISH", "tasks", payload]);
@@ -699,13 +696,13 @@ fn a_payload_comes_through_the_queue_and_every_retry_byte_for_byte() {
 /// The payload of the one task in a reply of CONSUME.
 #[track_caller]
 fn only_payload(reply: &Value) -> Vec<u8> {
-    let [entry] = entries_in(reply) else { panic!("not one task: {reply:?}") };
-    entry.items()[1].get("payload").bytes().to_vec()
+    let [task] = reply.tasks() else { panic!("not one task: {reply:?}") };
+    task.items()[1].get("payload").bytes().to_vec()
 }
 
 #[test]
 fn identifiers_groups_and_consumers_are_kept_byte_for_byte() {
-    in_both_protocols(|_, client| {
+    in_both_protocols(|client| {
         for bytes in payloads() {
             assert_eq!(client.run("FLUSHALL"), ok());
             assert_eq!(client.cmd(&args!["LOCK.ACQUIRE", "job", bytes, LONG]), int(1));
@@ -744,7 +741,7 @@ fn names_that_differ_in_any_byte_are_different_locks() {
     let holder = |index: usize| format!("holder {index}");
     for (index, name) in names.iter().enumerate() {
         let grant = client.cmd(&args!["LOCK.ACQUIRE", name, holder(index), LONG]);
-        assert_eq!(grant, int(1), "{}", name.escape_ascii());
+        assert_eq!(grant, int(1), "{}", escaped(name));
     }
     assert_eq!(client.run("DBSIZE"), int(names.len().try_into().unwrap()));
     for (index, name) in names.iter().enumerate() {
@@ -765,11 +762,11 @@ fn names_that_differ_in_any_byte_are_different_cached_values() {
     names.retain(|name| !name.starts_with(b"cachelock:"));
     for name in &names {
         let lock = args!["CACHE.LOCK", name, LONG, LONG];
-        assert_eq!(client.cmd(&lock), simple("LOAD"), "{}", name.escape_ascii());
+        assert_eq!(client.cmd(&lock), simple("LOAD"), "{}", escaped(name));
     }
     for (index, name) in names.iter().enumerate() {
         let lock = args!["CACHE.LOCK", name, LONG, LONG];
-        assert_eq!(client.cmd(&lock), simple("WAIT"), "{}", name.escape_ascii());
+        assert_eq!(client.cmd(&lock), simple("WAIT"), "{}", escaped(name));
         assert_eq!(client.cmd(&args!["CACHE.GET", name]), nil());
         assert_eq!(client.cmd(&args!["CACHE.SET", name, index, LONG]), ok());
     }
@@ -791,7 +788,7 @@ fn names_that_differ_in_any_byte_are_different_queues_groups_and_consumers() {
         // Each group sees the one task anew.
         for group in &names {
             let got = client.cmd(&args!["TASK.CONSUME", group, name, name, 10]);
-            assert_eq!(only_payload(&got), index.to_string().as_bytes(), "{}", name.escape_ascii());
+            assert_eq!(only_payload(&got), index.to_string().as_bytes(), "{}", escaped(name));
         }
     }
     assert_eq!(client.run("DBSIZE"), int(names.len().try_into().unwrap()));
@@ -829,7 +826,7 @@ fn each_database_has_its_own_locks_values_and_queues() {
         assert_eq!(client.run("CACHE.GET k"), nil());
         assert_eq!(client.run("CACHE.SET k v 600000"), ok());
         add_entries(client, "tasks", &["1-1"]);
-        assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-1"]);
+        assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
         assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
     }
     assert_eq!(zero.run("DBSIZE"), one.run("DBSIZE"));
@@ -1127,28 +1124,12 @@ fn lease_to(client: &mut Client, groups: &[&str], ids: &[&str]) {
     assert_eq!(client.run("FLUSHALL"), ok());
     add_entries(client, "tasks", ids);
     for group in groups {
-        assert_eq!(consumed(&client.run(format!("TASK.CONSUME {group} c tasks 1000"))), ids);
-    }
-}
-
-/// The entries in a reply of CONSUME, of either protocol.
-#[track_caller]
-fn entries_in(reply: &Value) -> &[Value] {
-    match reply {
-        Value::Map(pairs) => pairs[0].1.items(),
-        Value::Array(streams) => streams[0].items()[1].items(),
-        other => panic!("no reply of CONSUME with tasks: {other:?}"),
+        assert_eq!(client.run(format!("TASK.CONSUME {group} c tasks 1000")).task_ids(), ids);
     }
 }
 
 fn ids_of(entries: &[Value]) -> Vec<String> {
     entries.iter().map(|entry| entry.items()[0].as_str().to_owned()).collect()
-}
-
-/// The ids in a reply of CONSUME.
-#[track_caller]
-fn consumed(reply: &Value) -> Vec<String> {
-    ids_of(entries_in(reply))
 }
 
 /// The ids in a stream.
@@ -1195,7 +1176,7 @@ fn ack_of_what_is_not_leased_is_zero_and_changes_nothing() {
         line_changes_nothing(&mut client, call, int(0));
     }
     assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
-    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-3"]);
+    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-3"]);
 }
 
 #[test]
@@ -1221,7 +1202,7 @@ fn ack_of_a_mixture_deletes_only_what_is_done() {
     // Leased, not yet delivered, never there.
     assert_eq!(client.run("TASK.ACK tasks g 1-1 1-3 9-9 0-1"), int(1));
     assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
-    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks 10")), ["1-3"]);
+    assert_eq!(client.run("TASK.CONSUME g c tasks 10").task_ids(), ["1-3"]);
 
     lease_to(&mut client, &["g", "h"], &["1-1", "1-2", "1-3"]);
     assert_eq!(client.run("TASK.ACK tasks h 1-1"), int(1));
@@ -1263,93 +1244,128 @@ fn an_entry_waits_for_the_group_that_has_not_read_it() {
     lease_to(&mut client, &["g"], &["1-1", "1-2"]);
     assert_eq!(client.run("XGROUP CREATE tasks late 0"), ok());
     assert_eq!(client.run("TASK.ACK tasks g 1-1 1-2"), int(2));
-    assert_eq!(consumed(&client.run("TASK.CONSUME late c tasks")), ["1-1"]);
+    assert_eq!(client.run("TASK.CONSUME late c tasks").task_ids(), ["1-1"]);
     assert_eq!(client.run("TASK.ACK tasks late 1-1"), int(1));
     assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
     // A group that begins behind an entry is past it.
     assert_eq!(client.run("XGROUP CREATE tasks later $"), ok());
-    assert_eq!(consumed(&client.run("TASK.CONSUME late c tasks")), ["1-2"]);
+    assert_eq!(client.run("TASK.CONSUME late c tasks").task_ids(), ["1-2"]);
     assert_eq!(client.run("TASK.ACK tasks late 1-2"), int(1));
     assert_eq!(entries(&mut client, "tasks"), [""; 0]);
 }
 
+/// How `tasks` can become another stream: `other`, or the one of the same name in database 1. A
+/// semicolon separates commands; `DUMP` stands for what `DUMP other` replies.
+const WAYS_TO_BECOME_OTHER: [(&str, &str); 7] = [
+    ("renamed", "RENAME other tasks"),
+    ("copied", "COPY other tasks REPLACE"),
+    ("restored", "RESTORE tasks 0 DUMP REPLACE"),
+    ("moved from a database", "DEL tasks;SELECT 1;MOVE tasks 0;SELECT 0"),
+    ("copied from a database", "SELECT 1;COPY tasks tasks DB 0 REPLACE;SELECT 0"),
+    ("swapped", "SWAPDB 0 1"),
+    (
+        "flushed",
+        "SELECT 1;COPY tasks spare;SELECT 0;FLUSHDB;SELECT 1;COPY spare tasks DB 0;SELECT 0",
+    ),
+];
+
+/// The one group `g` of `tasks` becomes known by use; then this happens, where the other streams of
+/// [`WAYS_TO_BECOME_OTHER`] have the groups `others`.
+#[track_caller]
+fn after_one_group_was_known(client: &mut Client, others: &[&str], lines: &str) {
+    assert_eq!(client.run("FLUSHALL"), ok());
+    assert_eq!(client.run("SELECT 1"), ok());
+    for group in others {
+        assert_eq!(client.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM")), ok());
+    }
+    assert_eq!(client.run("COPY tasks other DB 0"), int(i64::from(!others.is_empty())));
+    assert_eq!(client.run("SELECT 0"), ok());
+    let dump = client.run("DUMP other");
+    for _ in 0..2 {
+        let id = publish_to(client, "g");
+        assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
+    }
+    assert_eq!(client.run("XLEN tasks"), int(0), "one group deletes at once");
+    for line in lines.split(';') {
+        let words = line.split(' ').map(|word| match word {
+            "DUMP" => dump.bytes(),
+            "SCRIPT" => b"return redis.call('XGROUP', 'CREATE', 'tasks', 'h', '0')",
+            word => word.as_bytes(),
+        });
+        let reply = client.cmd(&words.collect::<Vec<_>>());
+        assert!(!reply.is_error(), "{line}: {reply:?}");
+    }
+}
+
+/// Publishes a task and leases it to a group, where it is the only one.
+#[track_caller]
+fn publish_to(client: &mut Client, group: &str) -> String {
+    let id = client.publish("tasks", "p");
+    assert_eq!(client.lease(group, "c", "tasks"), id);
+    id
+}
+
 #[test]
 fn a_second_group_is_noticed_however_it_came() {
-    // Prepared: `two` and database 1's `tasks` are streams with the groups `g` and `h`.
-    let ways: &[(&str, &[&str])] = &[
-        ("created", &["XGROUP CREATE tasks h 0"]),
-        ("created by a consumer", &["TASK.CONSUME h c tasks"]),
-        ("created by a script", &["EVAL SCRIPT 0"]),
-        ("created in a transaction", &["MULTI", "XGROUP CREATE tasks h 0", "EXEC"]),
-        ("moved beyond the end and back", &["XGROUP CREATE tasks h $", "XGROUP SETID tasks h 0"]),
-        (
-            "deleted and made anew",
-            &["DEL tasks", "XGROUP CREATE tasks g 0 MKSTREAM", "XGROUP CREATE tasks h 0"],
-        ),
-        ("renamed", &["RENAME two tasks"]),
-        ("copied", &["COPY two tasks REPLACE"]),
-        ("restored", &["RESTORE tasks 0 DUMP REPLACE"]),
-        ("moved from another database", &["DEL tasks", "SELECT 1", "MOVE tasks 0", "SELECT 0"]),
-        (
-            "copied from another database",
-            &["SELECT 1", "COPY tasks tasks DB 0 REPLACE", "SELECT 0"],
-        ),
-        ("swapped", &["SWAPDB 0 1"]),
-        (
-            "flushed and copied",
-            &[
-                "SELECT 1",
-                "COPY tasks spare",
-                "SELECT 0",
-                "FLUSHDB",
-                "SELECT 1",
-                "COPY spare tasks DB 0",
-                "SELECT 0",
-            ],
-        ),
-    ];
     let server = Server::start();
     let mut client = server.client();
-    let publish_and_finish = |client: &mut Client| {
-        let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
-        let leased = consumed(&client.run("TASK.CONSUME g c tasks 100"));
-        assert!(leased.contains(&id));
-        let acknowledged = client.run(format!("TASK.ACK tasks g {}", leased.join(" ")));
-        assert_eq!(acknowledged.as_int(), i64::try_from(leased.len()).unwrap());
-        id
-    };
-    for (way, lines) in ways {
-        assert_eq!(client.run("FLUSHALL"), ok());
-        client.run("SELECT 1");
-        for group in ["g", "h"] {
-            client.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM"));
-        }
-        client.run("COPY tasks two DB 0");
-        client.run("SELECT 0");
-        let dump = client.run("DUMP two").bytes().to_vec();
-        // The single group becomes known.
-        for _ in 0..2 {
-            publish_and_finish(&mut client);
-        }
-        assert_eq!(client.run("XLEN tasks"), int(0), "one group deletes at once");
-        for line in *lines {
-            let words = line.split(' ').map(|word| match word {
-                "DUMP" => dump.clone(),
-                "SCRIPT" => b"return redis.call('XGROUP', 'CREATE', 'tasks', 'h', '0')".to_vec(),
-                word => word.into(),
-            });
-            let reply = client.cmd(&words.collect::<Vec<_>>());
-            assert!(!reply.is_error(), "{way}: {line}: {reply:?}");
-        }
-        let id = publish_and_finish(&mut client);
-        assert_eq!(
-            entries(&mut client, "tasks"),
-            [id.as_str()],
-            "{way}: the other group's is lost"
-        );
-        assert_eq!(consumed(&client.run("TASK.CONSUME h c tasks")), [id.as_str()], "{way}");
+    let created = [
+        ("created", "XGROUP CREATE tasks h 0"),
+        ("created by a consumer", "TASK.CONSUME h c tasks"),
+        ("created by a script", "EVAL SCRIPT 0"),
+        ("created in a transaction", "MULTI;XGROUP CREATE tasks h 0;EXEC"),
+        ("made anew", "DEL tasks;XGROUP CREATE tasks g 0 MKSTREAM;XGROUP CREATE tasks h 0"),
+    ];
+    for (way, lines) in created.into_iter().chain(WAYS_TO_BECOME_OTHER) {
+        after_one_group_was_known(&mut client, &["g", "h"], lines);
+        let id = publish_to(&mut client, "g");
+        assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
+        assert_eq!(entries(&mut client, "tasks"), [id.as_str()], "{way}: h has not read it");
+        assert_eq!(client.run("TASK.CONSUME h c tasks").task_ids(), [id.as_str()], "{way}");
         assert_eq!(client.run(format!("TASK.ACK tasks h {id}")), int(1));
         assert_eq!(client.run("XLEN tasks"), int(0), "{way}");
+
+        after_one_group_was_known(&mut client, &["g", "h"], lines);
+        let id = publish_to(&mut client, "g");
+        assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
+        assert_eq!(pending(&mut client, "tasks", "g"), [id.as_str()], "{way}: none was named");
+    }
+}
+
+#[test]
+fn another_only_group_is_noticed_however_it_came() {
+    let server = Server::start();
+    let mut client = server.client();
+    let replaced = [
+        ("created and destroyed", "XGROUP CREATE tasks h 0;XGROUP DESTROY tasks g"),
+        ("destroyed and created", "XGROUP DESTROY tasks g;XGROUP CREATE tasks h 0"),
+        ("made anew", "DEL tasks;XGROUP CREATE tasks h 0 MKSTREAM"),
+    ];
+    for (way, lines) in replaced.into_iter().chain(WAYS_TO_BECOME_OTHER) {
+        after_one_group_was_known(&mut client, &["h"], lines);
+        let id = publish_to(&mut client, "h");
+        assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
+        assert_eq!(pending(&mut client, "tasks", "h"), [""; 0], "{way}");
+        assert_eq!(client.run("XLEN tasks"), int(0), "{way}");
+    }
+}
+
+#[test]
+fn the_only_group_is_not_remembered_when_it_has_gone() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (gone, lines) in [
+        ("destroyed", "XGROUP DESTROY tasks g"),
+        ("made anew", "DEL tasks;XADD tasks 1-1 payload p"),
+        ("made anew without a trace", "FLUSHDB;XADD tasks 1-1 payload p"),
+    ] {
+        after_one_group_was_known(&mut client, &[], lines);
+        for count in [0, 3] {
+            let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3 g");
+            line_changes_nothing(&mut client, &call, error(NO_GROUP));
+        }
+        line_changes_nothing(&mut client, "TASK.ACK tasks g 1-1", int(0));
+        assert_eq!(client.run("XINFO GROUPS tasks"), array([""; 0]), "{gone}");
     }
 }
 
@@ -1409,7 +1425,7 @@ fn task(payload: &str, retry_count: &str, original_id: &str) -> Vec<(String, Str
 fn a_task_is_tried_again_and_then_goes_to_the_dead_letters() {
     let server = Server::start();
     let mut client = server.client();
-    let id = client.run("TASK.PUBLISH tasks p").as_str().to_owned();
+    let id = client.publish("tasks", "p");
     assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
     assert_eq!(client.run("XLEN retries"), int(1));
     assert_eq!(client.run("EXISTS dead"), int(0));
@@ -1494,7 +1510,7 @@ fn a_retry_keeps_what_its_group_has_not_leased() {
     add_entries(&mut client, "tasks", &["1-2"]);
     assert_eq!(client.run("TASK.RETRY tasks 1-2 p 0 retries dead 3"), ok());
     assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
-    assert_eq!(consumed(&client.run("TASK.CONSUME g c tasks")), ["1-2"]);
+    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-2"]);
     // No group at all.
     add_entries(&mut client, "plain", &["1-1"]);
     assert_eq!(client.run("TASK.RETRY plain 1-1 p 0 retries dead 3"), ok());
@@ -1543,8 +1559,8 @@ fn the_first_id_of_a_task_follows_it_through_all_retries() {
     add_entries(&mut client, "tasks", &["1-1"]);
     let path = [("tasks", "first", "1"), ("first", "second", "2"), ("second", "dead", "2")];
     for (tries, (from, to, written)) in path.into_iter().enumerate() {
-        let ids = consumed(&client.run(format!("TASK.CONSUME g c {from}")));
-        let retry = format!("TASK.RETRY {from} {} p {tries} {to} {to} 2 g", ids.join(" "));
+        let id = client.lease("g", "c", from);
+        let retry = format!("TASK.RETRY {from} {id} p {tries} {to} {to} 2 g");
         assert_eq!(client.run(retry), ok());
         assert_eq!(client.run(format!("XLEN {from}")), int(0));
         assert_eq!(only_task(&mut client, to), task("p", written, "1-1"));
@@ -1560,12 +1576,11 @@ fn a_queue_may_be_its_own_retry_stream_and_dead_letter_stream() {
     assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 tasks tasks 1"), ok());
     assert_eq!(pending(&mut client, "tasks", "g"), [""; 0]);
     assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    let again = consumed(&client.run("TASK.CONSUME g c tasks 10"));
-    assert_eq!(again, entries(&mut client, "tasks")[..]);
-    let [id] = &again[..] else { panic!("one task: {again:?}") };
+    let id = client.lease("g", "c", "tasks");
+    assert_eq!(entries(&mut client, "tasks"), [id.as_str()]);
     assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 1 tasks tasks 1 g")), ok());
     assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    assert_ne!(entries(&mut client, "tasks")[0], *id);
+    assert_ne!(entries(&mut client, "tasks"), [id.as_str()]);
 }
 
 #[test]

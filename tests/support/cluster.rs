@@ -127,7 +127,7 @@ impl Cluster {
 }
 
 /// A slot on its way from one node to another.
-#[must_use = "the slot stays half moved without `finish`"]
+#[must_use = "the slot stays half moved without `finish` or `cancel`"]
 pub struct Reshard<'a> {
     cluster: &'a Cluster,
     slot: u16,
@@ -174,6 +174,14 @@ impl Reshard<'_> {
             eventually(SOON, "all nodes agree on the slot's owner", || {
                 port_of_slot(&mut client, self.slot) == Some(nodes[self.to].port())
             });
+        }
+    }
+
+    /// Gives the move up: the slot stays where it was, and where its keys should still be.
+    #[track_caller]
+    pub fn cancel(self) {
+        for node in [self.from, self.to] {
+            self.set_slot(node, "STABLE");
         }
     }
 

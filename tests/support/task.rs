@@ -1,7 +1,19 @@
-//! What a test of the queue says often: publish a task, lease one, read off a reply what came.
+//! What a test of the queue says often: publish a task, lease one, read off a reply what came, have
+//! a consumer wait.
 
 use super::client::Client;
+use super::server::{Server, blocked_clients, wait_blocked};
 use super::value::Value;
+
+impl Server {
+    /// Sends a command that has to wait, and returns once the client is blocked.
+    #[track_caller]
+    pub fn wait_with(&self, client: &mut Client, line: &str) {
+        let blocked = blocked_clients(self);
+        client.send(line);
+        wait_blocked(self, blocked + 1);
+    }
+}
 
 impl Client {
     /// Publishes a task and returns its id.
@@ -37,8 +49,9 @@ impl Value {
         self.tasks().iter().map(|task| task.items()[1].get("payload").as_str()).collect()
     }
 
+    /// As [`Value::task_ids`], but the entries as they are.
     #[track_caller]
-    fn tasks(&self) -> &[Value] {
+    pub fn tasks(&self) -> &[Value] {
         match self {
             nil if nil.is_nil() => &[],
             Self::Map(streams) => streams[0].1.items(),

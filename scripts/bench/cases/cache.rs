@@ -1,0 +1,138 @@
+//! CACHE.* beside GET, SET and a lease that a client keeps with SET NX.
+
+use super::{NAMES, cycling, each, once};
+use crate::measure::{Case, Contender, Lab};
+use crate::support::args;
+use crate::wire::Requests;
+
+/// The cases.
+pub const CASES: &[Case] = &[
+    Case { name: "CACHE.GET, 300 bytes", build: |lab| hit(lab, 300, 0.85) },
+    Case { name: "CACHE.GET, 32 bytes", build: |lab| hit(lab, 32, 0.62) },
+    Case { name: "CACHE.GET, miss", build: miss },
+    Case { name: "CACHE.SET, new key, 32 bytes", build: |lab| set(lab, 32, true) },
+    Case { name: "CACHE.SET, new key, 300 bytes", build: |lab| set(lab, 300, true) },
+    Case { name: "CACHE.SET, overwriting 32 bytes", build: |lab| set(lab, 32, false) },
+    Case { name: "CACHE.SET, overwriting 300 bytes", build: |lab| set(lab, 300, false) },
+    Case { name: "CACHE.SET, ending a lease", build: fill },
+    Case { name: "CACHE.LOCK, LOAD", build: |lab| lease(lab, true) },
+    Case { name: "CACHE.LOCK, WAIT", build: |lab| lease(lab, false) },
+];
+
+fn key(number: usize) -> String {
+    format!("user:{number:06}:profile")
+}
+
+fn lease_key(number: usize) -> String {
+    format!("cachelock:{{{}}}", key(number))
+}
+
+fn value(bytes: usize) -> String {
+    "v".repeat(bytes)
+}
+
+fn set_all(names: usize, bytes: usize) -> Requests {
+    each(0..names, &["+OK"], |r, n| {
+        r.push(&args!["SET", key(n), value(bytes), "PX", 3_600_000]);
+    })
+}
+
+fn delete_all(names: usize, key: impl Fn(usize) -> String) -> Requests {
+    each(0..names, &[":"], |r, n| r.push(&args!["DEL", key(n)]))
+}
+
+fn hit(lab: &mut Lab, bytes: usize, bar: f64) -> Vec<Contender> {
+    lab.arrange(&set_all(NAMES, bytes));
+    let [ours, get] = read(lab, "$3");
+    vec![ours, get.bar(bar)]
+}
+
+fn miss(lab: &mut Lab) -> Vec<Contender> {
+    read(lab, "$-1").into()
+}
+
+fn read(lab: &Lab, expected: &'static str) -> [Contender; 2] {
+    ["CACHE.GET", "GET"].map(|command| {
+        let requests = each(cycling(lab), &[expected], |r, n| {
+            r.push(&args![command, key(n)]);
+        });
+        Contender::new(command, requests)
+    })
+}
+
+fn set(lab: &mut Lab, bytes: usize, new: bool) -> Vec<Contender> {
+    let numbers = || if new { once(lab).collect::<Vec<_>>() } else { cycling(lab).collect() };
+    let ours = each(numbers(), &["+OK"], |r, n| {
+        r.push(&args!["CACHE.SET", key(n), value(bytes), 60_000]);
+    });
+    let native = each(numbers(), &["+OK"], |r, n| {
+        r.push(&args!["SET", key(n), value(bytes), "PX", 60_000]);
+    });
+    let before = |contender: Contender| {
+        if new { contender.after(delete_all(lab.effort.commands, key)) } else { contender }
+    };
+    vec![
+        before(Contender::new("CACHE.SET", ours)),
+        before(Contender::new("SET PX", native)).bar(0.65),
+    ]
+}
+
+/// The loader stores what it loaded.
+fn fill(lab: &mut Lab) -> Vec<Contender> {
+    let script = lab.script(
+        "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) redis.call('DEL', KEYS[2]) return 1",
+    );
+    let leases = || {
+        each(0..lab.effort.commands, &["+OK"], |r, n| {
+            r.push(&args!["SET", lease_key(n), "loading 1700000000000000", "PX", 60_000]);
+        })
+    };
+    let value = value(300);
+    let ours = each(once(lab), &["+OK"], |r, n| {
+        r.push(&args!["CACHE.SET", key(n), value, 60_000]);
+    });
+    let native = each(once(lab), &["+OK", ":1"], |r, n| {
+        r.push(&args!["SET", key(n), value, "PX", 60_000]);
+        r.push(&args!["DEL", lease_key(n)]);
+    });
+    let lua = each(once(lab), &[":1"], |r, n| {
+        r.push(&args!["EVALSHA", script, 2, key(n), lease_key(n), value, 60_000]);
+    });
+    vec![
+        Contender::new("CACHE.SET", ours).after(leases()),
+        Contender::new("SET PX + DEL", native).after(leases()),
+        Contender::new("Lua: SET PX, DEL", lua).after(leases()),
+    ]
+}
+
+fn lease(lab: &mut Lab, free: bool) -> Vec<Contender> {
+    let script = lab.script(
+        "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+            return redis.status_reply('LOAD') else return redis.status_reply('WAIT') end",
+    );
+    let [ours, native] = if free { ["+LOAD", "+OK"] } else { ["+WAIT", "$-1"] };
+    let token = "loading 1700000000000000";
+    let lock = each(once(lab), &[ours], |r, n| {
+        r.push(&args!["CACHE.LOCK", key(n), 60_000, 60_000]);
+    });
+    let set = each(once(lab), &[native], |r, n| {
+        r.push(&args!["SET", lease_key(n), token, "NX", "PX", 60_000]);
+    });
+    let lua = each(once(lab), &[ours], |r, n| {
+        r.push(&args!["EVALSHA", script, 1, lease_key(n), token, 60_000]);
+    });
+    if !free {
+        let taken = each(0..lab.effort.commands, &["+OK"], |r, n| {
+            r.push(&args!["SET", lease_key(n), token, "PX", 3_600_000]);
+        });
+        lab.arrange(&taken);
+    }
+    let before = |contender: Contender| {
+        if free { contender.after(delete_all(lab.effort.commands, lease_key)) } else { contender }
+    };
+    vec![
+        before(Contender::new("CACHE.LOCK", lock)),
+        before(Contender::new("SET NX PX", set)),
+        before(Contender::new("Lua: SET NX PX", lua)),
+    ]
+}

@@ -1,0 +1,114 @@
+//! LOCK.* beside the commands and scripts that lock libraries use on the same keys.
+
+use super::{each, once};
+use crate::measure::{Case, Contender, Lab};
+use crate::support::args;
+use crate::wire::Requests;
+
+/// The cases.
+pub const CASES: &[Case] = &[
+    Case { name: "LOCK.ACQUIRE, granted", build: granted },
+    Case { name: "LOCK.ACQUIRE, refused", build: refused },
+    Case { name: "LOCK.EXTEND", build: extend },
+    Case { name: "LOCK.RELEASE", build: release },
+    Case { name: "LOCK.ACQUIRE + LOCK.RELEASE", build: cycle },
+];
+
+/// What redis-py, redlock-py, node-redlock and the documentation of SET send.
+const COMPARE_AND_DELETE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
+const COMPARE_AND_EXPIRE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) else return 0 end";
+
+const ME: &str = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+const YOU: &str = "0e37df36-f698-11e6-8dd4-cb9ced3df976";
+
+fn name(number: usize) -> String {
+    format!("order:{number:06}")
+}
+
+/// The key that LOCK.* and the libraries share.
+fn key(number: usize) -> String {
+    format!("lock:{{{}}}", name(number))
+}
+
+fn held_by(lab: &Lab, holder: &str, ttl: i64) -> Requests {
+    each(0..lab.effort.commands, &["+OK"], |r, n| {
+        r.push(&args!["SET", key(n), holder, "PX", ttl]);
+    })
+}
+
+fn free(lab: &Lab) -> Requests {
+    each(0..lab.effort.commands, &[":"], |r, n| {
+        r.push(&args!["DEL", key(n)]);
+    })
+}
+
+fn acquire(lab: &Lab, expected: &'static str) -> Requests {
+    each(once(lab), &[expected], |r, n| {
+        r.push(&args!["LOCK.ACQUIRE", name(n), ME, 30_000]);
+    })
+}
+
+fn set_nx(lab: &Lab, expected: &'static str) -> Requests {
+    each(once(lab), &[expected], |r, n| {
+        r.push(&args!["SET", key(n), ME, "NX", "PX", 30_000]);
+    })
+}
+
+fn granted(lab: &mut Lab) -> Vec<Contender> {
+    vec![
+        Contender::new("LOCK.ACQUIRE", acquire(lab, ":1")).after(free(lab)),
+        Contender::new("SET NX PX", set_nx(lab, "+OK")).after(free(lab)).bar(0.75),
+    ]
+}
+
+fn refused(lab: &mut Lab) -> Vec<Contender> {
+    lab.arrange(&held_by(lab, YOU, 3_600_000));
+    vec![
+        Contender::new("LOCK.ACQUIRE", acquire(lab, ":0")),
+        Contender::new("SET NX PX", set_nx(lab, "$-1")),
+    ]
+}
+
+fn extend(lab: &mut Lab) -> Vec<Contender> {
+    lab.arrange(&held_by(lab, ME, 3_600_000));
+    let script = lab.script(COMPARE_AND_EXPIRE);
+    let ours = each(once(lab), &[":1"], |r, n| {
+        r.push(&args!["LOCK.EXTEND", name(n), ME, 3_600_000]);
+    });
+    let lua = each(once(lab), &[":1"], |r, n| {
+        r.push(&args!["EVALSHA", script, 1, key(n), ME, 3_600_000]);
+    });
+    vec![Contender::new("LOCK.EXTEND", ours), Contender::new("Lua: GET, PEXPIRE", lua).bar(1.3)]
+}
+
+fn release(lab: &mut Lab) -> Vec<Contender> {
+    let script = lab.script(COMPARE_AND_DELETE);
+    let ours = each(once(lab), &[":1"], |r, n| {
+        r.push(&args!["LOCK.RELEASE", name(n), ME]);
+    });
+    let lua = each(once(lab), &[":1"], |r, n| {
+        r.push(&args!["EVALSHA", script, 1, key(n), ME]);
+    });
+    vec![
+        Contender::new("LOCK.RELEASE", ours).after(held_by(lab, ME, 60_000)),
+        Contender::new("Lua: GET, DEL", lua).after(held_by(lab, ME, 60_000)).bar(1.3),
+    ]
+}
+
+/// Take a lock and give it back.
+fn cycle(lab: &mut Lab) -> Vec<Contender> {
+    lab.arrange(&free(lab));
+    let script = lab.script(COMPARE_AND_DELETE);
+    let ours = each(once(lab), &[":1", ":1"], |r, n| {
+        r.push(&args!["LOCK.ACQUIRE", name(n), ME, 30_000]);
+        r.push(&args!["LOCK.RELEASE", name(n), ME]);
+    });
+    let lua = each(once(lab), &["+OK", ":1"], |r, n| {
+        r.push(&args!["SET", key(n), ME, "NX", "PX", 30_000]);
+        r.push(&args!["EVALSHA", script, 1, key(n), ME]);
+    });
+    vec![
+        Contender::new("LOCK.ACQUIRE + RELEASE", ours),
+        Contender::new("SET NX PX + Lua: GET, DEL", lua),
+    ]
+}

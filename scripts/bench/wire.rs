@@ -1,0 +1,187 @@
+//! What passes between the benchmark and the server: requests that were encoded before the clock
+//! started, and replies that are counted and compared with what they ought to begin with, no more.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long a reply may take before the benchmark gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Operations, ready to be sent. One operation is as many commands as there are expected replies.
+pub struct Requests {
+    bytes: Vec<u8>,
+    /// Where each command ends.
+    ends: Vec<usize>,
+    /// How the replies of one operation begin.
+    expected: Vec<&'static str>,
+}
+
+impl Requests {
+    /// No operations yet; the replies of each begin with `expected`, such as `:1` or `+OK`. The
+    /// empty text stands for anything but an error.
+    pub fn expecting(expected: &[&'static str]) -> Self {
+        Self { bytes: Vec::new(), ends: Vec::new(), expected: expected.to_vec() }
+    }
+
+    /// Adds a command; see [`crate::support::args`].
+    pub fn push(&mut self, args: &[impl AsRef<[u8]>]) {
+        encode(&mut self.bytes, args);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many operations there are.
+    pub fn operations(&self) -> usize {
+        self.ends.len() / self.expected.len()
+    }
+
+    /// The commands `from..to`, as bytes.
+    fn slice(&self, from: usize, to: usize) -> &[u8] {
+        let offset = |command: usize| match command {
+            0 => 0,
+            _ => self.ends[command - 1],
+        };
+        &self.bytes[offset(from)..offset(to)]
+    }
+}
+
+/// A connection that sends requests as they are and counts replies.
+pub struct Connection {
+    /// The socket.
+    pub stream: TcpStream,
+    received: Vec<u8>,
+    /// Where the first reply begins that was not taken yet, and where what was received ends.
+    start: usize,
+    end: usize,
+}
+
+impl Connection {
+    /// Connects, RESP2. There is `room` for so many bytes of replies at first, and more if need be.
+    pub fn to(address: SocketAddr, room: usize) -> Self {
+        let stream = TcpStream::connect(address)
+            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        stream.set_nodelay(true).expect("set TCP_NODELAY");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a read time-out");
+        Self { stream, received: vec![0; room], start: 0, end: 0 }
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.stream.write_all(bytes) {
+            panic!("cannot send to the server: {error}");
+        }
+    }
+
+    /// Takes one reply and looks at its bytes.
+    pub fn reply<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> T {
+        loop {
+            let pending = &self.received[self.start..self.end];
+            if let Some(length) = reply_length(pending) {
+                self.start += length;
+                return look(&pending[..length]);
+            }
+            self.fill();
+        }
+    }
+
+    /// Takes one reply, which must begin with `expected`.
+    pub fn expect(&mut self, expected: &str) {
+        self.reply(|reply| {
+            let good = reply.starts_with(expected.as_bytes());
+            assert!(
+                good && (!reply.starts_with(b"-") || expected.starts_with('-')),
+                "the server replied \"{}\" where \"{expected}\" was expected",
+                reply[..reply.len().min(200)].escape_ascii(),
+            );
+        });
+    }
+
+    fn fill(&mut self) {
+        self.received.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.end == self.received.len() {
+            self.received.resize(self.end * 2, 0);
+        }
+        match self.stream.read(&mut self.received[self.end..]) {
+            Ok(0) => panic!("the server closed the connection"),
+            Ok(count) => self.end += count,
+            Err(error) => panic!("no reply within {PATIENCE:?}: {error}"),
+        }
+    }
+}
+
+/// Sends all operations over the connections in turn, `pipeline` of them at a time, with one such
+/// batch on its way on each connection. Returns when all replies are there.
+pub fn drive(connections: &mut [Connection], requests: &Requests, pipeline: usize) {
+    let commands = requests.ends.len();
+    let batch = pipeline * requests.expected.len();
+    let mut on_the_way = VecDeque::with_capacity(connections.len());
+    for (turn, from) in (0..commands).step_by(batch).enumerate() {
+        let connection = turn % connections.len();
+        if on_the_way.len() == connections.len() {
+            collect(connections, requests, &mut on_the_way);
+        }
+        let to = (from + batch).min(commands);
+        connections[connection].send(requests.slice(from, to));
+        on_the_way.push_back((connection, to - from));
+    }
+    while !on_the_way.is_empty() {
+        collect(connections, requests, &mut on_the_way);
+    }
+}
+
+fn collect(
+    connections: &mut [Connection],
+    requests: &Requests,
+    on_the_way: &mut VecDeque<(usize, usize)>,
+) {
+    let Some((connection, replies)) = on_the_way.pop_front() else {
+        return;
+    };
+    let expected = requests.expected.iter().cycle();
+    for expected in expected.take(replies) {
+        connections[connection].expect(expected);
+    }
+}
+
+/// The length of the first reply in `bytes`, if it is complete.
+fn reply_length(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut missing) = (0, 1);
+    while missing > 0 {
+        let line = bytes.get(at..)?;
+        let length = line.iter().position(|byte| *byte == b'\n')? + 1;
+        at += length;
+        missing -= 1;
+        let number = || {
+            let text = std::str::from_utf8(&line[1..length - 2]).unwrap_or_default();
+            text.parse::<i64>().unwrap_or_else(|_| panic!("not RESP2: {text:?}"))
+        };
+        match line[0] {
+            b'$' => at += usize::try_from(number()).map_or(0, |length| length + 2),
+            b'*' => missing += usize::try_from(number()).unwrap_or(0),
+            b'+' | b'-' | b':' => {}
+            other => panic!("not RESP2: a reply begins with {:?}", other as char),
+        }
+    }
+    (at <= bytes.len()).then_some(at)
+}
+
+/// A command that is sent on its own.
+pub fn encoded(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(&mut bytes, args);
+    bytes
+}
+
+/// Appends a command, as an array of bulk strings.
+fn encode(bytes: &mut Vec<u8>, args: &[impl AsRef<[u8]>]) {
+    bytes.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
+    for arg in args {
+        let arg = arg.as_ref();
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+}

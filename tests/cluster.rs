@@ -1,0 +1,792 @@
+//! Corral in a cluster: every key that belongs to a name lies in the name's slot, so that clients,
+//! nodes and migrations treat the commands like the server's own; and while a slot moves, or a
+//! replica takes over, no lock has two holders, no task is lost, and whoever waits is sent on.
+
+mod support;
+use support::*;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A cluster of three that the tests share while several of them run. Each test keeps to slots of
+/// its own, so that a slot may move under it.
+struct Shared(Arc<Cluster>);
+
+impl Shared {
+    #[track_caller]
+    fn cluster() -> Self {
+        static RUNNING: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+        let mut running = RUNNING.lock().expect("the cluster has started");
+        let cluster = running.upgrade().unwrap_or_else(|| {
+            let cluster = Arc::new(Cluster::start(3, Server::builder()));
+            *running = Arc::downgrade(&cluster);
+            cluster
+        });
+        Self(cluster)
+    }
+}
+
+impl Deref for Shared {
+    type Target = Cluster;
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            no_panics(self);
+        }
+    }
+}
+
+#[track_caller]
+fn no_panics(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        assert_eq!(info(node, "corral", "corral_panics").as_deref(), Some("0"));
+    }
+}
+
+type Args = Vec<Vec<u8>>;
+
+/// A call of each command that writes, for a name. None of them waits.
+fn writes(name: &[u8]) -> Vec<Args> {
+    [
+        &args!["LOCK.ACQUIRE", name, "me", 60_000][..],
+        &args!["LOCK.EXTEND", name, "me", 60_000],
+        &args!["LOCK.RELEASE", name, "me"],
+        &args!["CACHE.LOCK", name, 60_000, 60_000],
+        &args!["CACHE.SET", name, "v", 60_000],
+        &args!["TASK.PUBLISH", name, "p"],
+        &args!["TASK.CONSUME", "g", "c", name, 10],
+        &args!["TASK.CONSUME", "g", "c", name, 10, 0],
+        &args!["TASK.ACK", name, "g", "1-1"],
+        &args!["TASK.RETRY", name, "1-1", "p", 0, name, name, 3],
+    ]
+    .map(<[Vec<u8>]>::to_vec)
+    .to_vec()
+}
+
+/// A call of each command for a name.
+fn every_command(name: &[u8]) -> Vec<Args> {
+    let mut all = writes(name);
+    all.push(args!["CACHE.GET", name].to_vec());
+    all
+}
+
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+/// All keys of a slot at a node, with what they hold.
+#[track_caller]
+fn keys_in_slot(client: &mut Client, slot: u16) -> BTreeMap<String, Value> {
+    let keys = client.run(format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
+    let keys = keys.items().iter().map(Value::bytes);
+    keys.map(|key| (shown(key), asking(client, &args!["DUMP", key]))).collect()
+}
+
+/// The error that sends a client on.
+fn redirect(kind: &str, slot: u16, to: &Server) -> Value {
+    error(format!("{kind} {slot} 127.0.0.1:{}", to.port()))
+}
+
+/// A command behind ASKING.
+#[track_caller]
+fn asking(client: &mut Client, command: &[Vec<u8>]) -> Value {
+    assert_eq!(client.run("ASKING"), ok());
+    client.cmd(command)
+}
+
+/// A consumer of the group `g` that waits at the node of a stream.
+#[track_caller]
+fn consumer(cluster: &Cluster, name: &str, stream: impl AsRef<[u8]>) -> Client {
+    let mut client = cluster.client_for(&stream);
+    let myself = format!("CLIENT LIST ID {}", client.id());
+    client.send_args(&args!["TASK.CONSUME", "g", name, stream.as_ref(), 1, 0]);
+    let mut control = cluster.client_for(&stream);
+    eventually(SOON, "the consumer waits", || {
+        control.run(&myself).as_str().split(' ').any(|field| field == "flags=b")
+    });
+    client
+}
+
+/// A consumer that waited gets one task and finishes it.
+#[track_caller]
+fn works_off(waiter: &mut Client, stream: &str, payload: &str) {
+    let reply = waiter.read();
+    assert_eq!(reply.task_payloads(), [payload]);
+    assert_eq!(waiter.run(format!("TASK.ACK {stream} g {}", reply.task_ids()[0])), int(1));
+}
+
+// --- Names and slots
+
+#[test]
+fn every_key_of_a_name_lies_in_the_slot_of_the_name() {
+    let cluster = Shared::cluster();
+    let long = "n".repeat(5000);
+    let names: [&[u8]; 14] = [
+        b"plain",
+        b"{tag}",
+        b"a{tag}b",
+        b"{",
+        b"open{brace",
+        b"{{",
+        b"{{tag}}",
+        b"{a}{b}",
+        b"{tag}with}more{}",
+        b"nul\0byte",
+        b"\xff\xfe{",
+        b"line\r\nbreak",
+        b"lock:{plain}",
+        long.as_bytes(),
+    ];
+    for name in names {
+        let shape = shown(&name[..name.len().min(40)]);
+        let slot = slot_of(name);
+        let mut client = cluster.client_for(name);
+        let mut keys = |client: &mut Client| {
+            let keys: Vec<_> = keys_in_slot(client, slot).into_keys().collect();
+            keys
+        };
+        let before = keys(&mut client);
+        let [acquire, extend, release, lock, set, ..] = &writes(name)[..] else {
+            panic!("the commands are listed in this order");
+        };
+        assert_eq!(client.cmd(acquire), int(1), "{shape}");
+        assert_eq!(client.cmd(acquire), int(0), "{shape}");
+        assert_eq!(client.cmd(extend), int(1), "{shape}");
+        let held = keys(&mut client);
+        assert_eq!(held.len(), before.len() + 1, "{shape}: {held:?}");
+        assert_eq!(client.cmd(release), int(1), "{shape}");
+
+        assert_eq!(client.cmd(lock), simple("LOAD"), "{shape}");
+        assert_eq!(client.cmd(lock), simple("WAIT"), "{shape}");
+        assert_eq!(keys(&mut client).len(), before.len() + 1, "{shape}");
+        assert_eq!(client.cmd(set), ok(), "{shape}");
+        assert_eq!(keys(&mut client).len(), before.len() + 1, "{shape}");
+        assert_eq!(client.cmd(&args!["CACHE.GET", name]), bulk("v"), "{shape}");
+        assert_eq!(client.cmd(&args!["DEL", name]), int(1), "{shape}");
+
+        let mut waiter = consumer(&cluster, "c", name);
+        let id = client.cmd(&args!["TASK.PUBLISH", name, "p"]);
+        assert!(matches!(id, Value::Bulk(_)), "{shape}: {id:?}");
+        assert_eq!(waiter.read().task_ids(), [id.as_str()], "{shape}");
+        let retry = args!["TASK.RETRY", name, id.as_str(), "p", 0, name, name, 3];
+        assert_eq!(client.cmd(&retry), ok(), "{shape}");
+        let again = client.cmd(&args!["TASK.CONSUME", "g", "c", name]);
+        let again = again.task_ids()[0].to_owned();
+        assert_eq!(client.cmd(&args!["TASK.ACK", name, "g", again]), int(1), "{shape}");
+        assert_eq!(client.cmd(&args!["DEL", name]), int(1), "{shape}");
+        assert_eq!(keys(&mut client), before, "{shape}");
+    }
+}
+
+#[test]
+fn a_name_with_a_closing_brace_outside_a_tag_is_refused_and_nothing_changes() {
+    let cluster = Shared::cluster();
+    let refusal = error("ERR name cannot be used in cluster mode: '}' outside a hash tag");
+    for name in ["refused}", "refused:{}", "}refused{", "{}refused{tag}", "refused}}\0"] {
+        let mut client = cluster.client_for(name);
+        for command in writes(name.as_bytes()) {
+            assert_eq!(client.cmd(&command), refusal, "{name}: {}", shown(&command[0]));
+        }
+        // A value needs no key beside itself to be read.
+        assert_eq!(client.cmd(&["CACHE.GET", name]), nil(), "{name}");
+    }
+    for node in &cluster.nodes {
+        assert_eq!(node.client().run("KEYS *refused*"), array([""; 0]));
+    }
+}
+
+#[test]
+fn a_command_at_the_wrong_node_is_sent_to_the_right_one() {
+    let cluster = Shared::cluster();
+    for name in ["wrong:1", "wrong:{2}", "wrong:3{"] {
+        let slot = slot_of(name);
+        let right = cluster.node_of_slot(slot);
+        let moved = redirect("MOVED", slot, &cluster.nodes[right]);
+        for node in (0..cluster.nodes.len()).filter(|node| *node != right) {
+            let mut client = cluster.nodes[node].client();
+            for command in every_command(name.as_bytes()) {
+                assert_eq!(client.cmd(&command), moved, "{}", shown(&command[0]));
+            }
+        }
+        assert_eq!(cluster.client_for(name).run(format!("CLUSTER COUNTKEYSINSLOT {slot}")), int(0));
+    }
+}
+
+#[test]
+fn a_retry_takes_three_streams_of_one_slot() {
+    let cluster = Shared::cluster();
+    let mut client = cluster.client_for("{retry}");
+    client.publish("{retry}", "p");
+    let id = client.lease("g", "c", "{retry}");
+    let retry = |streams: [&str; 3], count: u32| {
+        let [source, again, dead] = streams;
+        format!("TASK.RETRY {source} {id} p {count} {again} {dead} 3")
+    };
+    let before = keys_in_slot(&mut client, slot_of("{retry}"));
+    for streams in [
+        ["{retry}", "{retry}:again", "elsewhere"],
+        ["{retry}", "elsewhere", "{retry}:dead"],
+        ["{retry}", "{else}", "{where}"],
+        ["{retry}", "{else}", "{else}"],
+    ] {
+        // Whichever of them the task would go to.
+        for count in [0, 3] {
+            let refused = client.run(retry(streams, count));
+            assert!(refused.is_error_with("CROSSSLOT "), "{streams:?}: {refused:?}");
+        }
+    }
+    assert_eq!(keys_in_slot(&mut client, slot_of("{retry}")), before);
+
+    let streams = ["{retry}", "{retry}:again", "{retry}:dead"];
+    for count in [0, 3] {
+        assert_eq!(client.run(retry(streams, count)), ok());
+    }
+    assert_eq!(client.run("EXISTS {retry} {retry}:again {retry}:dead"), int(3));
+    assert_eq!(client.run("XLEN {retry}"), int(0));
+    assert_eq!(client.run("XLEN {retry}:again"), int(1));
+    assert_eq!(client.run("XLEN {retry}:dead"), int(1));
+}
+
+#[test]
+fn a_script_and_a_transaction_of_one_slot_may_call_every_command() {
+    let cluster = Shared::cluster();
+    let name = "script{s}";
+    let mut client = cluster.client_for(name);
+    let script = "local r = {} \
+        r[1] = redis.call('LOCK.ACQUIRE', KEYS[1], 'me', 60000) \
+        r[2] = redis.call('LOCK.RELEASE', KEYS[1], 'me') \
+        r[3] = redis.call('CACHE.LOCK', KEYS[1], 60000, 60000) \
+        r[4] = redis.call('CACHE.SET', KEYS[1], 'v', 60000) \
+        r[5] = redis.call('CACHE.GET', KEYS[1]) \
+        return r";
+    let expected = array([int(1), int(1), simple("LOAD"), ok(), bulk("v")]);
+    assert_eq!(client.cmd(&["EVAL", script, "1", name]), expected);
+    let lines = [
+        "MULTI",
+        "DEL script{s}",
+        "TASK.PUBLISH script{s} p",
+        "TASK.CONSUME g c script{s}",
+        "EXEC",
+    ];
+    let replies = client.pipeline(&lines);
+    assert_eq!(replies[4].items()[2].task_payloads(), ["p"]);
+}
+
+#[test]
+fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
+    fn call<T: redis::FromRedisValue>(
+        connection: &mut redis::cluster::ClusterConnection,
+        line: &str,
+    ) -> T {
+        let mut words = line.split(' ');
+        let mut command = redis::cmd(words.next().expect("a command"));
+        words.for_each(|word| {
+            command.arg(word);
+        });
+        command.query(connection).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    let cluster = Shared::cluster();
+    let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
+    let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
+    let mut connection = client.get_connection().expect("a cluster");
+    // Names all over the nodes; the group, which such a client takes for the key, lies elsewhere.
+    for number in 0..12 {
+        let c = &mut connection;
+        let lock = format!("client:lock:{number}");
+        assert_eq!(call::<i64>(c, &format!("LOCK.ACQUIRE {lock} me 60000")), 1);
+        assert_eq!(call::<i64>(c, &format!("LOCK.ACQUIRE {lock} you 60000")), 0);
+        assert_eq!(call::<i64>(c, &format!("LOCK.EXTEND {lock} me 60000")), 1);
+        assert_eq!(call::<i64>(c, &format!("LOCK.RELEASE {lock} me")), 1);
+
+        let key = format!("client:key:{number}");
+        assert_eq!(call::<Option<String>>(c, &format!("CACHE.GET {key}")), None);
+        assert_eq!(call::<String>(c, &format!("CACHE.LOCK {key} 60000 60000")), "LOAD");
+        assert_eq!(call::<String>(c, &format!("CACHE.SET {key} v 60000")), "OK");
+        assert_eq!(call::<String>(c, &format!("CACHE.GET {key}")), "v");
+
+        let (stream, again, dead) =
+            (format!("q{{{number}}}"), format!("again{{{number}}}"), format!("dead{{{number}}}"));
+        let id: String = call(c, &format!("TASK.PUBLISH {stream} p"));
+        let group = format!("group:{number}");
+        let consume = format!("TASK.CONSUME {group} c {stream} 1 1000");
+        let tasks: redis::streams::StreamReadReply = call(c, &consume);
+        assert_eq!(tasks.keys[0].ids[0].id, id);
+        let retry = format!("TASK.RETRY {stream} {id} p 0 {again} {dead} 3");
+        assert_eq!(call::<String>(c, &retry), "OK");
+        let tasks: redis::streams::StreamReadReply =
+            call(c, &format!("TASK.CONSUME {group} c {again}"));
+        let id = &tasks.keys[0].ids[0].id;
+        assert_eq!(call::<i64>(c, &format!("TASK.ACK {again} {group} {id}")), 1);
+        let nothing: Option<redis::streams::StreamReadReply> =
+            call(c, &format!("TASK.CONSUME {group} c {again} 1 1"));
+        assert!(nothing.is_none());
+    }
+}
+
+// --- Moving slots
+
+/// A lock `lock{tag}` that `me` holds, a value and a lease `key{tag}`, and a queue `queue{tag}`
+/// whose first task is leased to `worker` of the group `g`; all in the slot of a tag.
+struct Household {
+    lock: String,
+    key: String,
+    queue: String,
+    /// The task that is leased.
+    task: String,
+}
+
+impl Household {
+    #[track_caller]
+    fn new(cluster: &Cluster, tag: &str) -> Self {
+        let mut client = cluster.client_for(tag);
+        let [lock, key, queue] = ["lock", "key", "queue"].map(|what| format!("{what}{{{tag}}}"));
+        assert_eq!(client.run(format!("LOCK.ACQUIRE {lock} me 600000")), int(1));
+        assert_eq!(client.run(format!("CACHE.SET {key} v 600000")), ok());
+        assert_eq!(client.run(format!("CACHE.LOCK {key} 600000 600000")), simple("LOAD"));
+        client.publish(&queue, "leased");
+        let task = client.lease("g", "worker", &queue);
+        Self { lock, key, queue, task }
+    }
+
+    /// A call of each command that writes, whose name is a key of the server's own.
+    fn writes_to_keys(&self) -> Vec<Args> {
+        let (key, queue, task) = (&self.key, &self.queue, &self.task);
+        [
+            &args!["CACHE.LOCK", key, 60_000, 60_000][..],
+            &args!["CACHE.SET", key, "other", 60_000],
+            &args!["TASK.PUBLISH", queue, "p"],
+            &args!["TASK.CONSUME", "g", "other", queue],
+            &args!["TASK.CONSUME", "g", "other", queue, 1, 0],
+            &args!["TASK.CONSUME", "new", "other", queue],
+            &args!["TASK.ACK", queue, "g", task],
+            &args!["TASK.RETRY", queue, task, "p", 0, queue, queue, 3],
+        ]
+        .map(<[Vec<u8>]>::to_vec)
+        .to_vec()
+    }
+
+    /// The same with a name that is no key: others belong to it.
+    fn writes_to_names(&self) -> Vec<Args> {
+        let lock = &self.lock;
+        [
+            &args!["LOCK.ACQUIRE", lock, "you", 60_000][..],
+            &args!["LOCK.EXTEND", lock, "me", 60_000],
+            &args!["LOCK.RELEASE", lock, "me"],
+        ]
+        .map(<[Vec<u8>]>::to_vec)
+        .to_vec()
+    }
+
+    /// Everything is as it was made, and goes on.
+    #[track_caller]
+    fn goes_on(&self, client: &mut Client) {
+        let (lock, key, queue, task) = (&self.lock, &self.key, &self.queue, &self.task);
+        assert_eq!(client.run(format!("LOCK.ACQUIRE {lock} you 60000")), int(0));
+        assert_eq!(client.run(format!("LOCK.EXTEND {lock} me 60000")), int(1));
+        assert_eq!(client.run(format!("LOCK.RELEASE {lock} me")), int(1));
+        assert_eq!(client.run(format!("LOCK.ACQUIRE {lock} you 60000")), int(1));
+
+        assert_eq!(client.run(format!("CACHE.GET {key}")), bulk("v"));
+        assert_eq!(client.run(format!("CACHE.LOCK {key} 60000 60000")), simple("WAIT"));
+        assert_eq!(client.run(format!("CACHE.SET {key} w 60000")), ok());
+        assert_eq!(client.run(format!("CACHE.LOCK {key} 60000 60000")), simple("LOAD"));
+
+        let pending = client.run(format!("XPENDING {queue} g - + 10"));
+        assert_eq!(pending.items().len(), 1);
+        assert_eq!(pending.items()[0].items()[..2], [bulk(task), bulk("worker")]);
+        assert_eq!(client.run(format!("TASK.ACK {queue} g {task}")), int(1));
+        assert_eq!(client.run(format!("XLEN {queue}")), int(0));
+        client.publish(queue, "later");
+        assert_eq!(client.run(format!("TASK.CONSUME g c {queue}")).task_payloads(), ["later"]);
+    }
+}
+
+/// A node that is not the one of a tag.
+fn another_node(cluster: &Cluster, tag: &str) -> usize {
+    (cluster.node_of_slot(slot_of(tag)) + 1) % cluster.nodes.len()
+}
+
+#[test]
+fn while_a_slot_moves_nothing_is_written_at_either_node() {
+    let cluster = Shared::cluster();
+    let tag = "refusing";
+    let slot = slot_of(tag);
+    let home = Household::new(&cluster, tag);
+    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
+    let (source, target) = (&cluster.nodes[reshard.from], &cluster.nodes[reshard.to]);
+    let (mut at_source, mut at_target) = (source.client(), target.client());
+    let before = keys_in_slot(&mut at_source, slot);
+    let is_try_again = |reply: &Value| reply.is_error_with("TRYAGAIN ");
+    let both = [home.writes_to_keys(), home.writes_to_names()].concat();
+
+    for command in &both {
+        let name = shown(&command[0]);
+        let at_target_unasked = at_target.cmd(command);
+        assert_eq!(at_target_unasked, redirect("MOVED", slot, source), "{name}");
+        let at_target = asking(&mut at_target, command);
+        assert!(is_try_again(&at_target), "{name}: {at_target:?}");
+    }
+    for command in home.writes_to_keys() {
+        let reply = at_source.cmd(&command);
+        assert!(is_try_again(&reply), "{}: {reply:?}", shown(&command[0]));
+    }
+    // The server itself sends a client on whose key is not there.
+    for command in home.writes_to_names() {
+        assert_eq!(at_source.cmd(&command), redirect("ASK", slot, target));
+    }
+    let missing = args!["CACHE.GET", format!("missing{{{tag}}}")];
+    let present = args!["CACHE.GET", home.key];
+    assert_eq!(at_source.cmd(&present), bulk("v"));
+    assert_eq!(at_source.cmd(&missing), redirect("ASK", slot, target));
+    assert_eq!(asking(&mut at_target, &missing), nil());
+    assert_eq!(keys_in_slot(&mut at_source, slot), before);
+    assert_eq!(keys_in_slot(&mut at_target, slot).len(), 0);
+
+    assert_eq!(reshard.migrate_keys(), before.len());
+    for command in &both {
+        let at_source = at_source.cmd(command);
+        // A command with several keys is not sent on by the server.
+        let sent_on = at_source == redirect("ASK", slot, target);
+        let name = shown(&command[0]);
+        assert!(sent_on || name == "TASK.RETRY" && is_try_again(&at_source), "{name}");
+        let at_target = asking(&mut at_target, command);
+        assert!(is_try_again(&at_target), "{name}: {at_target:?}");
+    }
+    assert_eq!(at_source.cmd(&present), redirect("ASK", slot, target));
+    assert_eq!(asking(&mut at_target, &present), bulk("v"));
+    assert_eq!(keys_in_slot(&mut at_target, slot), before);
+
+    reshard.finish();
+    for command in &both {
+        assert_eq!(
+            at_source.cmd(command),
+            redirect("MOVED", slot, &cluster.nodes[cluster.node_of_slot(slot)])
+        );
+    }
+    home.goes_on(&mut at_target);
+}
+
+#[test]
+fn a_move_that_is_given_up_leaves_everything_as_it_was() {
+    let cluster = Shared::cluster();
+    let tag = "given-up";
+    let slot = slot_of(tag);
+    let home = Household::new(&cluster, tag);
+    let mut client = cluster.client_for(tag);
+    let mut waiter = consumer(&cluster, "waiter", &home.queue);
+    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
+    let refused = client.cmd(&["TASK.PUBLISH", &home.queue, "p"]);
+    assert!(refused.is_error_with("TRYAGAIN "), "{refused:?}");
+    reshard.cancel();
+    assert_eq!(waiter.read_timeout(Duration::ZERO), None);
+    client.publish(&home.queue, "p");
+    works_off(&mut waiter, &home.queue, "p");
+    home.goes_on(&mut client);
+}
+
+#[test]
+fn those_who_wait_are_sent_after_their_slot() {
+    let cluster = Shared::cluster();
+    let tag = "sent-after";
+    let slot = slot_of(tag);
+    let home = Household::new(&cluster, tag);
+    let names = ["one", "two", "three"];
+    let mut waiters = names.map(|name| consumer(&cluster, name, &home.queue));
+    let mut without_stream = consumer(&cluster, "c", format!("other{{{tag}}}"));
+    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
+    let target = &cluster.nodes[reshard.to];
+    let moved = redirect("MOVED", slot, target);
+    let mut at_source = cluster.nodes[reshard.from].client();
+
+    // What others add to a stream that is still here may be handed over.
+    assert!(!at_source.run(format!("XADD {} * payload foreign", home.queue)).is_error());
+    let first = waiters[0].read_timeout(Duration::from_millis(100));
+    reshard.migrate_keys();
+    reshard.finish();
+    for waiter in waiters.iter_mut().skip(usize::from(first.is_some())).chain([&mut without_stream])
+    {
+        assert_eq!(waiter.read(), moved);
+        assert_eq!(waiter.run("PING"), simple("PONG"));
+    }
+    // They ask again where they were sent, and everything is there.
+    let mut at_target = target.client();
+    if first.is_none() {
+        let found = at_target.run(format!("TASK.CONSUME g one {}", home.queue));
+        assert_eq!(found.task_payloads(), ["foreign"]);
+    }
+    let id = at_target.run(format!("XPENDING {} g - + 10 one", home.queue));
+    let id = id.items()[0].items()[0].as_str().to_owned();
+    assert_eq!(at_target.run(format!("TASK.ACK {} g {id}", home.queue)), int(1));
+    let mut waiters = names.map(|name| consumer(&cluster, name, &home.queue));
+    for (number, waiter) in waiters.iter_mut().enumerate() {
+        at_target.publish(&home.queue, &number.to_string());
+        works_off(waiter, &home.queue, &number.to_string());
+    }
+    home.goes_on(&mut at_target);
+}
+
+/// A client that follows the cluster, as a client library does.
+struct Follower {
+    connections: HashMap<u16, Client>,
+    port: u16,
+}
+
+impl Follower {
+    fn new(node: &Server) -> Self {
+        Self { connections: HashMap::new(), port: node.port() }
+    }
+
+    fn at(&mut self, port: u16) -> &mut Client {
+        self.connections.entry(port).or_insert_with(|| Client::connect(port))
+    }
+
+    /// Calls a command until it has an answer. It goes where it is sent and asks again when it is
+    /// told to.
+    #[track_caller]
+    fn call(&mut self, command: &str) -> Value {
+        let end = Instant::now() + SOON;
+        loop {
+            let port = self.port;
+            let mut reply = self.at(port).run(command);
+            if reply.is_error_with("ASK ") {
+                let client = self.at(port_in(&reply));
+                assert_eq!(client.run("ASKING"), ok());
+                reply = client.run(command);
+            }
+            if reply.is_error_with("MOVED ") {
+                self.port = port_in(&reply);
+            } else if !reply.is_error_with("TRYAGAIN ") {
+                return reply;
+            }
+            assert!(Instant::now() < end, "no answer to {command}");
+        }
+    }
+
+    /// Calls a command once at both nodes, with ASKING, whoever has the slot; the replies that are
+    /// no refusal of the cluster.
+    #[track_caller]
+    fn call_everywhere(&mut self, nodes: [u16; 2], command: &str) -> Vec<Value> {
+        let refusals = ["MOVED ", "ASK ", "TRYAGAIN "];
+        let replies = nodes.map(|port| {
+            let replies = self.at(port).pipeline(&["ASKING", command]);
+            replies[1].clone()
+        });
+        let mut replies = replies.to_vec();
+        replies.retain(|reply| !refusals.iter().any(|refusal| reply.is_error_with(refusal)));
+        replies
+    }
+}
+
+/// The port at the end of a redirection.
+#[track_caller]
+fn port_in(redirect: &Value) -> u16 {
+    let port = redirect.as_str().rsplit(':').next().and_then(|port| port.parse().ok());
+    port.unwrap_or_else(|| panic!("no redirection: {redirect:?}"))
+}
+
+/// Something that one client at a time may have.
+struct Prize {
+    /// The command that asks for it, with the reply of who gets it and of who does not.
+    take: String,
+    taken: [Value; 2],
+    /// The command that gives it back.
+    give: String,
+    given: Value,
+    has_holder: AtomicBool,
+    grants: AtomicUsize,
+}
+
+impl Prize {
+    /// Asks for it over and over, at both nodes.
+    fn compete(&self, nodes: [&Server; 2], over: &AtomicBool) {
+        let ports = nodes.map(Server::port);
+        let mut follower = Follower::new(nodes[0]);
+        let mut turn = 0;
+        while !over.load(SeqCst) {
+            turn += 1;
+            let replies = if turn % 2 == 0 {
+                follower.call_everywhere(ports, &self.take)
+            } else {
+                vec![follower.call(&self.take)]
+            };
+            for reply in &replies {
+                assert!(self.taken.contains(reply), "{}: {reply:?}", self.take);
+            }
+            let won = replies.iter().filter(|reply| **reply == self.taken[0]).count();
+            if won == 0 {
+                continue;
+            }
+            assert!(won == 1 && !self.has_holder.swap(true, SeqCst), "{}: two holders", self.take);
+            thread::yield_now();
+            self.grants.fetch_add(1, SeqCst);
+            assert!(self.has_holder.swap(false, SeqCst), "{}: two holders", self.take);
+            assert_eq!(follower.call(&self.give), self.given, "{}", self.give);
+        }
+    }
+}
+
+#[test]
+fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
+    let cluster = Shared::cluster();
+    let tag = "contended";
+    let slot = slot_of(tag);
+    let home = cluster.node_of_slot(slot);
+    let away = another_node(&cluster, tag);
+    let nodes = [&cluster.nodes[home], &cluster.nodes[away]];
+    let prize = |take: &str, taken, give: &str, given| Prize {
+        take: take.replace("%", tag),
+        taken,
+        give: give.replace("%", tag),
+        given,
+        has_holder: AtomicBool::new(false),
+        grants: AtomicUsize::new(0),
+    };
+    let prizes = [
+        prize(
+            "LOCK.ACQUIRE lock{%} me 600000",
+            [int(1), int(0)],
+            "LOCK.RELEASE lock{%} me",
+            int(1),
+        ),
+        prize(
+            "CACHE.LOCK key{%} 600000 600000",
+            [simple("LOAD"), simple("WAIT")],
+            "CACHE.SET key{%} v 600000",
+            ok(),
+        ),
+    ];
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let competitors: Vec<_> = [0, 0, 0, 1, 1, 1]
+            .map(|index: usize| {
+                scope.spawn({
+                    let (prize, over) = (&prizes[index], &over);
+                    move || prize.compete(nodes, over)
+                })
+            })
+            .into();
+        let wait_for_grants = || {
+            for prize in &prizes {
+                let before = prize.grants.load(SeqCst);
+                eventually(SOON, "it is taken again", || {
+                    competitors.iter().any(|c| c.is_finished())
+                        || prize.grants.load(SeqCst) > before + 5
+                });
+            }
+        };
+        for to in [away, home, away, home, away] {
+            wait_for_grants();
+            let reshard = cluster.reshard(slot, to);
+            thread::sleep(Duration::from_millis(30));
+            reshard.migrate_keys();
+            thread::sleep(Duration::from_millis(30));
+            reshard.finish();
+        }
+        wait_for_grants();
+        over.store(true, SeqCst);
+    });
+    no_panics(&cluster);
+}
+
+#[test]
+fn every_task_is_delivered_once_while_its_slot_moves() {
+    const TASKS: usize = 600;
+    let cluster = Shared::cluster();
+    let tag = "moving-queue";
+    let slot = slot_of(tag);
+    let home = cluster.node_of_slot(slot);
+    let away = another_node(&cluster, tag);
+    let delivered = Mutex::new(Vec::new());
+    let published = AtomicUsize::new(0);
+    let stream = format!("s{{{tag}}}");
+    let (stream, delivered, published) = (&stream, &delivered, &published);
+    let all_delivered = || delivered.lock().expect("nobody panicked").len() >= TASKS;
+    thread::scope(|scope| {
+        let publish = || {
+            let mut follower = Follower::new(&cluster.nodes[home]);
+            for number in 0..TASKS {
+                let id = follower.call(&format!("TASK.PUBLISH {stream} {number}"));
+                assert!(matches!(id, Value::Bulk(_)), "{id:?}");
+                published.fetch_add(1, SeqCst);
+            }
+        };
+        let consume = |name: &str| {
+            let mut follower = Follower::new(&cluster.nodes[away]);
+            while !all_delivered() {
+                let reply = follower.call(&format!("TASK.CONSUME g {name} {stream} 1 100"));
+                for (id, payload) in reply.task_ids().into_iter().zip(reply.task_payloads()) {
+                    let ack = format!("TASK.ACK {stream} g {id}");
+                    assert_eq!(follower.call(&ack), int(1));
+                    let number: usize = payload.parse().expect("a number");
+                    delivered.lock().expect("nobody panicked").push(number);
+                }
+            }
+        };
+        scope.spawn(publish);
+        for name in ["a", "b", "c"] {
+            scope.spawn(move || consume(name));
+        }
+        for (index, to) in [away, home, away].into_iter().enumerate() {
+            let goal = (index + 1) * TASKS / 4;
+            eventually(SOON, "some are published", || published.load(SeqCst) >= goal);
+            let reshard = cluster.reshard(slot, to);
+            reshard.migrate_keys();
+            reshard.finish();
+        }
+    });
+    let mut numbers = delivered.lock().expect("nobody panicked").clone();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..TASKS).collect::<Vec<_>>());
+    let mut client = cluster.client_for(tag);
+    assert_eq!(client.run(format!("XLEN {stream}")), int(0));
+}
+
+// --- Failover
+
+#[test]
+fn a_replica_takes_over_with_locks_leases_and_tasks() {
+    let mut cluster = Cluster::start(3, Server::builder());
+    let tag = "failover";
+    let slot = slot_of(tag);
+    let home = Household::new(&cluster, tag);
+    let old = cluster.node_of_slot(slot);
+    let replica = cluster.add_replica(old);
+    let mut waiters = ["one", "two"].map(|name| consumer(&cluster, name, &home.queue));
+
+    // A replica answers what only reads, if it may, and sends on what writes.
+    let mut at_replica = cluster.nodes[replica].client();
+    assert_eq!(at_replica.run("READONLY"), ok());
+    wait_in_sync(&cluster.nodes[old], &cluster.nodes[replica]);
+    assert_eq!(at_replica.run(format!("CACHE.GET {}", home.key)), bulk("v"));
+    for command in [home.writes_to_keys(), home.writes_to_names()].concat() {
+        assert_eq!(at_replica.cmd(&command), redirect("MOVED", slot, &cluster.nodes[old]));
+    }
+
+    assert_eq!(at_replica.run("CLUSTER FAILOVER"), ok());
+    eventually(SOON, "the replica takes over", || cluster.node_of_slot(slot) == replica);
+    for waiter in &mut waiters {
+        let told = waiter.read();
+        let sent_on = told == redirect("MOVED", slot, &cluster.nodes[replica]);
+        assert!(sent_on || told.is_error_with("UNBLOCKED "), "{told:?}");
+    }
+    eventually(SOON, "the old master follows", || {
+        info(&cluster.nodes[old], "replication", "role").as_deref() == Some("slave")
+    });
+    assert_eq!(info(&cluster.nodes[old], "corral", "corral_task_waiters").as_deref(), Some("0"));
+    let mut at_new = cluster.nodes[replica].client();
+    let mut waiter = consumer(&cluster, "three", &home.queue);
+    at_new.publish(&home.queue, "p");
+    works_off(&mut waiter, &home.queue, "p");
+    home.goes_on(&mut at_new);
+    no_panics(&cluster);
+}
