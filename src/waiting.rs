@@ -68,11 +68,6 @@ impl Budget {
         Self { bytes: usize::try_from(WAKE_BYTES.get()).unwrap_or(usize::MAX), grants: GRANTS }
     }
 
-    /// One hand-over of any size.
-    pub fn single() -> Self {
-        Self { bytes: usize::MAX, grants: 1 }
-    }
-
     /// Whether nothing more should be answered now.
     pub fn is_spent(&self) -> bool {
         self.bytes == 0 || self.grants == 0
@@ -139,16 +134,20 @@ impl<F: Family> Waiter<F> {
         Ok(waiter)
     }
 
-    /// The first waiter in a line whose connection still stands. One that the server is about to
-    /// close is sent out of the line: nothing is ever handed to it.
-    pub fn first(server: &Server, db: i32, name: &[u8], part: &[u8]) -> Option<Rc<Self>> {
-        loop {
-            let first = F::hall().borrow().first(db, name, part).map(|(_, w)| w.clone())?;
-            if server.is_connected(first.client) {
-                return Some(first);
-            }
-            first.leave(server, Why::Gone);
+    /// The first in a line.
+    pub fn first(db: i32, name: &[u8], part: &[u8]) -> Option<Rc<Self>> {
+        F::hall().borrow().first(db, name, part).map(|(_, waiter)| waiter.clone())
+    }
+
+    /// Whether the connection still stands. One that the server is about to close is sent out of
+    /// the line: nothing is ever handed to it.
+    pub fn is_connected(&self, server: &Server, budget: &mut Budget) -> bool {
+        let connected = server.is_connected(self.client);
+        if !connected {
+            budget.spend(0);
+            self.leave(server, Why::Gone);
         }
+        connected
     }
 
     /// Lets the client go with an answer: what it was granted, or a refusal. It cannot be undone.

@@ -241,7 +241,8 @@ fn a_keyword_is_compared_with_all_its_bytes() {
 fn a_number_behind_an_option_is_checked_before_anything_is_done() {
     let server = Checked::start();
     let mut client = server.client();
-    let texts = "abc +1 1.5 1e3 0x10 -0 01 --1 １ NaN nil 9223372036854775808 1\0 \0 \u{a0}1 SHARED";
+    let texts =
+        "abc +1 1.5 1e3 0x10 -0 01 --1 １ NaN nil 9223372036854775808 1\0 \0 \u{a0}1 SHARED";
     let mut cases: Vec<(&str, String, &str)> = Vec::new();
     for option in ["LIMIT", "BLOCK"] {
         let texts = texts.split(' ').chain(["", " 1", "1 ", "1\r\n"]);
@@ -646,9 +647,12 @@ fn without_a_right_last_token_there_is_no_lock() {
 fn the_fence_lies_beside_the_lock_of_its_name() {
     let server = Checked::start();
     let mut client = server.client();
-    for (name, key) in
-        [("job", "fence:{job}"), ("a{b}c", "fence::a{b}c"), ("a}b", "fence:a}b"), ("{}", "fence:{}")]
-    {
+    for (name, key) in [
+        ("job", "fence:{job}"),
+        ("a{b}c", "fence::a{b}c"),
+        ("a}b", "fence:a}b"),
+        ("{}", "fence:{}"),
+    ] {
         let granted = client.run(format!("LOCK.ACQUIRE {name} me 1000 FENCE")).as_int();
         assert_eq!(client.cmd(&["GET", key]), bulk(granted.to_string()), "{name}");
     }
@@ -731,7 +735,10 @@ fn ended_leases_keep_nobody_out_though_their_record_is_still_there() {
                 line_refused(&mut client, call, int(0));
             }
             let info = client.run("LOCK.INFO job");
-            assert_eq!((info.get("mode"), info.get("holders")), (&bulk("free"), &array([nil(); 0])));
+            assert_eq!(
+                (info.get("mode"), info.get("holders")),
+                (&bulk("free"), &array([nil(); 0]))
+            );
             assert!(acquire(&mut client, "me", options).as_int() > 0, "{options}");
             assert_eq!(client.lock_holders("job"), ["me"]);
             let end = client.lease_end(KEY, "me");
@@ -929,12 +936,7 @@ fn info_tells_who_holds_a_lock_in_both_protocols() {
                 &[("b", 800_000), ("a", 900_000)],
                 false,
             ),
-            (
-                &["LOCK.ACQUIRE job a 70000 FENCE", "LOCK.RELEASE job a"],
-                "free",
-                &[],
-                true,
-            ),
+            (&["LOCK.ACQUIRE job a 70000 FENCE", "LOCK.RELEASE job a"], "free", &[], true),
         ] {
             held_by(&mut client, &[]);
             let begin = client.time_ms();

@@ -84,7 +84,8 @@ impl<'s> Entry<'s> {
 
     /// Gives out a new lease of `span`. Refused where the server refuses writes now.
     pub fn lend(&mut self, span: Millis) -> Result<Token, Error> {
-        let token = next_token(self.record.token.max(LAST_TOKEN.get().get()), self.server.unix_us());
+        let token =
+            next_token(self.record.token.max(LAST_TOKEN.get().get()), self.server.unix_us());
         let until = self.end_of(span);
         let record = Record { lease: Lease::Loading(until), token, stale: self.record.stale };
         self.store(record, Mode::WriteAsScript)?;

@@ -137,7 +137,7 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
             HALL.get().borrow_mut().disturb(db, key.bytes());
             return Ok(());
         }
-        let Some(first) = Waiter::<Caches>::first(server, db, key.bytes(), b"") else {
+        let Some(first) = Waiter::<Caches>::first(db, key.bytes(), b"") else {
             MEMORY.get().borrow_mut().held.remove(&(db, key.bytes().into()));
             return Ok(());
         };
@@ -159,6 +159,7 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
                 }
                 None => break None,
             },
+            Fetch::Load if !first.is_connected(server, budget) => continue,
             Fetch::Load => {
                 let stale = entry.copy()?;
                 let token = entry.lend(first.request.lease)?;

@@ -32,7 +32,13 @@ type Records = HashMap<i32, LruCache<Box<[u8]>, Record>>;
 static RECORDS: MainThread<LazyCell<RefCell<Records>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
+/// Values with longer names are not remembered: what is kept here is bounded in bytes.
+const LONGEST_NAME: usize = 1024;
+
 fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
+    if key.len() > LONGEST_NAME {
+        return;
+    }
     let mut records = RECORDS.get().borrow_mut();
     let records = records.entry(db).or_insert_with(|| LruCache::new(VALUES));
     if let Some(record) = records.get_mut(key) {

@@ -86,7 +86,8 @@ impl Command for Acquire {
         let key = server.key_of(Prefix::Lock, candidate.name)?;
         let key = key.borrow();
         let others_wait = line::serve_now(server, key);
-        if bare && !others_wait {
+        let barred = line::evicted_until(server, key.bytes()).is_some();
+        if bare && !others_wait && !barred {
             let args = [key, candidate.identifier, words().nx(), words().px(), ttl];
             if !server.call(c"SET", Call::Write, &args)?.root().is_null() {
                 return Ok(granted(server, key, &candidate, true, Reply::Integer(1)));
@@ -107,11 +108,10 @@ impl Command for Acquire {
             Verdict::OtherMode => Err(Error::OtherMode),
             Verdict::Grant => {
                 let reply = stored.grant(&candidate)?;
-                // The request of the same identifier that still waits is this one.
-                line::withdraw(server, key, candidate.identifier);
+                let reply = granted(server, key, &candidate, holders == Holders::Free, reply);
                 // Its line now waits for the end of another lease.
                 line::serve_now(server, key);
-                Ok(granted(server, key, &candidate, holders == Holders::Free, reply))
+                Ok(reply)
             }
             Verdict::NotNow => {
                 CONTENDED.add(1);
@@ -135,6 +135,8 @@ fn granted(
     reply: Reply<'static>,
 ) -> Reply<'static> {
     ACQUIRED.add(1);
+    // A request of the same identifier that still waits, or did a moment ago, is this one.
+    line::withdraw(server, key, candidate.identifier);
     let identifier = candidate.identifier.bytes();
     let grant = Grant { identifier, now: server.now(), waited: None, was_free };
     stats::granted(server.db(), key.bytes(), &grant);

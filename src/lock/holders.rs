@@ -2,6 +2,7 @@
 //! exclusive holder, or a sorted set of shared holders by the end of their leases. The key expires
 //! with the latest lease; members whose lease is over do not count and go at the next change.
 
+use super::line::evicted_until;
 use super::rules::{Held, Holders, Mode, next_fence};
 use crate::args::{Argument, integer};
 use crate::error::Error;
@@ -37,9 +38,17 @@ impl<'s> Stored<'s> {
         Self { server, key, now: server.now() }
     }
 
+    /// Its key.
+    pub fn key(&self) -> Str<'s> {
+        self.key
+    }
+
     /// Who holds it now.
     pub fn holders(&self) -> Result<Holders, Error> {
         Ok(match self.server.type_of(self.key) {
+            Type::Absent if evicted_until(self.server, self.key.bytes()).is_some() => {
+                Holders::Barred
+            }
             Type::Absent => Holders::Free,
             Type::String => Holders::Exclusive,
             Type::SortedSet => match self.live()? {
@@ -224,10 +233,10 @@ impl<'s> Stored<'s> {
 
 /// The last fencing token that was given out, if it is known.
 pub fn last_token(server: &Server, key: Str<'_>) -> Result<Option<i64>, Error> {
-    let last = server.call(c"GET", Call::Read, &[key])?;
-    if last.root().is_null() {
+    if server.type_of(key) == Type::Absent {
         return Ok(None);
     }
+    let last = server.call(c"GET", Call::Read, &[key])?;
     integer(last.root().bytes()).ok_or(Error::Fence).map(Some)
 }
 

@@ -17,6 +17,7 @@ use crate::time::{Millis, UnixMs};
 use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
 /// The family of clients that wait for locks.
@@ -44,12 +45,13 @@ static RANKS: MainThread<LazyCell<RefCell<Ranks>>> =
 /// How long a rank is kept for an identifier that left its place.
 const RANK_KEPT: Millis = Millis(1000);
 
-/// Database, key of the lock, identifier.
-type Asker = (i32, Box<[u8]>, Box<[u8]>);
+/// Stands for database, key of the lock and identifier.
+type Asker = u64;
 
 /// Which identifier stands where.
 #[derive(Default)]
 struct Ranks {
+    hashes: RandomState,
     waiting: HashMap<Asker, Rc<Waiter<Locks>>>,
     /// The place that an identifier left, and until when it is kept.
     kept: HashMap<Asker, (Place, UnixMs)>,
@@ -59,6 +61,14 @@ struct Ranks {
 }
 
 impl Ranks {
+    fn asker(&self, db: i32, key: &[u8], identifier: &[u8]) -> Asker {
+        self.hashes.hash_one((db, key, identifier))
+    }
+
+    fn asker_of(&self, waiter: &Waiter<Locks>) -> Asker {
+        self.asker(waiter.address.db, &waiter.address.name, &waiter.request.identifier)
+    }
+
     /// Forgets ranks that were kept long enough.
     fn tidy(&mut self, now: UnixMs) {
         while self.forget.front().is_some_and(|(until, _)| *until < now) {
@@ -70,10 +80,6 @@ impl Ranks {
         }
         self.evicted.retain(|_, end| *end > now);
     }
-}
-
-fn asker(waiter: &Waiter<Locks>) -> Asker {
-    (waiter.address.db, waiter.address.name.clone(), waiter.request.identifier.clone())
 }
 
 impl Family for Locks {
@@ -94,11 +100,11 @@ impl Family for Locks {
     fn left(server: &Server, waiter: &Waiter<Self>, why: Why) {
         let now = server.now();
         let mut ranks = RANKS.get().borrow_mut();
-        let asker = asker(waiter);
+        let asker = ranks.asker_of(waiter);
         ranks.tidy(now);
         ranks.waiting.remove(&asker);
         let until = UnixMs(now.0.saturating_add(RANK_KEPT.0));
-        ranks.kept.insert(asker.clone(), (waiter.place, until));
+        ranks.kept.insert(asker, (waiter.place, until));
         ranks.forget.push_back((until, asker));
         if why == Why::TimedOut {
             WAIT_TIMEOUTS.add(1);
@@ -121,7 +127,7 @@ impl Listener for Locks {
         let db = server.db();
         if event.name == b"evicted" {
             // The holder does not know that its record is gone; its lease goes on.
-            let known = HALL.get().borrow().due(db, event.key);
+            let known = HALL.get().borrow().end(db, event.key);
             if let Some(end) = known {
                 RANKS.get().borrow_mut().evicted.insert((db, event.key.into()), end);
             }
@@ -143,41 +149,24 @@ struct ServerDesk<'a> {
     budget: &'a mut Budget,
 }
 
-impl ServerDesk<'_> {
-    /// The end of a lease whose record was evicted.
-    fn evicted_until(&self) -> Option<UnixMs> {
-        let mut ranks = RANKS.get().borrow_mut();
-        if ranks.evicted.is_empty() {
-            return None;
-        }
-        let lock = (self.db, self.key.into());
-        let until = *ranks.evicted.get(&lock)?;
-        if until > self.server.now() {
-            return Some(until);
-        }
-        ranks.evicted.remove(&lock);
-        None
-    }
-}
-
 impl Desk for ServerDesk<'_> {
     type Error = Error;
 
     fn first(&mut self) -> Option<Mode> {
-        self.first = Waiter::<Locks>::first(self.server, self.db, self.key, b"");
+        self.first = Waiter::<Locks>::first(self.db, self.key, b"");
         self.first.as_ref().map(|first| first.request.mode)
     }
 
     fn holders(&mut self) -> Result<Holders, Error> {
-        self.seen = match self.stored.holders()? {
-            Holders::Free if self.evicted_until().is_some() => Holders::Barred,
-            holders => holders,
-        };
+        self.seen = self.stored.holders()?;
         Ok(self.seen)
     }
 
     fn grant_first(&mut self) -> Result<(), Error> {
         let Some(first) = self.first.take() else { return Ok(()) };
+        if !first.is_connected(self.server, self.budget) {
+            return Ok(());
+        }
         let wish = &first.request;
         let (name, identifier) = (OwnedStr::new(&wish.name), OwnedStr::new(&wish.identifier));
         let reply = self.stored.grant(&Candidate {
@@ -199,15 +188,24 @@ impl Desk for ServerDesk<'_> {
             was_free: self.seen == Holders::Free,
         };
         stats::granted(self.db, self.key, &grant);
-        RANKS.get().borrow_mut().waiting.remove(&asker(&first));
+        {
+            let mut ranks = RANKS.get().borrow_mut();
+            let asker = ranks.asker_of(&first);
+            ranks.waiting.remove(&asker);
+        }
         self.budget.spend(reply.size());
         first.answer(reply);
         Ok(())
     }
 
     fn next_end(&mut self) -> Result<Option<UnixMs>, Error> {
+        // What is known of the latest end outlives an eviction.
+        let latest = self.server.peek_key(self.stored.key()).deadline();
+        if latest.is_some() {
+            HALL.get().borrow_mut().set_end(self.db, self.key, latest);
+        }
         let end = match self.stored.next_end()? {
-            None => self.evicted_until(),
+            None => evicted_until(self.server, self.key),
             // A key expires when the clock is past its deadline.
             Some(end) => Some(UnixMs(end.0.saturating_add(1))),
         };
@@ -219,6 +217,23 @@ impl Desk for ServerDesk<'_> {
     fn is_tired(&self) -> bool {
         self.budget.is_spent()
     }
+}
+
+/// The end of a lease whose record was evicted: until then nobody else may hold the lock.
+pub fn evicted_until(server: &Server, key: &[u8]) -> Option<UnixMs> {
+    let ranks = RANKS.get().borrow();
+    if ranks.evicted.is_empty() {
+        return None;
+    }
+    let until = *ranks.evicted.get(&(server.db(), key.into()))?;
+    (until >= server.now()).then_some(until)
+}
+
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
+    let stays = |db: &i32| !dbs.is_empty() && !dbs.contains(db);
+    RANKS.get().borrow_mut().evicted.retain(|(db, _), _| stays(db));
+    HALL.get().borrow_mut().disturb_databases(dbs);
 }
 
 /// Serves one line. A refusal leaves it as it is, and it is looked at again a little later.
@@ -272,35 +287,45 @@ pub fn wait(
         mode: candidate.mode,
         fence: candidate.fence,
     };
-    let asker = (address.db, address.name.clone(), wish.identifier.clone());
-    let place = withdraw_asker(&asker).or_else(|| {
+    let (asker, older, kept) = {
         let mut ranks = RANKS.get().borrow_mut();
         ranks.tidy(server.now());
-        ranks.kept.remove(&asker).map(|(place, _)| place)
-    });
+        let asker = ranks.asker(address.db, &address.name, &wish.identifier);
+        (asker, ranks.waiting.remove(&asker), ranks.kept.remove(&asker))
+    };
+    let place = match older {
+        Some(older) => {
+            older.answer(Reply::Integer(0));
+            Some(older.place)
+        }
+        None => kept.map(|(place, _)| place),
+    };
+    let db = address.db;
     let waiter = Waiter::<Locks>::join(server, candidate.name, address, place, patience, wish)?;
     RANKS.get().borrow_mut().waiting.insert(asker, waiter);
     WAITS.add(1);
-    // The line has to know when the lease ends for which it waits.
-    serve_now(server, key);
+    // Who stands alone has to learn when the lease ends for which it waits; who took its old place
+    // can be the next. Not here: a client is not answered inside its own command.
+    if place.is_some() || HALL.get().borrow().len_of(db, key.bytes(), b"") == 1 {
+        HALL.get().borrow_mut().disturb(db, key.bytes());
+    }
+    waiting::settle(server);
     Ok(Reply::Later)
-}
-
-/// Answers the waiting request of an identifier with 0, if there is one; the place that it had.
-fn withdraw_asker(asker: &Asker) -> Option<Place> {
-    let waiter = RANKS.get().borrow_mut().waiting.remove(asker)?;
-    waiter.answer(Reply::Integer(0));
-    Some(waiter.place)
 }
 
 /// Takes an identifier out of the line of a lock; its waiting request is answered with 0.
 pub fn withdraw(server: &Server, key: Str<'_>, identifier: Str<'_>) {
-    if HALL.get().borrow().len() == 0 && RANKS.get().borrow().kept.is_empty() {
-        return;
-    }
-    let asker = (server.db(), key.bytes().into(), identifier.bytes().into());
-    RANKS.get().borrow_mut().kept.remove(&asker);
-    if withdraw_asker(&asker).is_some() {
+    let older = {
+        let mut ranks = RANKS.get().borrow_mut();
+        if ranks.waiting.is_empty() && ranks.kept.is_empty() {
+            return;
+        }
+        let asker = ranks.asker(server.db(), key.bytes(), identifier.bytes());
+        ranks.kept.remove(&asker);
+        ranks.waiting.remove(&asker)
+    };
+    if let Some(older) = older {
+        older.answer(Reply::Integer(0));
         waiting::settle(server);
     }
 }

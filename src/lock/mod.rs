@@ -55,7 +55,7 @@ pub fn waiters() -> usize {
 
 /// Databases were flushed, swapped or loaded; none named means all of them.
 pub fn databases_changed(dbs: &[i32]) {
-    Locks::hall().borrow_mut().disturb_databases(dbs);
+    line::databases_changed(dbs);
 }
 
 /// The module is unloaded: nobody waits, and what was remembered is dropped.

@@ -7,6 +7,7 @@ use crate::time::UnixMs;
 use lru::LruCache;
 use std::cell::{LazyCell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
 /// The counters of one lock.
@@ -28,8 +29,8 @@ pub struct Record {
     pub hold_ms_sum: u64,
     /// The longest of them.
     pub hold_ms_max: u64,
-    /// Who was granted it, and when; as many as fit.
-    holders: Vec<(Box<[u8]>, UnixMs)>,
+    /// Who was granted it, by a hash of the identifier, and when; as many as fit.
+    holders: Vec<(u64, UnixMs)>,
 }
 
 /// How many locks of a database are remembered.
@@ -43,13 +44,25 @@ type Records = HashMap<i32, LruCache<Box<[u8]>, Record>>;
 static RECORDS: MainThread<LazyCell<RefCell<Records>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
-fn with<T>(db: i32, key: &[u8], change: impl FnOnce(&mut Record) -> T) -> T {
+static HASHES: MainThread<LazyCell<RandomState>> = MainThread::new(LazyCell::new(RandomState::new));
+
+fn hash(identifier: &[u8]) -> u64 {
+    HASHES.get().hash_one(identifier)
+}
+
+/// Locks with longer names are not remembered: what is kept here is bounded in bytes.
+const LONGEST_NAME: usize = 1024;
+
+fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
+    if key.len() > LONGEST_NAME {
+        return;
+    }
     let mut records = RECORDS.get().borrow_mut();
     let records = records.entry(db).or_insert_with(|| LruCache::new(LOCKS));
     if let Some(record) = records.get_mut(key) {
         return change(record);
     }
-    change(records.get_or_insert_mut(key.into(), Record::default))
+    change(records.get_or_insert_mut(key.into(), Record::default));
 }
 
 /// A grant.
@@ -66,13 +79,14 @@ pub struct Grant<'a> {
 
 /// Counts a grant.
 pub fn granted(db: i32, key: &[u8], grant: &Grant<'_>) {
+    let identifier = hash(grant.identifier);
     with(db, key, |record| {
         if grant.was_free {
             record.expired += record.holders.len() as u64;
             EXPIRED.add(record.holders.len() as u64);
             record.holders.clear();
         } else {
-            record.holders.retain(|(holder, _)| **holder != *grant.identifier);
+            record.holders.retain(|(holder, _)| *holder != identifier);
         }
         record.acquired += 1;
         if let Some(ms) = grant.waited {
@@ -80,15 +94,16 @@ pub fn granted(db: i32, key: &[u8], grant: &Grant<'_>) {
             record.wait_ms_max = record.wait_ms_max.max(ms);
         }
         if record.holders.len() < HOLDERS {
-            record.holders.push((grant.identifier.into(), grant.now));
+            record.holders.push((identifier, grant.now));
         }
     });
 }
 
 /// A release.
 pub fn released(db: i32, key: &[u8], identifier: &[u8], now: UnixMs) {
+    let identifier = hash(identifier);
     with(db, key, |record| {
-        let position = record.holders.iter().position(|(holder, _)| **holder == *identifier);
+        let position = record.holders.iter().position(|(holder, _)| *holder == identifier);
         if let Some(position) = position {
             let (_, since) = record.holders.swap_remove(position);
             let held = now.0.saturating_sub(since.0).max(0) as u64;

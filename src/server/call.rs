@@ -10,13 +10,14 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// How an inner command runs. Errors always come back as replies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Changes nothing.
     Read,
     /// Changes nothing; the reply is in the client's protocol and can be forwarded.
     ReadForward,
-    /// Changes data; replicated.
+    /// Changes data; replicated. In a timer, for which no command was admitted before, refused where
+    /// a client's write would be, but not for memory.
     Write,
     /// Changes data; replicated; refused when memory is full, though the command itself is not.
     WriteIfMemory,
@@ -32,8 +33,9 @@ const SINGLES: usize = 10;
 
 impl Mode {
     /// The server's format: strings, then flags. For fewer strings, the end of it.
-    const fn singles(self) -> &'static CStr {
+    const fn singles(self, on_own_account: bool) -> &'static CStr {
         match self {
+            Mode::Write if on_own_account => c"ssssssssss!ES",
             Mode::Read => c"ssssssssssE",
             Mode::ReadForward => c"ssssssssssE0",
             Mode::WriteAsScript => c"ssssssssss!ESM",
@@ -44,8 +46,9 @@ impl Mode {
     }
 
     /// The server's format for a list of strings of any length.
-    const fn list(self) -> &'static CStr {
+    const fn list(self, on_own_account: bool) -> &'static CStr {
         match self {
+            Mode::Write if on_own_account => c"v!ES",
             Mode::Read => c"vE",
             Mode::ReadForward => c"vE0",
             Mode::WriteAsScript => c"v!ESM",
@@ -73,7 +76,8 @@ impl Server {
         let (ctx, name) = (self.ctx, command.as_ptr());
         // Single strings spare the server the list that it would otherwise enlarge.
         let room = SINGLES.checked_sub(args.len());
-        let format = room.and_then(|room| mode.singles().to_bytes_with_nul().get(room..));
+        let format =
+            room.and_then(|room| mode.singles(self.on_own_account).to_bytes_with_nul().get(room..));
         let reply = match format {
             Some(format) => {
                 let mut slots = [std::ptr::null_mut(); SINGLES];
@@ -86,7 +90,9 @@ impl Server {
             }
             // SAFETY: as above; `v` takes a pointer to string pointers, which is what `Str` is,
             // and their number.
-            None => unsafe { call(ctx, name, mode.list().as_ptr(), args.as_ptr(), args.len()) },
+            None => unsafe {
+                call(ctx, name, mode.list(self.on_own_account).as_ptr(), args.as_ptr(), args.len())
+            },
         };
         let reply = CallReply {
             element: Element {

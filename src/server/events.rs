@@ -107,6 +107,7 @@ pub(super) fn subscribe_to_databases(server: &Server) {
         (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
         (raw::REDISMODULE_EVENT_LOADING, loaded),
+        (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
@@ -172,4 +173,16 @@ unsafe extern "C" fn loaded(
         let server = unsafe { Server::new(ctx) };
         databases_changed(&server, &[]);
     }
+}
+
+/// A replica has replaced its data by what it loaded beside them, or has given that up.
+unsafe extern "C" fn replaced(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _phase: u64,
+    _data: *mut c_void,
+) {
+    // SAFETY: the server gives a valid context.
+    let server = unsafe { Server::new(ctx) };
+    databases_changed(&server, &[]);
 }

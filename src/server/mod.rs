@@ -37,6 +37,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The server during one command, timer or event.
 pub struct Server {
     ctx: *mut raw::RedisModuleCtx,
+    /// Nobody has asked the server whether it accepts writes now: inner commands ask.
+    on_own_account: bool,
 }
 
 /// Whether the server runs in cluster mode; fixed while it runs.
@@ -55,7 +57,15 @@ impl Server {
     /// `ctx` is the context that the server gave to the callback which is running now, and the
     /// value is dropped before the callback returns.
     unsafe fn new(ctx: *mut raw::RedisModuleCtx) -> Self {
-        Self { ctx }
+        Self { ctx, on_own_account: false }
+    }
+
+    /// The server as a timer sees it, in which no client's command was admitted before.
+    ///
+    /// # Safety
+    /// As for [`Server::new`].
+    unsafe fn in_timer(ctx: *mut raw::RedisModuleCtx) -> Self {
+        Self { ctx, on_own_account: true }
     }
 
     /// The server's clock.

@@ -25,10 +25,12 @@ pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
         // SAFETY: the context is valid; this replaces the information handler of the crate.
         unsafe {
             need(raw::RedisModule_RegisterInfoFunc)(ctx.ctx, Some(info::write));
-            // Data is written by inner commands only, so a key that is closed is unchanged.
+            // Data is written by inner commands only, so a key that is closed is unchanged. What
+            // is remembered of the data is forgotten when they are replaced.
             need(raw::RedisModule_SetModuleOptions)(
                 ctx.ctx,
-                raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED as i32,
+                (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+                    | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD) as i32,
             );
         }
         if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {

@@ -45,6 +45,6 @@ pub fn disarm(server: &Server) {
 unsafe extern "C" fn fire(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
     ARMED.get().set(None);
     // SAFETY: the server gives a valid context for the time of this call.
-    let server = unsafe { Server::new(ctx) };
+    let server = unsafe { Server::in_timer(ctx) };
     guard((), || waiting::look_again(&server));
 }

@@ -60,6 +60,7 @@ struct Room<T> {
     lines: BTreeMap<Box<[u8]>, Line<T>>,
     restless: bool,
     due: Option<UnixMs>,
+    end: Option<UnixMs>,
 }
 
 /// Where a line is: database, name and part.
@@ -119,6 +120,7 @@ impl<T> Hall<T> {
             lines: BTreeMap::new(),
             restless: false,
             due: None,
+            end: None,
         });
         room.lines.entry(address.part.clone()).or_default().join(place, waiter);
     }
@@ -197,9 +199,17 @@ impl<T> Hall<T> {
         }
     }
 
-    /// When a room is to be looked at again whatever happens.
-    pub fn due(&self, db: i32, name: &[u8]) -> Option<UnixMs> {
-        self.room(db, name)?.due
+    /// Remembers when what everybody in a room waits for was known to end.
+    pub fn set_end(&mut self, db: i32, name: &[u8], end: Option<UnixMs>) {
+        let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(name));
+        if let Some(room) = room {
+            room.end = end;
+        }
+    }
+
+    /// When what everybody in a room waits for was known to end.
+    pub fn end(&self, db: i32, name: &[u8]) -> Option<UnixMs> {
+        self.room(db, name)?.end
     }
 
     /// Marks every room whose time has come.
