@@ -31,6 +31,17 @@ pub enum Patience {
     For(Millis),
 }
 
+/// The name of an option.
+#[derive(Clone, Copy)]
+pub struct Keyword<'a>(&'a [u8]);
+
+impl Keyword<'_> {
+    /// Whether it is this word, in any case.
+    pub fn is(self, word: &str) -> bool {
+        self.0.eq_ignore_ascii_case(word.as_bytes())
+    }
+}
+
 /// The arguments of one call that have not been taken yet.
 pub struct Args<'a, A = Str<'a>> {
     rest: &'a [A],
@@ -51,7 +62,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
 
     /// The next argument, whatever its bytes.
     pub fn any(&mut self) -> Result<A, Error> {
-        let (first, rest) = self.rest.split_first().ok_or(Error::Arity)?;
+        let (first, rest) = self.rest.split_first().ok_or(Error::Syntax)?;
         self.rest = rest;
         Ok(*first)
     }
@@ -79,6 +90,17 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         if value < least { Err(Error::NotPositive) } else { Ok(Parsed { arg, value }) }
     }
 
+    /// An integer.
+    pub fn integer(&mut self) -> Result<i64, Error> {
+        integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)
+    }
+
+    /// An integer from `least` to `most`.
+    pub fn between(&mut self, least: i64, most: i64) -> Result<i64, Error> {
+        let value = integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?;
+        if (least..=most).contains(&value) { Ok(value) } else { Err(Error::OutOfRange) }
+    }
+
     /// A time-to-live or lease in milliseconds: at least 1, and its end is before 2^53.
     pub fn lifetime(&mut self) -> Result<Parsed<A, Millis>, Error> {
         let arg = self.any()?;
@@ -98,6 +120,11 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
             _ if !self.ends_in_time(value) => Err(Error::ExpireTime(self.command)),
             _ => Ok(Patience::For(value)),
         }
+    }
+
+    /// The next argument, if there is one, as a keyword: options come in any order and any case.
+    pub fn keyword(&mut self) -> Option<Keyword<'a>> {
+        if self.more() { self.any().ok().map(|arg| Keyword(arg.bytes())) } else { None }
     }
 
     /// Whether a span from now on ends before 2^53. Looking at the clock is spared for all spans
@@ -154,7 +181,7 @@ mod tests {
         assert_eq!(args.finish(), Err(Error::Syntax));
         assert_eq!(args.any().unwrap(), b"b");
         assert_eq!(args.finish(), Ok(()));
-        assert_eq!(args.any(), Err(Error::Arity));
+        assert_eq!(args.any(), Err(Error::Syntax));
     }
 
     #[test]

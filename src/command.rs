@@ -74,6 +74,8 @@ pub struct Key {
 pub enum Access {
     /// Returns its value.
     Read,
+    /// Returns its value; so does every further argument.
+    ReadAll,
     /// Sets its value, whatever it was.
     Overwrite,
     /// Adds to it.
@@ -94,6 +96,8 @@ pub struct Arg {
     pub optional: bool,
     /// Whether there may be several.
     pub multiple: bool,
+    /// The keyword that stands before it.
+    pub token: Option<&'static CStr>,
 }
 
 /// The type of an argument in COMMAND DOCS.
@@ -105,13 +109,17 @@ pub enum ArgKind {
     String,
     /// An integer.
     Integer,
+    /// Nothing but its keyword.
+    Keyword,
     /// Arguments that stand or fall together.
     Block(&'static [Arg]),
+    /// One of these.
+    OneOf(&'static [Arg]),
 }
 
 impl Arg {
     const fn new(name: &'static CStr, kind: ArgKind) -> Self {
-        Self { name, kind, optional: false, multiple: false }
+        Self { name, kind, optional: false, multiple: false, token: None }
     }
 
     /// A key: entry `index` of [`Spec::keys`].
@@ -127,6 +135,22 @@ impl Arg {
     /// An integer.
     pub const fn integer(name: &'static CStr) -> Self {
         Self::new(name, ArgKind::Integer)
+    }
+
+    /// Nothing but a keyword.
+    pub const fn keyword(name: &'static CStr, word: &'static CStr) -> Self {
+        Self::new(name, ArgKind::Keyword).after(word)
+    }
+
+    /// One of these.
+    pub const fn one_of(name: &'static CStr, args: &'static [Arg]) -> Self {
+        Self::new(name, ArgKind::OneOf(args))
+    }
+
+    /// Stands behind this keyword.
+    pub const fn after(mut self, word: &'static CStr) -> Self {
+        self.token = Some(word);
+        self
     }
 
     /// Arguments that stand or fall together.

@@ -7,10 +7,7 @@ use std::fmt;
 /// What a command that was refused answers. A refused command has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Too few arguments; the server's own arity check comes first.
-    #[error("ERR wrong number of arguments")]
-    Arity,
-    /// An argument that the command does not know.
+    /// An argument that the command does not know, or one that is missing behind an option.
     #[error("ERR syntax error")]
     Syntax,
     /// A name, identifier, group or consumer of length 0.
@@ -22,12 +19,21 @@ pub enum Error {
     /// A count below its minimum.
     #[error("ERR value is out of range, must be positive")]
     NotPositive,
+    /// A number outside its range.
+    #[error("ERR value is out of range")]
+    OutOfRange,
     /// A time-to-live, lease or wait that is below 1 or ends too far in the future.
     #[error("ERR invalid expire time in '{0}' command")]
     ExpireTime(&'static str),
     /// A wait below 0.
     #[error("ERR timeout is negative")]
     NegativeTimeout,
+    /// The identifier holds the lock, and asks for it in another mode.
+    #[error("ERR identifier holds this lock in another mode")]
+    OtherMode,
+    /// What is kept as the last fencing token is no number below 2^53.
+    #[error("ERR the last fencing token of this lock is not a valid token")]
+    Fence,
     /// Not an id of the form `<ms>-<seq>`.
     #[error("ERR Invalid stream ID specified as stream command argument")]
     StreamId,

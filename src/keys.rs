@@ -10,6 +10,8 @@ use crate::error::Error;
 pub enum Prefix {
     /// The holder of a lock.
     Lock,
+    /// The last fencing token of a lock.
+    Fence,
     /// The loader's lease on a cached value.
     CacheLock,
     /// The key on which clients block. Nobody writes it.
@@ -20,6 +22,7 @@ impl Prefix {
     const fn text(self) -> &'static [u8] {
         match self {
             Prefix::Lock => b"lock",
+            Prefix::Fence => b"fence",
             Prefix::CacheLock => b"cachelock",
             Prefix::Wait => b"wait",
         }
@@ -75,7 +78,7 @@ mod tests {
         super::derive(prefix, name, cluster).map(|parts| parts.concat())
     }
 
-    const PREFIXES: [Prefix; 3] = [Prefix::Lock, Prefix::CacheLock, Prefix::Wait];
+    const PREFIXES: [Prefix; 4] = [Prefix::Lock, Prefix::Fence, Prefix::CacheLock, Prefix::Wait];
 
     /// Names in which the bytes that matter are frequent.
     fn name() -> impl Strategy<Value = Vec<u8>> {

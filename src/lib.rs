@@ -26,11 +26,18 @@ use command::{Entry, entry};
 
 /// Every command of the module.
 const COMMANDS: &[Entry] = &[
+    entry::<cache::extend::Extend>(),
+    entry::<cache::fail::Fail>(),
+    entry::<cache::fetch::Fetch>(),
     entry::<cache::get::Get>(),
+    entry::<cache::info::Info>(),
+    entry::<cache::invalidate::Invalidate>(),
     entry::<cache::lock::Lock>(),
+    entry::<cache::mget::Mget>(),
     entry::<cache::set::Set>(),
     entry::<lock::acquire::Acquire>(),
     entry::<lock::extend::Extend>(),
+    entry::<lock::info::Info>(),
     entry::<lock::release::Release>(),
     entry::<task::ack::Ack>(),
     entry::<task::consume::Consume>(),

@@ -19,6 +19,11 @@ impl UnixMs {
         self.0.checked_add(span.0).filter(|end| *end < END).map(UnixMs)
     }
 
+    /// Whether it is a point in time that this module works with.
+    pub fn is_within_reach(self) -> bool {
+        self.0 < END
+    }
+
     /// Whole seconds since the Unix epoch.
     pub fn seconds(self) -> i64 {
         self.0.div_euclid(1000)

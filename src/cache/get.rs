@@ -1,17 +1,14 @@
 //! CACHE.GET
 
+use super::entry::string;
 use super::{HITS, MISSES};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::server::{Mode, Reply, Server, Str, Type};
+use crate::server::{Reply, Server, Str, Type};
 
 /// `CACHE.GET key` replies the cached value, or nil.
 pub struct Get;
-
-/// Up to this length a value can have a compact form in memory, which looking at its bytes would
-/// undo.
-const COMPACT: usize = 128;
 
 impl Command for Get {
     const SPEC: Spec = Spec {
@@ -38,20 +35,17 @@ impl Command for Get {
             (key.kind(), key.len())
         };
         match kind {
-            Type::String => HITS.add(1),
-            Type::Absent => MISSES.add(1),
-            Type::Stream | Type::Other => return Err(Error::WrongType),
-        }
-        // Each of these counts as one read in the server's own statistics.
-        match kind {
-            Type::String if len <= COMPACT => {
-                server.call(c"GET", Mode::Read, &[name]).map(Reply::Forward)
+            Type::String => {
+                HITS.add(1);
+                Ok(string(server, name, len)?.unwrap_or(Reply::Null))
             }
-            Type::String => Ok(Reply::Value(server.read_key(name))),
-            _ => {
+            Type::Absent => {
+                MISSES.add(1);
+                // The server counts the miss as well.
                 server.read_key(name);
                 Ok(Reply::Null)
             }
+            Type::Stream | Type::SortedSet | Type::Other => Err(Error::WrongType),
         }
     }
 }

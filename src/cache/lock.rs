@@ -1,8 +1,9 @@
 //! CACHE.LOCK
 
-use super::lease::Lease;
-use super::{LOADS, WAITS};
-use crate::args::Args;
+use super::entry::Entry;
+use super::rules::Lease;
+use super::{LOADS, WAITS, stats};
+use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::{Reply, Server, Str};
@@ -10,7 +11,7 @@ use crate::time::Millis;
 
 /// `CACHE.LOCK key ttl_ms loader_timeout_ms` replies LOAD to the one client that shall load the
 /// value, and WAIT to all others until CACHE.SET or the end of the lease, which lasts the shorter
-/// of the two times.
+/// of the two times. It is CACHE.FETCH's lease without value, wait or token, whatever is cached.
 pub struct Lock;
 
 /// The arguments of CACHE.LOCK.
@@ -41,12 +42,15 @@ impl Command for Lock {
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        if Lease::of(server, request.key)?.take(server, request.lease)? {
-            LOADS.add(1);
-            Ok(Reply::Simple(c"LOAD"))
-        } else {
+        server.refuse_while_slot_moves(request.key)?;
+        let mut entry = Entry::of(server, request.key)?;
+        if entry.record.lease != Lease::Open {
             WAITS.add(1);
-            Ok(Reply::Simple(c"WAIT"))
+            return Ok(Reply::Simple(c"WAIT"));
         }
+        entry.lend(request.lease)?;
+        LOADS.add(1);
+        stats::loading(server.db(), request.key.bytes());
+        Ok(Reply::Simple(c"LOAD"))
     }
 }

@@ -1,22 +1,76 @@
 //! Caching: one client loads a missing value, the others wait or go on with what they have.
 //!
-//! The cached value is the string `key` itself, nothing added. While a client loads it, the string
-//! `cachelock:{key}` is the loader's lease: `loading <token>`, where the token is the unix time of
-//! the lease in µs. Invariant: of all who ask for the lease, one is told LOAD until the lease ends
-//! by its time or by CACHE.SET.
+//! The cached value is the string `key` itself, nothing added. While a client loads it, while
+//! loading backs off, and while the value is to be refreshed whatever its time-to-live says, the
+//! string `cachelock:{key}` tells so: see [`rules::Record`].
+//!
+//! Invariants: a value has at most one current lease; whoever stores with a token that is not
+//! current changes nothing; of all who wait, one is told to load, and a fill answers them all.
+//!
+//! [`rules`] decides, [`entry`] stores, [`line`] lets clients wait, [`stats`] counts.
 
+mod entry;
+pub mod extend;
+pub mod fail;
+pub mod fetch;
 pub mod get;
-mod lease;
+pub mod info;
+pub mod invalidate;
+mod line;
 pub mod lock;
+pub mod mget;
+mod rules;
 pub mod set;
+mod stats;
+
+pub use line::{Caches, drop_void, has_void};
 
 use crate::stats::Counter;
+use crate::waiting::Family;
 
 static HITS: Counter = Counter::new(c"cache_hits");
 static MISSES: Counter = Counter::new(c"cache_misses");
+static STALE: Counter = Counter::new(c"cache_stale");
 static LOADS: Counter = Counter::new(c"cache_loads");
-static WAITS: Counter = Counter::new(c"cache_waits");
 static FILLS: Counter = Counter::new(c"cache_fills");
+static REFUSED: Counter = Counter::new(c"cache_refused");
+static WAITS: Counter = Counter::new(c"cache_waits");
+static COALESCED: Counter = Counter::new(c"cache_coalesced");
+static HANDOFFS: Counter = Counter::new(c"cache_handoffs");
+static WAIT_TIMEOUTS: Counter = Counter::new(c"cache_wait_timeouts");
+static EXPIRED_LEASES: Counter = Counter::new(c"cache_expired_leases");
+static FAILURES: Counter = Counter::new(c"cache_failures");
+static LOAD_MS: Counter = Counter::new(c"cache_load_ms_sum");
 
 /// The family's totals.
-pub static COUNTERS: &[&Counter] = &[&HITS, &MISSES, &LOADS, &WAITS, &FILLS];
+pub static COUNTERS: &[&Counter] = &[
+    &HITS,
+    &MISSES,
+    &STALE,
+    &LOADS,
+    &FILLS,
+    &REFUSED,
+    &WAITS,
+    &COALESCED,
+    &HANDOFFS,
+    &WAIT_TIMEOUTS,
+    &EXPIRED_LEASES,
+    &FAILURES,
+    &LOAD_MS,
+];
+
+/// How many clients wait now.
+pub fn waiters() -> usize {
+    Caches::hall().borrow().len()
+}
+
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
+    line::databases_changed(dbs);
+}
+
+/// The module is unloaded: nobody waits, and what was remembered is dropped.
+pub fn forget() {
+    line::forget();
+    stats::forget();
+}

@@ -1,14 +1,19 @@
 //! LOCK.EXTEND
 
-use super::holder::held_by;
+use super::holders::Stored;
+use super::line;
+use super::rules::{self, Extension, Held};
 use crate::args::{Args, Parsed};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::server::{Mode, Reply, Server, Str};
+use crate::keys::Prefix;
+use crate::server::{Reply, Server, Str};
 use crate::time::Millis;
 
-/// `LOCK.EXTEND lock_name identifier ttl_ms` replies 1 and lets the lease end `ttl_ms` from now if
-/// `identifier` still holds the lock, else 0. A lock that was lost is never resurrected.
+/// `LOCK.EXTEND lock_name identifier ttl_ms [SHARED | EXCLUSIVE]` replies 1 and lets the lease end
+/// `ttl_ms` from now if `identifier` still holds the lock, else 0. A lock that was lost is never
+/// resurrected. SHARED turns an exclusive holder into a shared one; EXCLUSIVE turns the only shared
+/// holder into an exclusive one, and never waits for others to leave.
 pub struct Extend;
 
 /// The arguments of LOCK.EXTEND.
@@ -16,34 +21,67 @@ pub struct Request<'a> {
     name: Str<'a>,
     identifier: Str<'a>,
     ttl: Parsed<Str<'a>, Millis>,
+    to: Option<Held>,
 }
 
 impl Command for Extend {
     const SPEC: Spec = Spec {
         name: c"lock.extend",
-        summary: c"Starts the lease of a lock anew, if the caller still holds it.",
-        complexity: c"O(1)",
+        summary: c"Starts the lease of a lock anew if the caller still holds it, and can turn it \
+                   from exclusive to shared or back.",
+        complexity: c"O(1); O(log N) for a lock with N shared holders.",
         since: c"0.1.0",
         arity: -4,
         flags: c"write fast",
-        categories: c"write string fast",
+        categories: c"write string sortedset fast",
         keys: &[Key { position: 1, access: Access::Update }],
         legacy_keys: (1, 1, 1),
-        args: &[Arg::key(c"lock_name", 0), Arg::string(c"identifier"), Arg::integer(c"ttl_ms")],
+        args: &[
+            Arg::key(c"lock_name", 0),
+            Arg::string(c"identifier"),
+            Arg::integer(c"ttl_ms"),
+            Arg::one_of(
+                c"mode",
+                &[Arg::keyword(c"shared", c"SHARED"), Arg::keyword(c"exclusive", c"EXCLUSIVE")],
+            )
+            .optional(),
+        ],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
-        Ok(Request { name, identifier, ttl: args.lifetime()? })
+        let ttl = args.lifetime()?;
+        let to = match args.keyword() {
+            None => None,
+            Some(option) if option.is("SHARED") => Some(Held::Shared),
+            Some(option) if option.is("EXCLUSIVE") => Some(Held::Exclusive),
+            Some(_) => return Err(Error::Syntax),
+        };
+        Ok(Request { name, identifier, ttl, to })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Some(key) = held_by(server, request.name, request.identifier)? else {
-            return Ok(Reply::Integer(0));
+        let Request { name, identifier, ttl, to } = request;
+        server.refuse_while_slot_moves(name)?;
+        let key = server.key_of(Prefix::Lock, name)?;
+        let key = key.borrow();
+        let stored = Stored::at(server, key);
+        let held = stored.held(identifier)?;
+        let extension = match (held, to) {
+            // How many share it matters for an upgrade only.
+            (Held::Shared, Some(Held::Exclusive)) => rules::extend(stored.holders()?, held, to),
+            _ => rules::extend(rules::Holders::Exclusive, held, to),
         };
-        let args = [key.borrow(), request.ttl.arg];
-        let extended = server.call(c"PEXPIRE", Mode::Write, &args)?.root().integer();
-        Ok(Reply::Integer(extended))
+        match (extension, held) {
+            (Extension::Refused, _) => return Ok(Reply::Integer(0)),
+            (Extension::Renew, Held::Shared) => stored.share(identifier, ttl.value)?,
+            (Extension::Renew, _) => stored.renew(ttl.arg)?,
+            (Extension::Downgrade, _) => stored.downgrade(identifier, ttl.value)?,
+            (Extension::Upgrade, _) => stored.own(identifier, ttl.value)?,
+        }
+        // Readers join a writer that became one, and all wait for another deadline.
+        line::serve_now(server, key);
+        Ok(Reply::Integer(1))
     }
 }

@@ -1,20 +1,65 @@
-//! Locks: one holder at a time, for the time of a lease.
+//! Locks: leased holders, and a line for those who wait.
 //!
-//! The lock `name` is the string `lock:{name}`: the holder's identifier, which expires with the
-//! lease. That is what `SET key id NX PX ttl` writes, so clients that lock with that command and
-//! clients of this module exclude each other. Invariant: whoever is told 1 by ACQUIRE or EXTEND is
-//! the only holder until the lease ends, by the server's clock.
+//! The lock `name` is the key `lock:{name}`. One exclusive holder is a string, its identifier: what
+//! `SET key id NX PX ttl` writes, so clients that lock with that command and clients of this module
+//! exclude each other. Shared holders are a sorted set of identifiers by the end of their leases.
+//! `fence:{name}` keeps the last fencing token.
+//!
+//! Invariants: there are never two incompatible holders, by the server's clock; the line is first
+//! come, first served across all modes, and nobody passes it; whoever frees the lock writes the
+//! next holder in the same step.
+//!
+//! [`rules`] decides, [`holders`] stores, [`line`] lets clients wait, [`stats`] counts.
 
 pub mod acquire;
 pub mod extend;
-mod holder;
+mod holders;
+pub mod info;
+mod line;
 pub mod release;
+mod rules;
+mod stats;
+
+pub use line::Locks;
 
 use crate::stats::Counter;
+use crate::waiting::Family;
 
 static ACQUIRED: Counter = Counter::new(c"lock_acquired");
 static CONTENDED: Counter = Counter::new(c"lock_contended");
+static WAITS: Counter = Counter::new(c"lock_waits");
+static WAIT_TIMEOUTS: Counter = Counter::new(c"lock_wait_timeouts");
 static RELEASED: Counter = Counter::new(c"lock_released");
+static EXPIRED: Counter = Counter::new(c"lock_expired");
+static HANDOFFS: Counter = Counter::new(c"lock_handoffs");
+static WAIT_MS: Counter = Counter::new(c"lock_wait_ms_sum");
+static HOLD_MS: Counter = Counter::new(c"lock_hold_ms_sum");
 
 /// The family's totals.
-pub static COUNTERS: &[&Counter] = &[&ACQUIRED, &CONTENDED, &RELEASED];
+pub static COUNTERS: &[&Counter] = &[
+    &ACQUIRED,
+    &CONTENDED,
+    &WAITS,
+    &WAIT_TIMEOUTS,
+    &RELEASED,
+    &EXPIRED,
+    &HANDOFFS,
+    &WAIT_MS,
+    &HOLD_MS,
+];
+
+/// How many clients wait now.
+pub fn waiters() -> usize {
+    Locks::hall().borrow().len()
+}
+
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
+    line::databases_changed(dbs);
+}
+
+/// The module is unloaded: nobody waits, and what was remembered is dropped.
+pub fn forget() {
+    line::forget();
+    stats::forget();
+}

@@ -1,14 +1,17 @@
 //! LOCK.RELEASE
 
-use super::RELEASED;
-use super::holder::held_by;
-use crate::args::Args;
+use super::holders::Stored;
+use super::rules::Held;
+use super::{RELEASED, line, stats};
+use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::server::{Mode, Reply, Server, Str};
+use crate::keys::Prefix;
+use crate::server::{Reply, Server, Str};
 
-/// `LOCK.RELEASE lock_name identifier` replies 1 and frees the lock if `identifier` holds it,
-/// else 0. It works when memory is full.
+/// `LOCK.RELEASE lock_name identifier` replies 1 and gives the lock up if `identifier` holds it,
+/// else 0. The next in line hold it before the reply. A request of the same identifier that still
+/// waits is withdrawn and answered 0. It works when memory is full.
 pub struct Release;
 
 /// The arguments of LOCK.RELEASE.
@@ -20,12 +23,13 @@ pub struct Request<'a> {
 impl Command for Release {
     const SPEC: Spec = Spec {
         name: c"lock.release",
-        summary: c"Releases a lock, if the caller holds it.",
-        complexity: c"O(1)",
+        summary: c"Releases a lock if the caller holds it, and withdraws its waiting request.",
+        complexity: c"O(1), plus O(1) for each waiting client that is granted the lock; O(log N) \
+                      for a lock with N shared holders.",
         since: c"0.1.0",
         arity: 3,
         flags: c"write fast",
-        categories: c"write string fast",
+        categories: c"write string sortedset fast",
         keys: &[Key { position: 1, access: Access::Delete }],
         legacy_keys: (1, 1, 1),
         args: &[Arg::key(c"lock_name", 0), Arg::string(c"identifier")],
@@ -37,11 +41,19 @@ impl Command for Release {
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Some(key) = held_by(server, request.name, request.identifier)? else {
-            return Ok(Reply::Integer(0));
-        };
-        let released = server.call(c"DEL", Mode::Write, &[key.borrow()])?.root().integer();
-        RELEASED.add(released as u64);
-        Ok(Reply::Integer(released))
+        let Request { name, identifier } = request;
+        server.refuse_while_slot_moves(name)?;
+        let key = server.key_of(Prefix::Lock, name)?;
+        let key = key.borrow();
+        let stored = Stored::at(server, key);
+        let held = stored.held(identifier)?;
+        stored.remove(identifier, held)?;
+        line::withdraw(server, key, identifier);
+        if held != Held::No {
+            RELEASED.add(1);
+            stats::released(server.db(), key.bytes(), identifier.bytes(), server.now());
+        }
+        line::serve_now(server, key);
+        Ok(Reply::Integer((held != Held::No).into()))
     }
 }

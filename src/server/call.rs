@@ -10,14 +10,20 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// How an inner command runs. Errors always come back as replies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Changes nothing.
     Read,
-    /// Changes data; replicated.
+    /// Changes nothing; the reply is in the client's protocol and can be forwarded.
+    ReadForward,
+    /// Changes data; replicated. In a timer, for which no command was admitted before, refused where
+    /// a client's write would be, but not for memory.
     Write,
     /// Changes data; replicated; refused when memory is full, though the command itself is not.
     WriteIfMemory,
+    /// Changes data; replicated; refused where a script's write would be: on a replica, when memory
+    /// or disk is full, with too few replicas. For commands that are not flagged as writing.
+    WriteAsScript,
     /// Changes data; replicated; the reply is in the client's protocol and can be forwarded.
     WriteForward,
 }
@@ -27,9 +33,12 @@ const SINGLES: usize = 10;
 
 impl Mode {
     /// The server's format: strings, then flags. For fewer strings, the end of it.
-    const fn singles(self) -> &'static CStr {
+    const fn singles(self, on_own_account: bool) -> &'static CStr {
         match self {
+            Mode::Write if on_own_account => c"ssssssssss!ES",
             Mode::Read => c"ssssssssssE",
+            Mode::ReadForward => c"ssssssssssE0",
+            Mode::WriteAsScript => c"ssssssssss!ESM",
             Mode::Write => c"ssssssssss!E",
             Mode::WriteIfMemory => c"ssssssssss!EM",
             Mode::WriteForward => c"ssssssssss!E0",
@@ -37,9 +46,12 @@ impl Mode {
     }
 
     /// The server's format for a list of strings of any length.
-    const fn list(self) -> &'static CStr {
+    const fn list(self, on_own_account: bool) -> &'static CStr {
         match self {
+            Mode::Write if on_own_account => c"v!ES",
             Mode::Read => c"vE",
+            Mode::ReadForward => c"vE0",
+            Mode::WriteAsScript => c"v!ESM",
             Mode::Write => c"v!E",
             Mode::WriteIfMemory => c"v!EM",
             Mode::WriteForward => c"v!E0",
@@ -60,11 +72,12 @@ impl Server {
             unsafe { raw::RedisModule_Call },
         );
         // Whoever changes data here looks after those who wait for it.
-        let _quiet = (!matches!(mode, Mode::Read)).then(events::quiet);
+        let _quiet = (!matches!(mode, Mode::Read | Mode::ReadForward)).then(events::quiet);
         let (ctx, name) = (self.ctx, command.as_ptr());
         // Single strings spare the server the list that it would otherwise enlarge.
         let room = SINGLES.checked_sub(args.len());
-        let format = room.and_then(|room| mode.singles().to_bytes_with_nul().get(room..));
+        let format =
+            room.and_then(|room| mode.singles(self.on_own_account).to_bytes_with_nul().get(room..));
         let reply = match format {
             Some(format) => {
                 let mut slots = [std::ptr::null_mut(); SINGLES];
@@ -77,7 +90,9 @@ impl Server {
             }
             // SAFETY: as above; `v` takes a pointer to string pointers, which is what `Str` is,
             // and their number.
-            None => unsafe { call(ctx, name, mode.list().as_ptr(), args.as_ptr(), args.len()) },
+            None => unsafe {
+                call(ctx, name, mode.list(self.on_own_account).as_ptr(), args.as_ptr(), args.len())
+            },
         };
         let reply = CallReply {
             element: Element {

@@ -23,7 +23,10 @@ pub struct Setting {
 /// follows after the server has looked after its other clients.
 pub static WAKE_BYTES: Setting = Setting::new(c"wake-bytes", 8 << 20, 1, 1 << 32);
 
-static SETTINGS: [&Setting; 1] = [&WAKE_BYTES];
+/// How long the last fencing token of a lock is kept after a grant, in ms.
+pub static FENCE_TTL: Setting = Setting::new(c"fence-ttl-ms", 86_400_000, 1, 1 << 42);
+
+static SETTINGS: [&Setting; 2] = [&FENCE_TTL, &WAKE_BYTES];
 
 impl Setting {
     const fn new(name: &'static CStr, default: i64, least: i64, most: i64) -> Self {

@@ -7,14 +7,36 @@
 use super::api::need;
 use super::guard::guard;
 use super::{MainThread, Server};
-use crate::task;
+use crate::{cache, lock, task, waiting};
 use redis_module::raw;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
 use std::os::raw::{c_int, c_void};
 
-static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 static QUIET: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+
+/// Events of every type of key: deleted, renamed, restored, its expiry changed, expired, evicted.
+pub const KEYS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
+    | raw::REDISMODULE_NOTIFY_EXPIRED
+    | raw::REDISMODULE_NOTIFY_EVICTED;
+/// Events of streams.
+pub const STREAMS: c_int = raw::REDISMODULE_NOTIFY_STREAM;
+/// Events of strings.
+pub const STRINGS: c_int = raw::REDISMODULE_NOTIFY_STRING;
+/// Events of sorted sets.
+pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
+
+/// Whoever has to know what happens to keys.
+pub trait Listener: 'static {
+    /// Which events.
+    const CLASSES: c_int;
+
+    /// Whether they were asked for since the module was loaded.
+    fn subscribed() -> &'static Cell<bool>;
+
+    /// A key was changed. Writes nothing.
+    fn key_changed(server: &Server, event: KeyEvent<'_>);
+}
 
 /// What happened to a key.
 #[derive(Clone, Copy)]
@@ -29,18 +51,18 @@ pub struct KeyEvent<'a> {
     pub own: bool,
 }
 
-/// Asks for keyspace events, once.
-pub fn subscribe(server: &Server) {
-    const CLASSES: c_int = raw::REDISMODULE_NOTIFY_STREAM
-        | raw::REDISMODULE_NOTIFY_GENERIC
-        | raw::REDISMODULE_NOTIFY_EXPIRED
-        | raw::REDISMODULE_NOTIFY_EVICTED;
-    if SUBSCRIBED.get().replace(true) {
+/// Asks for the keyspace events of a listener, once.
+pub fn subscribe<L: Listener>(server: &Server) {
+    if L::subscribed().replace(true) {
         return;
     }
     // SAFETY: the context belongs to this module.
     unsafe {
-        need(raw::RedisModule_SubscribeToKeyspaceEvents)(server.ctx, CLASSES, Some(key_changed))
+        need(raw::RedisModule_SubscribeToKeyspaceEvents)(
+            server.ctx,
+            L::CLASSES,
+            Some(key_changed::<L>),
+        )
     };
 }
 
@@ -49,7 +71,6 @@ pub(super) fn quiet() -> Quiet {
     Quiet(QUIET.get().replace(true))
 }
 
-/// See [`quiet`].
 pub(super) struct Quiet(bool);
 
 impl Drop for Quiet {
@@ -58,7 +79,7 @@ impl Drop for Quiet {
     }
 }
 
-unsafe extern "C" fn key_changed(
+unsafe extern "C" fn key_changed<L: Listener>(
     ctx: *mut raw::RedisModuleCtx,
     class: c_int,
     event: *const c_char,
@@ -76,7 +97,7 @@ unsafe extern "C" fn key_changed(
         };
         (Server::new(ctx), event)
     };
-    guard((), || task::key_changed(&server, event));
+    guard((), || L::key_changed(&server, event));
     raw::REDISMODULE_OK as c_int
 }
 
@@ -86,6 +107,7 @@ pub(super) fn subscribe_to_databases(server: &Server) {
         (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
         (raw::REDISMODULE_EVENT_LOADING, loaded),
+        (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
@@ -93,9 +115,15 @@ pub(super) fn subscribe_to_databases(server: &Server) {
     }
 }
 
-/// After unloading and loading anew nothing is subscribed to.
-pub(super) fn forget() {
-    SUBSCRIBED.get().set(false);
+/// Databases were flushed, swapped or loaded; none named means all of them. A waiting client goes
+/// on waiting in the database that it has selected, as with the server's own blocking commands.
+fn databases_changed(server: &Server, dbs: &[i32]) {
+    guard((), || {
+        cache::databases_changed(dbs);
+        task::databases_changed(dbs);
+        lock::databases_changed(dbs);
+        waiting::settle(server);
+    });
 }
 
 type Callback =
@@ -112,7 +140,7 @@ unsafe extern "C" fn flushed(
     if phase == raw::REDISMODULE_SUBEVENT_FLUSHDB_END {
         // SAFETY: as above.
         let db = unsafe { info.as_ref() }.map(|info| info.dbnum).filter(|db| *db >= 0);
-        guard((), || task::databases_changed(&server, db.as_slice()));
+        databases_changed(&server, db.as_slice());
     }
 }
 
@@ -127,7 +155,7 @@ unsafe extern "C" fn swapped(
     // SAFETY: as above.
     if let Some(info) = unsafe { info.as_ref() } {
         let both = [info.dbnum_first, info.dbnum_second];
-        guard((), || task::databases_changed(&server, &both));
+        databases_changed(&server, &both);
     }
 }
 
@@ -143,6 +171,18 @@ unsafe extern "C" fn loaded(
     ) {
         // SAFETY: the server gives a valid context.
         let server = unsafe { Server::new(ctx) };
-        guard((), || task::databases_changed(&server, &[]));
+        databases_changed(&server, &[]);
     }
+}
+
+/// A replica has replaced its data by what it loaded beside them, or has given that up.
+unsafe extern "C" fn replaced(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _phase: u64,
+    _data: *mut c_void,
+) {
+    // SAFETY: the server gives a valid context.
+    let server = unsafe { Server::new(ctx) };
+    databases_changed(&server, &[]);
 }

@@ -24,6 +24,8 @@ pub(super) unsafe extern "C" fn write(ctx: *mut raw::RedisModuleInfoCtx, _crash_
         for counter in families.into_iter().flatten() {
             field(counter.name, counter.get());
         }
+        field(c"cache_waiters", cache::waiters() as u64);
+        field(c"lock_waiters", lock::waiters() as u64);
         field(c"task_waiters", task::waiters() as u64);
     });
 }

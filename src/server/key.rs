@@ -3,6 +3,7 @@
 
 use super::api::need;
 use super::{Server, Str};
+use crate::time::UnixMs;
 use redis_module::raw;
 use std::marker::PhantomData;
 use std::os::raw::c_int;
@@ -17,6 +18,8 @@ pub enum Type {
     String,
     /// A stream.
     Stream,
+    /// A sorted set.
+    SortedSet,
     /// Any other type.
     Other,
 }
@@ -62,6 +65,7 @@ impl Key<'_> {
             raw::REDISMODULE_KEYTYPE_EMPTY => Type::Absent,
             raw::REDISMODULE_KEYTYPE_STRING => Type::String,
             raw::REDISMODULE_KEYTYPE_STREAM => Type::Stream,
+            raw::REDISMODULE_KEYTYPE_ZSET => Type::SortedSet,
             _ => Type::Other,
         }
     }
@@ -70,6 +74,13 @@ impl Key<'_> {
     pub fn len(&self) -> usize {
         // SAFETY: the key is open.
         self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })
+    }
+
+    /// When it expires, if it does so in the time that a clock can tell.
+    pub fn deadline(&self) -> Option<UnixMs> {
+        // SAFETY: the key is open.
+        let at = self.raw.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
+        at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_within_reach())
     }
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which

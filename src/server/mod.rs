@@ -32,10 +32,13 @@ use crate::time::UnixMs;
 use api::need;
 use redis_module::raw;
 use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The server during one command, timer or event.
 pub struct Server {
     ctx: *mut raw::RedisModuleCtx,
+    /// Nobody has asked the server whether it accepts writes now: inner commands ask.
+    on_own_account: bool,
 }
 
 /// Whether the server runs in cluster mode; fixed while it runs.
@@ -54,12 +57,26 @@ impl Server {
     /// `ctx` is the context that the server gave to the callback which is running now, and the
     /// value is dropped before the callback returns.
     unsafe fn new(ctx: *mut raw::RedisModuleCtx) -> Self {
-        Self { ctx }
+        Self { ctx, on_own_account: false }
+    }
+
+    /// The server as a timer sees it, in which no client's command was admitted before.
+    ///
+    /// # Safety
+    /// As for [`Server::new`].
+    unsafe fn in_timer(ctx: *mut raw::RedisModuleCtx) -> Self {
+        Self { ctx, on_own_account: true }
     }
 
     /// The server's clock.
     pub fn now(&self) -> UnixMs {
         now()
+    }
+
+    /// The server's clock in µs since the Unix epoch.
+    pub fn unix_us(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
     }
 
     /// The selected database.
@@ -72,6 +89,14 @@ impl Server {
     pub fn select(&self, db: i32) {
         // SAFETY: the context is valid, see `new`; the number came from `db`.
         unsafe { need(raw::RedisModule_SelectDb)(self.ctx, db) };
+    }
+
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: eight bytes are written to eight bytes.
+        unsafe { need(raw::RedisModule_GetRandomBytes)(bytes.as_mut_ptr(), bytes.len()) };
+        u64::from_ne_bytes(bytes)
     }
 
     fn flags(&self) -> u32 {

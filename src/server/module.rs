@@ -25,10 +25,12 @@ pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
         // SAFETY: the context is valid; this replaces the information handler of the crate.
         unsafe {
             need(raw::RedisModule_RegisterInfoFunc)(ctx.ctx, Some(info::write));
-            // Data is written by inner commands only, so a key that is closed is unchanged.
+            // Data is written by inner commands only, so a key that is closed is unchanged. What
+            // is remembered of the data is forgotten when they are replaced.
             need(raw::RedisModule_SetModuleOptions)(
                 ctx.ctx,
-                raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED as i32,
+                (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+                    | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD) as i32,
             );
         }
         if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {
@@ -62,8 +64,9 @@ pub fn unload(ctx: &Context) -> Status {
 /// Gives back what would otherwise stay behind when the library is unmapped.
 fn release() {
     guard((), || {
+        crate::cache::forget();
+        crate::lock::forget();
         crate::task::forget();
-        events::forget();
         string::forget_words();
     });
     forget_panics();
@@ -109,6 +112,9 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CreateTimer
             RedisModule_FreeCallReply
             RedisModule_FreeString
+            RedisModule_GetAbsExpire
+            RedisModule_GetRandomBytes
+            RedisModule_HoldString
             RedisModule_GetBlockedClientPrivateData
             RedisModule_GetClientId
             RedisModule_GetCommand

@@ -8,6 +8,7 @@ use crate::args::Args;
 use crate::command::{Access, Arg, ArgKind, Command, Entry, Key, Spec};
 use crate::error::Error;
 use redis_module::raw;
+use std::ffi::CStr;
 use std::os::raw::{c_int, c_uint};
 use std::ptr;
 
@@ -116,7 +117,9 @@ fn describe(command: *mut raw::RedisModuleCommand, spec: &Spec) -> Result<(), &'
 
 fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
     let access = match key.access {
-        Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Access::Read | Access::ReadAll => {
+            raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS
+        }
         Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
         Access::Insert => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_INSERT,
         Access::Update => {
@@ -140,6 +143,9 @@ fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
         spec.bs.index.pos = key.position;
         spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
         spec.fk.range.keystep = 1;
+        if matches!(key.access, Access::ReadAll) {
+            spec.fk.range.lastkey = -1;
+        }
         spec
     }
 }
@@ -157,6 +163,7 @@ fn arg_list(
         .map(|arg| {
             let mut raw_arg = blank;
             raw_arg.name = arg.name.as_ptr();
+            raw_arg.token = arg.token.map_or(ptr::null(), CStr::as_ptr);
             raw_arg.key_spec_index = -1;
             raw_arg.type_ = match arg.kind {
                 ArgKind::Key(index) => {
@@ -165,11 +172,14 @@ fn arg_list(
                 }
                 ArgKind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ArgKind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+                ArgKind::Keyword => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
                 ArgKind::Block(inner) => {
-                    let mut inner = arg_list(inner, nested);
-                    raw_arg.subargs = inner.as_mut_ptr();
-                    nested.push(inner);
+                    raw_arg.subargs = sublist(inner, nested);
                     raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK
+                }
+                ArgKind::OneOf(inner) => {
+                    raw_arg.subargs = sublist(inner, nested);
+                    raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF
                 }
             };
             let flags: c_uint = [
@@ -185,4 +195,16 @@ fn arg_list(
         .collect();
     list.push(blank);
     list
+}
+
+/// A list inside a list.
+fn sublist(
+    args: &[Arg],
+    nested: &mut Vec<Vec<raw::RedisModuleCommandArg>>,
+) -> *mut raw::RedisModuleCommandArg {
+    let mut list = arg_list(args, nested);
+    let start = list.as_mut_ptr();
+    // Moving the list does not move its elements.
+    nested.push(list);
+    start
 }

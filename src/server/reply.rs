@@ -4,12 +4,15 @@ use super::Server;
 use super::api::need;
 use super::call::{CallReply, Element, Kind};
 use super::key::Key;
+use super::string::OwnedStr;
+use crate::args::Argument;
 use crate::error::Error;
 use redis_module::raw;
 use std::ffi::{CStr, CString};
 use std::os::raw::c_long;
+use std::rc::Rc;
 
-/// A reply. In RESP3 a map is a map and nil is null; else both protocols see the same.
+/// A reply. In RESP3 nil is null; else both protocols see the same.
 pub enum Reply<'a> {
     /// An integer.
     Integer(i64),
@@ -17,13 +20,15 @@ pub enum Reply<'a> {
     Simple(&'static CStr),
     /// A bulk string.
     Bulk(Vec<u8>),
+    /// A bulk string that several replies share.
+    Shared(Rc<OwnedStr>),
     /// Nil in the place of a string.
     Null,
     /// Nil in the place of an array.
     NullArray,
     /// An array.
     Array(Vec<Reply<'a>>),
-    /// Pairs, which only RESP3 has: see [`Server::resp3`].
+    /// Pairs: a map in RESP3, a flat array in RESP2.
     Map(Vec<(Reply<'a>, Reply<'a>)>),
     /// The reply of an inner command, byte for byte.
     Forward(CallReply<'a>),
@@ -50,6 +55,7 @@ impl Reply<'_> {
     pub fn size(&self) -> usize {
         match self {
             Reply::Bulk(bytes) => bytes.len() + 16,
+            Reply::Shared(text) => text.borrow().bytes().len() + 16,
             Reply::Array(items) => items.iter().map(Reply::size).sum::<usize>() + 16,
             Reply::Map(pairs) => pairs.iter().map(|(k, v)| k.size() + v.size()).sum::<usize>() + 16,
             _ => 16,
@@ -82,6 +88,7 @@ impl Server {
                     need(raw::RedisModule_ReplyWithSimpleString)(ctx, text.as_ptr());
                 }
                 Reply::Bulk(bytes) => self.send_bulk(bytes),
+                Reply::Shared(text) => self.send_bulk(text.borrow().bytes()),
                 Reply::Null => {
                     need(raw::RedisModule_ReplyWithNull)(ctx);
                 }

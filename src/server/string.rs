@@ -59,6 +59,13 @@ impl OwnedStr {
         Self(need(NonNull::new(raw)))
     }
 
+    /// Another reference to a string of the server, which outlives the command.
+    pub fn hold(text: Str<'_>) -> Self {
+        // SAFETY: the string is valid; with a null context it is freed by hand.
+        let raw = unsafe { need(raw::RedisModule_HoldString)(ptr::null_mut(), text.as_ptr()) };
+        Self(need(NonNull::new(raw)))
+    }
+
     /// A string of these parts, put together without an allocation of its own if it is short.
     pub fn concat(parts: &[&[u8]]) -> Self {
         let mut buffer = [0; 256];
@@ -117,6 +124,8 @@ words! {
     payload = b"payload", timestamp = b"timestamp", retry_count = b"retry_count",
     original_id = b"original_id",
     list = b"LIST", id = b"ID",
+    infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
+    last = b"-1",
 }
 
 static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));

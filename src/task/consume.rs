@@ -8,7 +8,7 @@ use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::events::subscribe;
 use crate::server::{Mode, Reply, Server, words};
-use crate::waiting::Waiter;
+use crate::waiting::{Address, Waiter};
 
 /// `TASK.CONSUME group consumer stream [count [block_ms]]` leases up to `count` tasks (default 1)
 /// to a consumer, as XREADGROUP does. A missing group is created at the beginning of the stream.
@@ -68,10 +68,13 @@ impl Command for Consume {
         }
         match request.patience {
             Some(patience) if server.may_block() => {
-                subscribe(server);
+                subscribe::<Tasks>(server);
+                let (name, part) = (read.stream.bytes().into(), read.group.bytes().into());
+                let address = Address { db: server.db(), name, part };
                 let consumer = read.consumer.bytes().into();
                 let wanted = Wanted { consumer, count: request.count };
-                Waiter::<Tasks>::join(server, read.stream, read.group.bytes(), patience, wanted)
+                Waiter::<Tasks>::join(server, read.stream, address, None, patience, wanted)?;
+                Ok(Reply::Later)
             }
             _ => Ok(Reply::NullArray),
         }

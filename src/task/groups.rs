@@ -4,6 +4,7 @@
 //! acknowledgement costs XACK and XDEL and nothing else. Every event that can change it makes the
 //! module ask again.
 
+use super::Tasks;
 use super::id::EntryId;
 use crate::args::Argument;
 use crate::error::Error;
@@ -28,7 +29,7 @@ pub fn only_group(server: &Server, stream: Str<'_>) -> Result<Option<Rc<[u8]>>, 
     if let Some(name) = ONLY.get().borrow().get(&db).and_then(|known| known.get(key)) {
         return Ok(Some(name.clone()));
     }
-    subscribe(server);
+    subscribe::<Tasks>(server);
     let only: Option<Rc<[u8]>> = with_groups(server, stream, |groups| {
         let name = groups.at(0).and_then(|g| text(g, b"name"));
         name.filter(|_| groups.len() == 1).map(Into::into)

@@ -20,11 +20,8 @@ mod store;
 
 pub use line::Tasks;
 
-use crate::server::Server;
-use crate::server::events::KeyEvent;
-use crate::server::timer;
+use crate::server::events::Listener;
 use crate::stats::Counter;
-use crate::time::Millis;
 use crate::waiting::Family;
 
 static PUBLISHED: Counter = Counter::new(c"task_published");
@@ -41,26 +38,10 @@ pub fn waiters() -> usize {
     Tasks::hall().borrow().len()
 }
 
-/// Another client, or an inner command, changed a key.
-pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
-    if groups::may_change(event) {
-        groups::forget(server.db(), event.key);
-    }
-    if !event.own && line::may_be_ready(event) {
-        let disturbed = Tasks::hall().borrow_mut().disturb(server.db(), event.key);
-        if disturbed {
-            timer::arm(server, Millis(0));
-        }
-    }
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them. A waiting client goes
-/// on waiting in the database that it has selected, as with the server's own blocking commands.
-pub fn databases_changed(server: &Server, dbs: &[i32]) {
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
     groups::forget_all();
-    if Tasks::hall().borrow_mut().disturb_databases(dbs) {
-        timer::arm(server, Millis(0));
-    }
+    Tasks::hall().borrow_mut().disturb_databases(dbs);
 }
 
 /// The module is unloaded: nobody waits, and what was remembered is dropped.
@@ -68,4 +49,5 @@ pub fn forget() {
     groups::forget_all();
     store::forget();
     Tasks::hall().take();
+    Tasks::subscribed().set(false);
 }

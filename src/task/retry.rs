@@ -118,6 +118,6 @@ fn finished_for(
         (Type::Stream, None) => {
             Ok(groups::only_group(server, stream)?.map(|name| OwnedStr::new(&name)))
         }
-        (Type::String | Type::Other, _) => Err(Error::WrongType),
+        (Type::String | Type::SortedSet | Type::Other, _) => Err(Error::WrongType),
     }
 }

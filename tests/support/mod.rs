@@ -26,27 +26,37 @@
 //!
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
 //! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
-//! `task` shortens what tests of the queue say often; `process` is what the machine gives them.
+//! `process` is what the machine gives them. `waiting`, `task` and `lock` are what tests of these say
+//! often, `described` is what the server knows of a command.
 #![allow(dead_code, unused_imports)]
 
 mod client;
 mod cluster;
+mod described;
 mod keyspace;
+mod lock;
 mod process;
 mod replication;
 mod server;
 mod task;
 mod value;
+mod waiting;
 
 pub(crate) use client::args;
 pub use client::{Arg, Client, Silence};
 pub use cluster::{Cluster, Reshard, slot_of};
+pub use described::{CommandInfo, command_info, command_syntax};
 pub use keyspace::Keyspace;
+pub use process::spawn;
 pub use replication::{Command, ReplicationTap, aof_commands, wait_in_sync};
 pub use server::{
     Builder, Server, blocked_clients, info, module_path, server_binary, wait_blocked,
 };
 pub use value::{Value, array, bulk, error, int, map, nil, nil_array, null, ok, parse, simple};
+pub use waiting::{
+    Checked, EXITS, Exit, Leaver, Random, calls_during, ids_by_port, in_transaction, send_and_wait,
+    shuffled, waiters,
+};
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

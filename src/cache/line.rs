@@ -1,0 +1,352 @@
+//! Clients that wait for a value, and what this process remembers of the leases it gave out.
+//!
+//! A line is served by asking for its first what FETCH would tell it now. After a fill everybody
+//! who waited gets the same held value, in waves under a budget of bytes, whatever happens to the
+//! key meanwhile.
+//!
+//! A foreign write or delete of the value ends its lease. The event callback, which may not write,
+//! marks the lease as void; the timer removes its record right after.
+
+use super::entry::Entry;
+use super::rules::{Fetch, Lease, Token};
+use super::{COALESCED, HANDOFFS, LOADS, STALE, WAIT_TIMEOUTS, stats};
+use crate::args::Argument;
+use crate::error::Error;
+use crate::server::events::{self, KeyEvent, Listener, subscribe};
+use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
+use crate::time::{Millis, UnixMs};
+use crate::waiting::{self, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
+use std::cell::{Cell, LazyCell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+/// The family of clients that wait for values.
+pub struct Caches;
+
+/// What a waiter asked for.
+pub struct Wish {
+    /// The lease that it wants if it is to load.
+    pub lease: Millis,
+    /// What it takes for stale.
+    pub stale: Millis,
+    /// Whether a stale value is no answer before its time is over.
+    pub fresh: bool,
+}
+
+/// Database and key of a value.
+type Name = (i32, Box<[u8]>);
+
+/// A lease that this process gave out.
+struct Lent {
+    token: Token,
+    since: UnixMs,
+    until: UnixMs,
+    void: bool,
+}
+
+/// A fill that is still being handed out.
+struct Held {
+    value: Rc<OwnedStr>,
+    /// The last place in line at the time of the fill.
+    last: Place,
+}
+
+#[derive(Default)]
+struct Memory {
+    lent: HashMap<Name, Lent>,
+    ends: BTreeSet<(UnixMs, Name)>,
+    void: Vec<Name>,
+    held: HashMap<Name, Held>,
+}
+
+static HALL: Lines<Caches> = no_lines();
+static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+static MEMORY: MainThread<LazyCell<RefCell<Memory>>> =
+    MainThread::new(LazyCell::new(RefCell::default));
+
+impl Family for Caches {
+    type Request = Wish;
+
+    fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {
+        HALL.get()
+    }
+
+    fn nothing(server: &Server, waiter: &Waiter<Self>) -> Reply<'static> {
+        if waiter.request.fresh {
+            // The wait is over: what is there will do.
+            let key = OwnedStr::new(&waiter.address.name);
+            let value = Entry::of(server, key.borrow()).and_then(|entry| entry.copy());
+            if let Ok(Some(value)) = value {
+                return answer(c"STALE", Reply::Shared(Rc::new(value)), Reply::Null);
+            }
+        }
+        answer(c"WAIT", Reply::Null, Reply::Null)
+    }
+
+    fn serve(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
+        let name = OwnedStr::new(key);
+        // A refusal leaves the line as it is.
+        if serve_line(server, db, name.borrow(), budget).is_err() {
+            waiting::look_later::<Self>(server, db, key);
+        }
+    }
+
+    fn left(_server: &Server, _waiter: &Waiter<Self>, why: Why) {
+        if why == Why::TimedOut {
+            WAIT_TIMEOUTS.add(1);
+        }
+    }
+}
+
+impl Listener for Caches {
+    const CLASSES: i32 = events::KEYS | events::STRINGS;
+
+    fn subscribed() -> &'static Cell<bool> {
+        SUBSCRIBED.get()
+    }
+
+    fn key_changed(server: &Server, event: KeyEvent<'_>) {
+        // That a value expires or is evicted, or lives longer or shorter, is no news for its loader.
+        if event.own || matches!(event.name, b"expired" | b"evicted" | b"expire" | b"persist") {
+            return;
+        }
+        let name = (server.db(), Box::from(event.key));
+        let mut memory = MEMORY.get().borrow_mut();
+        let Some(lent) = memory.lent.get_mut(&name) else { return };
+        if !std::mem::replace(&mut lent.void, true) {
+            memory.void.push(name);
+        }
+        drop(memory);
+        waiting::settle(server);
+    }
+}
+
+/// `[status, value, token]`
+pub fn answer<'a>(
+    status: &'static std::ffi::CStr,
+    value: Reply<'a>,
+    token: Reply<'a>,
+) -> Reply<'a> {
+    Reply::Array(vec![Reply::Simple(status), value, token])
+}
+
+/// Serves the line of a value in the selected database, as it is now.
+fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Result<(), Error> {
+    let due = loop {
+        if budget.is_spent() {
+            HALL.get().borrow_mut().disturb(db, key.bytes());
+            return Ok(());
+        }
+        let Some(first) = Waiter::<Caches>::first(db, key.bytes(), b"") else {
+            MEMORY.get().borrow_mut().held.remove(&(db, key.bytes().into()));
+            return Ok(());
+        };
+        if let Some(value) = held_for(db, key.bytes(), first.place) {
+            COALESCED.add(1);
+            stats::coalesced(db, key.bytes());
+            let reply = answer(c"HIT", Reply::Shared(value), Reply::Null);
+            budget.spend(reply.size());
+            first.answer(reply);
+            continue;
+        }
+        server.refuse_while_slot_moves(key)?;
+        let mut entry = Entry::of(server, key)?;
+        let reply = match entry.fetch(first.request.stale) {
+            Fetch::Hit => match entry.copy()? {
+                Some(value) => {
+                    hold(db, key.bytes(), value);
+                    continue;
+                }
+                None => break None,
+            },
+            Fetch::Load if !first.is_connected(server, budget) => continue,
+            Fetch::Load => {
+                let stale = entry.copy()?;
+                let token = entry.lend(first.request.lease)?;
+                LOADS.add(1);
+                HANDOFFS.add(1);
+                stats::loading(db, key.bytes());
+                let stale = stale.map_or(Reply::Null, |value| Reply::Shared(Rc::new(value)));
+                answer(c"LOAD", stale, Reply::Integer(token))
+            }
+            Fetch::Fail => answer(c"FAIL", reason(&entry), Reply::Null),
+            Fetch::Stale if !first.request.fresh || entry.is_backing_off() => {
+                STALE.add(1);
+                let value = entry.copy()?.map_or(Reply::Null, |v| Reply::Shared(Rc::new(v)));
+                answer(c"STALE", value, Reply::Null)
+            }
+            Fetch::Stale | Fetch::Wait => break entry.record.until(),
+        };
+        budget.spend(reply.size());
+        first.answer(reply);
+    };
+    // A lease is over when the clock is past its end.
+    let soonest = server.now().0.saturating_add(1);
+    let due = due.map(|end| UnixMs(end.0.saturating_add(1).max(soonest)));
+    HALL.get().borrow_mut().set_due(db, key.bytes(), due);
+    Ok(())
+}
+
+/// The reason of a failure, or nil.
+pub fn reason(entry: &Entry<'_>) -> Reply<'static> {
+    match &entry.record.lease {
+        Lease::BackingOff(_, Some(reason)) => Reply::Bulk(reason.clone()),
+        _ => Reply::Null,
+    }
+}
+
+/// The value that whoever stands at `place` gets from a fill. Everybody before has got it, so for
+/// somebody who came after the fill it is over.
+fn held_for(db: i32, key: &[u8], place: Place) -> Option<Rc<OwnedStr>> {
+    let mut memory = MEMORY.get().borrow_mut();
+    if memory.held.is_empty() {
+        return None;
+    }
+    let name: Name = (db, key.into());
+    let held = memory.held.get(&name)?;
+    if place <= held.last {
+        return Some(held.value.clone());
+    }
+    memory.held.remove(&name);
+    None
+}
+
+/// Everybody who waits now gets this value.
+fn hold(db: i32, key: &[u8], value: OwnedStr) {
+    let last = HALL.get().borrow().last_place();
+    let held = Held { value: Rc::new(value), last };
+    MEMORY.get().borrow_mut().held.insert((db, key.into()), held);
+}
+
+/// Whether somebody waits for the value.
+pub fn is_empty(server: &Server, key: Str<'_>) -> bool {
+    let hall = HALL.get().borrow();
+    hall.len() == 0 || hall.len_of(server.db(), key.bytes(), b"") == 0
+}
+
+/// How many wait for the value.
+pub fn length(server: &Server, key: Str<'_>) -> usize {
+    HALL.get().borrow().len_of(server.db(), key.bytes(), b"")
+}
+
+/// The value was stored: all who wait get it.
+pub fn filled(server: &Server, key: Str<'_>, value: Str<'_>) {
+    if is_empty(server, key) {
+        return;
+    }
+    hold(server.db(), key.bytes(), OwnedStr::hold(value));
+    serve_now(server, key);
+}
+
+/// Somebody joined the line: it has to know when the lease ends for which it waits.
+pub fn await_end(server: &Server, key: Str<'_>, entry: &Entry<'_>) {
+    let due = entry.record.until().map(|end| UnixMs(end.0.saturating_add(1)));
+    HALL.get().borrow_mut().set_due(server.db(), key.bytes(), due);
+    waiting::settle(server);
+}
+
+/// Serves the line of a value after its state changed.
+pub fn serve_now(server: &Server, key: Str<'_>) {
+    if is_empty(server, key) {
+        return;
+    }
+    Caches::serve(server, server.db(), key.bytes(), &mut Budget::wave());
+    waiting::settle(server);
+}
+
+/// A lease was given out. True if it follows one that ended by its time.
+pub fn lent(server: &Server, key: Str<'_>, token: Token, now: UnixMs, until: UnixMs) -> bool {
+    subscribe::<Caches>(server);
+    let mut memory = MEMORY.get().borrow_mut();
+    // What ended long ago is remembered by nobody.
+    while let Some((end, _)) = memory.ends.first()
+        && end.0.saturating_add(60_000) < now.0
+    {
+        let Some((_, name)) = memory.ends.pop_first() else { break };
+        memory.lent.remove(&name);
+    }
+    let name: Name = (server.db(), key.bytes().into());
+    let before = memory.lent.insert(name.clone(), Lent { token, since: now, until, void: false });
+    if let Some(before) = &before {
+        memory.ends.remove(&(before.until, name.clone()));
+    }
+    memory.ends.insert((until, name));
+    before.is_some_and(|before| before.until < now && !before.void)
+}
+
+/// The end of a lease was moved.
+pub fn moved(server: &Server, key: Str<'_>, until: UnixMs) {
+    let mut memory = MEMORY.get().borrow_mut();
+    let name: Name = (server.db(), key.bytes().into());
+    if let Some(lent) = memory.lent.get_mut(&name) {
+        let before = std::mem::replace(&mut lent.until, until);
+        memory.ends.remove(&(before, name.clone()));
+        memory.ends.insert((until, name));
+    }
+}
+
+/// A lease ended: by a fill, a failure or an invalidation. How long it lasted, if that is known.
+pub fn ended(server: &Server, key: Str<'_>) -> Option<Millis> {
+    let mut memory = MEMORY.get().borrow_mut();
+    if memory.lent.is_empty() {
+        return None;
+    }
+    let name: Name = (server.db(), key.bytes().into());
+    let lent = memory.lent.remove(&name)?;
+    memory.ends.remove(&(lent.until, name));
+    Some(Millis(server.now().0.saturating_sub(lent.since.0).max(0)))
+}
+
+/// Whether a foreign write ended the lease that a record tells of.
+pub fn is_void(db: i32, key: &[u8], token: Token) -> bool {
+    let memory = MEMORY.get().borrow();
+    if memory.void.is_empty() {
+        return false;
+    }
+    memory.lent.get(&(db, key.into())).is_some_and(|lent| lent.void && lent.token == token)
+}
+
+/// Whether records of void leases are still there.
+pub fn has_void() -> bool {
+    !MEMORY.get().borrow().void.is_empty()
+}
+
+/// Removes the records of void leases and serves those who wait. Called by the timer.
+pub fn drop_void(server: &Server) {
+    let void = std::mem::take(&mut MEMORY.get().borrow_mut().void);
+    for (db, key) in void {
+        server.select(db);
+        let name = OwnedStr::new(&key);
+        let Some(token) = MEMORY.get().borrow_mut().lent.remove(&(db, key.clone())) else {
+            continue;
+        };
+        if let Ok(mut entry) = Entry::of(server, name.borrow())
+            && entry.record.token == token.token
+        {
+            // The record goes; whoever waits gets the value that was written, or loads.
+            let _ = entry.forget();
+            if let Ok(Some(value)) = entry.copy() {
+                hold(db, &key, value);
+            }
+        }
+        HALL.get().borrow_mut().disturb(db, &key);
+    }
+}
+
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
+    let mut memory = MEMORY.get().borrow_mut();
+    let stays = |db: &i32| !dbs.is_empty() && !dbs.contains(db);
+    memory.lent.retain(|(db, _), _| stays(db));
+    memory.ends.retain(|(_, (db, _))| stays(db));
+    memory.void.retain(|(db, _)| stays(db));
+    drop(memory);
+    HALL.get().borrow_mut().disturb_databases(dbs);
+}
+
+/// The module is unloaded.
+pub fn forget() {
+    HALL.get().take();
+    MEMORY.get().take();
+    SUBSCRIBED.get().set(false);
+}

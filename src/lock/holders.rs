@@ -1,0 +1,247 @@
+//! Who holds a lock, as it is stored: `lock:{name}` is a string, the identifier of the one
+//! exclusive holder, or a sorted set of shared holders by the end of their leases. The key expires
+//! with the latest lease; members whose lease is over do not count and go at the next change.
+
+use super::line::evicted_until;
+use super::rules::{Held, Holders, Mode, next_fence};
+use crate::args::{Argument, integer};
+use crate::error::Error;
+use crate::keys::Prefix;
+use crate::server::config::FENCE_TTL;
+use crate::server::{Mode as Call, OwnedStr, Reply, Server, Str, Type, words};
+use crate::time::{Millis, UnixMs};
+
+/// Whoever is to become a holder.
+pub struct Candidate<'a> {
+    /// The name of the lock.
+    pub name: Str<'a>,
+    /// Its identifier.
+    pub identifier: Str<'a>,
+    /// Its lease.
+    pub ttl: Millis,
+    /// How it is to hold the lock.
+    pub mode: Mode,
+    /// Whether it gets a fencing token.
+    pub fence: bool,
+}
+
+/// The stored state of one lock.
+pub struct Stored<'s> {
+    server: &'s Server,
+    key: Str<'s>,
+    now: UnixMs,
+}
+
+impl<'s> Stored<'s> {
+    /// The lock at `key`, the key derived from its name.
+    pub fn at(server: &'s Server, key: Str<'s>) -> Self {
+        Self { server, key, now: server.now() }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Str<'s> {
+        self.key
+    }
+
+    /// Who holds it now.
+    pub fn holders(&self) -> Result<Holders, Error> {
+        Ok(match self.server.type_of(self.key) {
+            Type::Absent if evicted_until(self.server, self.key.bytes()).is_some() => {
+                Holders::Barred
+            }
+            Type::Absent => Holders::Free,
+            Type::String => Holders::Exclusive,
+            Type::SortedSet => match self.live()? {
+                0 => Holders::Free,
+                count => Holders::Shared(count),
+            },
+            Type::Stream | Type::Other => Holders::Barred,
+        })
+    }
+
+    /// How `identifier` holds it now. A key of another type is an error.
+    pub fn held(&self, identifier: Str<'_>) -> Result<Held, Error> {
+        match self.server.type_of(self.key) {
+            Type::Absent => Ok(Held::No),
+            Type::String => {
+                let holder = self.server.call(c"GET", Call::Read, &[self.key])?;
+                let same = holder.root().bytes() == identifier.bytes();
+                Ok(if same && !holder.root().is_null() { Held::Exclusive } else { Held::No })
+            }
+            Type::SortedSet => {
+                let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
+                let lives = score.root().kind() == crate::server::call::Kind::String
+                    && deadline(score.root().bytes()) >= Some(self.now);
+                Ok(if lives { Held::Shared } else { Held::No })
+            }
+            Type::Stream | Type::Other => Err(Error::WrongType),
+        }
+    }
+
+    /// Shared holders whose lease is not over.
+    fn live(&self) -> Result<u64, Error> {
+        let now = OwnedStr::number(self.now.0);
+        let args = [self.key, now.borrow(), words().infinity()];
+        Ok(self.server.call(c"ZCOUNT", Call::Read, &args)?.root().integer() as u64)
+    }
+
+    /// The end of the earliest lease, if it has one.
+    pub fn next_end(&self) -> Result<Option<UnixMs>, Error> {
+        let key_end = self.server.peek_key(self.key).deadline();
+        match self.server.type_of(self.key) {
+            Type::SortedSet => {
+                let now = OwnedStr::number(self.now.0);
+                let w = words();
+                let args = [
+                    self.key,
+                    now.borrow(),
+                    w.infinity(),
+                    w.with_scores(),
+                    w.limit(),
+                    w.zero(),
+                    w.one(),
+                ];
+                let first = self.server.call(c"ZRANGEBYSCORE", Call::Read, &args)?;
+                let first = first.root().at(1).and_then(|score| deadline(score.bytes()));
+                // Somebody else can have let the key itself expire before.
+                Ok(first.into_iter().chain(key_end).min())
+            }
+            _ => Ok(key_end),
+        }
+    }
+
+    /// The holders and the ends of their leases, the earliest first, at most `limit`.
+    pub fn list(&self, limit: i64) -> Result<Vec<(Vec<u8>, Option<UnixMs>)>, Error> {
+        let w = words();
+        match self.server.type_of(self.key) {
+            Type::String => {
+                let holder = self.server.call(c"GET", Call::Read, &[self.key])?;
+                let end = self.server.peek_key(self.key).deadline();
+                Ok(vec![(holder.root().bytes().to_vec(), end)])
+            }
+            Type::SortedSet => {
+                let (now, limit) = (OwnedStr::number(self.now.0), OwnedStr::number(limit));
+                let args = [
+                    self.key,
+                    now.borrow(),
+                    w.infinity(),
+                    w.with_scores(),
+                    w.limit(),
+                    w.zero(),
+                    limit.borrow(),
+                ];
+                let found = self.server.call(c"ZRANGEBYSCORE", Call::Read, &args)?;
+                let flat: Vec<_> = found.root().elements().collect();
+                let pair = |pair: &[crate::server::call::Element<'_>]| match pair {
+                    [id, score] => Some((id.bytes().to_vec(), deadline(score.bytes()))),
+                    _ => None,
+                };
+                Ok(flat.chunks(2).filter_map(pair).collect())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes the candidate a holder, without asking whether it may be; its lease begins now. The
+    /// reply is 1, or the fencing token.
+    pub fn grant(&self, candidate: &Candidate<'_>) -> Result<Reply<'static>, Error> {
+        let fence = if candidate.fence { Some(self.next_token(candidate.name)?) } else { None };
+        if candidate.mode.is_shared() {
+            self.share(candidate.identifier, candidate.ttl)?;
+        } else {
+            self.own(candidate.identifier, candidate.ttl)?;
+        }
+        let Some((fence, token)) = fence else { return Ok(Reply::Integer(1)) };
+        let (text, ttl) = (OwnedStr::number(token), OwnedStr::number(FENCE_TTL.get()));
+        let args = [fence.borrow(), text.borrow(), words().px(), ttl.borrow()];
+        self.server.call(c"SET", Call::Write, &args)?;
+        Ok(Reply::Integer(token))
+    }
+
+    /// The next fencing token and the key that keeps it.
+    fn next_token(&self, name: Str<'_>) -> Result<(OwnedStr, i64), Error> {
+        let key = self.server.key_of(Prefix::Fence, name)?;
+        let previous = last_token(self.server, key.borrow())?;
+        let token = next_fence(previous, self.server.unix_us()).ok_or(Error::Fence)?;
+        Ok((key, token))
+    }
+
+    /// Makes `identifier` the exclusive holder, whatever was there.
+    pub fn own(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
+        let ttl = OwnedStr::number(ttl.0);
+        let args = [self.key, identifier, words().px(), ttl.borrow()];
+        self.server.call(c"SET", Call::Write, &args).map(drop)
+    }
+
+    /// Makes `identifier` a shared holder, or starts its lease anew.
+    pub fn share(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
+        let end = OwnedStr::number(self.now.0.saturating_add(ttl.0));
+        self.drop_ended()?;
+        self.server.call(c"ZADD", Call::Write, &[self.key, end.borrow(), identifier])?;
+        self.expire_with_latest()
+    }
+
+    /// From exclusive to shared in one step.
+    pub fn downgrade(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
+        self.server.call(c"DEL", Call::Write, &[self.key])?;
+        self.share(identifier, ttl)
+    }
+
+    /// Starts the lease of the exclusive holder anew.
+    pub fn renew(&self, ttl: Str<'_>) -> Result<(), Error> {
+        self.server.call(c"PEXPIRE", Call::Write, &[self.key, ttl]).map(drop)
+    }
+
+    /// Takes a holder out.
+    pub fn remove(&self, identifier: Str<'_>, held: Held) -> Result<(), Error> {
+        match held {
+            Held::No => Ok(()),
+            Held::Exclusive => self.server.call(c"DEL", Call::Write, &[self.key]).map(drop),
+            Held::Shared => {
+                self.server.call(c"ZREM", Call::Write, &[self.key, identifier])?;
+                self.drop_ended()?;
+                self.expire_with_latest()
+            }
+        }
+    }
+
+    fn drop_ended(&self) -> Result<(), Error> {
+        if self.server.type_of(self.key) != Type::SortedSet {
+            return Ok(());
+        }
+        let before_now = OwnedStr::new(format!("({}", self.now.0).as_bytes());
+        let args = [self.key, words().minus_infinity(), before_now.borrow()];
+        self.server.call(c"ZREMRANGEBYSCORE", Call::Write, &args).map(drop)
+    }
+
+    /// The key ends with the latest lease, so that it goes by itself, also without the module.
+    fn expire_with_latest(&self) -> Result<(), Error> {
+        let w = words();
+        let latest = {
+            let args = [self.key, w.last(), w.last(), w.with_scores()];
+            let last = self.server.call(c"ZRANGE", Call::Read, &args)?;
+            last.root().at(1).and_then(|score| deadline(score.bytes()))
+        };
+        let Some(latest) = latest else { return Ok(()) };
+        if self.server.peek_key(self.key).deadline() == Some(latest) {
+            return Ok(());
+        }
+        let at = OwnedStr::number(latest.0);
+        self.server.call(c"PEXPIREAT", Call::Write, &[self.key, at.borrow()]).map(drop)
+    }
+}
+
+/// The last fencing token that was given out, if it is known.
+pub fn last_token(server: &Server, key: Str<'_>) -> Result<Option<i64>, Error> {
+    if server.type_of(key) == Type::Absent {
+        return Ok(None);
+    }
+    let last = server.call(c"GET", Call::Read, &[key])?;
+    integer(last.root().bytes()).ok_or(Error::Fence).map(Some)
+}
+
+/// The end of a lease from a sorted set's score. One that no clock reaches is none.
+fn deadline(score: &[u8]) -> Option<UnixMs> {
+    let score: f64 = std::str::from_utf8(score).ok()?.parse().ok()?;
+    Some(UnixMs(score as i64)).filter(|end| end.is_within_reach())
+}

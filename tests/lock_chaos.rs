@@ -1,0 +1,498 @@
+//! Locks in the hands of real clients whose connections are killed, and of real processes that are
+//! killed, or stopped until their lease is over. What a lock protects is written in two steps that
+//! everybody else could come between, so a lock that two held would be seen in the numbers.
+//!
+//! Two things have to come out: under the lock no update is lost while the holder holds it; and
+//! whoever goes on after the lease was over is kept out by its fencing token.
+
+mod support;
+use support::*;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test goes on at most.
+const DEADLINE: Duration = Duration::from_secs(25);
+
+/// What the killing has hit, and until when everything must be done.
+struct Fire {
+    /// Requests for the lock.
+    asking: AtomicUsize,
+    /// Whatever was asked under the lock.
+    holding: AtomicUsize,
+    end: Instant,
+}
+
+impl Fire {
+    fn new() -> Self {
+        let end = Instant::now() + DEADLINE;
+        Self { asking: AtomicUsize::new(0), holding: AtomicUsize::new(0), end }
+    }
+
+    fn has_hit(&self, least: usize) -> bool {
+        self.asking.load(SeqCst) >= least && self.holding.load(SeqCst) >= least
+    }
+
+    /// Kills one connection after the other, at random, until it is over.
+    fn burn(&self, server: &Server, is_over: impl Fn() -> bool) {
+        let mut control = server.client();
+        let me = control.id().to_string();
+        let mut random = Random::new(1);
+        while !is_over() && Instant::now() < self.end {
+            let mut ids: Vec<_> = ids_by_port(&mut control).into_values().collect();
+            ids.retain(|id| *id != me);
+            if !ids.is_empty() {
+                control.run(format!("CLIENT KILL ID {}", ids[random.below(ids.len())]));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A client under fire: it connects again, and repeats what was not answered.
+struct Worker<'a> {
+    server: &'a Server,
+    client: Client,
+    fire: &'a Fire,
+    random: Random,
+    name: usize,
+    acquisitions: usize,
+}
+
+impl<'a> Worker<'a> {
+    fn new(server: &'a Server, fire: &'a Fire, name: usize) -> Self {
+        let (client, random) = (server.client(), Random::new(name as u64));
+        Self { server, client, fire, random, name, acquisitions: 0 }
+    }
+
+    /// What the server answers, unless the connection breaks; then there is a new one.
+    #[track_caller]
+    fn try_ask(&mut self, line: &str) -> Option<Value> {
+        assert!(Instant::now() < self.fire.end, "not done in time: {line}");
+        match self.client.ask(line, DEADLINE) {
+            Ok(value) => return Some(value),
+            Err(Silence::Closed) => self.client = self.server.client(),
+            Err(Silence::TimedOut) => panic!("no answer to {line}"),
+        }
+        None
+    }
+
+    /// What the server answers in the end. Under the lock everything can be asked twice.
+    #[track_caller]
+    fn ask(&mut self, line: impl AsRef<str>) -> Value {
+        loop {
+            match self.try_ask(line.as_ref()) {
+                Some(value) => return value,
+                None => self.fire.holding.fetch_add(1, SeqCst),
+            };
+        }
+    }
+
+    /// A number that is kept in a key.
+    #[track_caller]
+    fn number(&mut self, key: &str) -> usize {
+        match self.ask(format!("GET {key}")) {
+            Value::NilBulk => 0,
+            number => number.as_str().parse().expect("a number"),
+        }
+    }
+
+    /// Waits until it holds the lock `job`. The lease is longer than the test. When the connection
+    /// breaks it asks again: now with the same identifier, now with another one.
+    #[track_caller]
+    fn acquire(&mut self, mode: &str) -> String {
+        let mut id = self.new_identifier();
+        loop {
+            match self.try_ask(&format!("LOCK.ACQUIRE job {id} 60000 BLOCK 5000 {mode}")) {
+                Some(Value::Int(1)) => return id,
+                Some(Value::Int(0)) => {}
+                Some(other) => panic!("LOCK.ACQUIRE: {other:?}"),
+                None => {
+                    self.fire.asking.fetch_add(1, SeqCst);
+                    if self.random.below(2) == 0 {
+                        // Perhaps it was granted, and nobody was told.
+                        self.release(&id);
+                        id = self.new_identifier();
+                    }
+                }
+            }
+        }
+    }
+
+    fn new_identifier(&mut self) -> String {
+        self.acquisitions += 1;
+        format!("{}-{}", self.name, self.acquisitions)
+    }
+
+    #[track_caller]
+    fn release(&mut self, id: &str) {
+        let released = self.ask(format!("LOCK.RELEASE job {id}"));
+        assert!([int(0), int(1)].contains(&released), "{released:?}");
+    }
+}
+
+/// Long enough for others to come in between, if they can.
+fn linger() {
+    thread::sleep(Duration::from_millis(1));
+}
+
+#[track_caller]
+fn assert_nobody_holds_or_waits(server: &Server) {
+    let info = server.client().run("LOCK.INFO job");
+    assert_eq!((info.get("mode"), info.get("waiters")), (&bulk("free"), &int(0)));
+}
+
+#[test]
+fn no_increment_is_lost_under_a_lock_while_connections_are_killed() {
+    const WORKERS: usize = 8;
+    let server = Checked::start();
+    let fire = Fire::new();
+    let (confirmed, inside) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let is_over = || confirmed.load(SeqCst) >= 400 && fire.has_hit(20);
+
+    thread::scope(|scope| {
+        for name in 0..WORKERS {
+            let mut worker = Worker::new(&server, &fire, name);
+            let (confirmed, inside, is_over) = (&confirmed, &inside, &is_over);
+            scope.spawn(move || {
+                while !is_over() {
+                    let id = worker.acquire("");
+                    assert!(!inside.swap(true, SeqCst), "two holders");
+                    let count = worker.number("counter");
+                    linger();
+                    assert_eq!(worker.ask(format!("SET counter {}", count + 1)), ok());
+                    confirmed.fetch_add(1, SeqCst);
+                    inside.store(false, SeqCst);
+                    worker.release(&id);
+                }
+            });
+        }
+        fire.burn(&server, is_over);
+    });
+    assert_eq!(server.client().run("GET counter"), bulk(confirmed.into_inner().to_string()));
+    assert_nobody_holds_or_waits(&server);
+}
+
+#[test]
+fn readers_never_see_half_of_what_a_writer_writes() {
+    const WRITERS: usize = 3;
+    const READERS: usize = 5;
+    let server = Checked::start();
+    let fire = Fire::new();
+    let (reads, writes, downgrades) =
+        (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (reading, writing) = (AtomicUsize::new(0), AtomicBool::new(false));
+    // Readers that hold the lock together, and with a writer that has become one of them.
+    let (together, joined) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_over = || {
+        let enough = |count: &AtomicUsize, least| count.load(SeqCst) >= least;
+        let mixed = together.load(SeqCst) && joined.load(SeqCst);
+        mixed
+            && enough(&reads, 200)
+            && enough(&writes, 100)
+            && enough(&downgrades, 20)
+            && fire.has_hit(20)
+    };
+    let pair = |worker: &mut Worker<'_>| {
+        let first = worker.number("first");
+        linger();
+        (first, worker.number("second"))
+    };
+    let write = |worker: &mut Worker<'_>| {
+        let id = worker.acquire("");
+        assert!(!writing.swap(true, SeqCst), "two writers");
+        assert_eq!(reading.load(SeqCst), 0, "a writer among readers");
+        let (count, same) = pair(worker);
+        assert_eq!(count, same);
+        let count = count + 1;
+        assert_eq!(worker.ask(format!("SET first {count}")), ok());
+        linger();
+        assert_eq!(worker.ask(format!("SET second {count}")), ok());
+        writes.fetch_add(1, SeqCst);
+        writing.store(false, SeqCst);
+        if count.is_multiple_of(2) {
+            assert_eq!(worker.ask(format!("LOCK.EXTEND job {id} 60000 SHARED")), int(1));
+            assert_eq!(pair(worker), (count, count), "another writer came in between");
+            joined.fetch_or(reading.load(SeqCst) > 0, SeqCst);
+            downgrades.fetch_add(1, SeqCst);
+        }
+        worker.release(&id);
+    };
+    let read = |worker: &mut Worker<'_>| {
+        let id = worker.acquire("SHARED");
+        let others = reading.fetch_add(1, SeqCst);
+        together.fetch_or(others > 0, SeqCst);
+        let (first, second) = pair(worker);
+        assert_eq!(first, second, "half of an update was seen");
+        assert!(!writing.load(SeqCst), "a writer among readers");
+        reads.fetch_add(1, SeqCst);
+        reading.fetch_sub(1, SeqCst);
+        worker.release(&id);
+    };
+
+    thread::scope(|scope| {
+        for name in 0..WRITERS + READERS {
+            let mut worker = Worker::new(&server, &fire, name);
+            let (is_over, write, read) = (&is_over, &write, &read);
+            scope.spawn(move || {
+                while !is_over() {
+                    if name < WRITERS { write(&mut worker) } else { read(&mut worker) }
+                }
+            });
+        }
+        fire.burn(&server, is_over);
+    });
+    let count = bulk(writes.into_inner().to_string());
+    assert_eq!(server.client().run("MGET first second"), array([count.clone(), count]));
+    assert_nobody_holds_or_waits(&server);
+}
+
+/// Set for worker processes: the ports of the server and of the resource.
+const WORKER: &str = "CORRAL_TEST_LOCK_WORKER";
+
+/// The lease of worker processes. The living work much faster, the stopped are stopped for longer.
+const LEASE_MS: u64 = 400;
+
+/// What a lock protects: a number in a service that every worker process talks to, and that sees
+/// to it that nobody works on it whose lock is held by somebody else meanwhile.
+#[derive(Default)]
+struct Resource {
+    number: u64,
+    /// The highest token shown yet. Reading shows it too: an older holder must not write between
+    /// the reading and the writing of a newer one.
+    seen: i64,
+    /// The token of the last write.
+    written: i64,
+    /// Sections that read the number.
+    sections: usize,
+    /// Writes with an old token that would have undone an update.
+    refused: usize,
+}
+
+impl Resource {
+    /// The how manieth section this is, and the number.
+    fn read(&mut self, token: i64) -> Option<(usize, u64)> {
+        assert_ne!(token, self.seen, "one token for two");
+        if token < self.seen {
+            return None;
+        }
+        self.seen = token;
+        self.sections += 1;
+        Some((self.sections, self.number))
+    }
+
+    fn write(&mut self, token: i64, number: u64) -> bool {
+        if token < self.seen {
+            self.refused += usize::from(number <= self.number);
+            return false;
+        }
+        assert_eq!(number, self.number + 1, "an update was lost");
+        (self.number, self.written) = (number, token);
+        true
+    }
+}
+
+/// A worker process; it dies with this value.
+struct Process(Child);
+
+impl Process {
+    fn start(server: &Server, resource: SocketAddr) -> Self {
+        let program = std::env::current_exe().expect("the path of this program");
+        let mut command = Command::new(program);
+        command
+            .args(["--exact", "this_process_is_a_worker_if_it_was_started_as_one", "--nocapture"])
+            .env(WORKER, format!("{} {}", server.port(), resource.port()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Self(spawn(command).expect("start a worker"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: plain system call. The process has not been waited for, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("proc is there");
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+}
+
+/// Lines to and from the other end of a connection.
+struct Lines(BufReader<TcpStream>);
+
+impl Lines {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).expect("set_read_timeout");
+        stream.set_nodelay(true).expect("set_nodelay");
+        Self(BufReader::new(stream))
+    }
+
+    fn say(&mut self, line: impl AsRef<str>) {
+        let line = format!("{}\n", line.as_ref());
+        self.0.get_mut().write_all(line.as_bytes()).expect("the other end is there");
+    }
+
+    /// The words of the next line; `None` when the other end is gone.
+    fn hear(&mut self) -> Option<Vec<String>> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(1..) => Some(line.split_whitespace().map(str::to_owned).collect()),
+            _ => None,
+        }
+    }
+}
+
+fn number<T: std::str::FromStr>(word: &str) -> T {
+    word.parse().unwrap_or_else(|_| panic!("not a number: {word}"))
+}
+
+/// What a worker process does: again and again it adds one to the resource, under the lock.
+#[test]
+fn this_process_is_a_worker_if_it_was_started_as_one() {
+    let Ok(ports) = std::env::var(WORKER) else { return };
+    let (server, resource) = ports.split_once(' ').expect("two ports");
+    let mut server = Client::connect(number(server));
+    let resource = TcpStream::connect((Ipv4Addr::LOCALHOST, number(resource)));
+    let mut resource = Lines::new(resource.expect("the resource is there"));
+    let pid = std::process::id();
+    resource.say(pid.to_string());
+
+    for round in 0.. {
+        let id = format!("{pid}-{round}");
+        let acquire = format!("LOCK.ACQUIRE job {id} {LEASE_MS} FENCE BLOCK 5000");
+        let token = loop {
+            match server.run(&acquire).as_int() {
+                0 => {}
+                token => break token,
+            }
+        };
+        resource.say(format!("read {token}"));
+        let Some(answer) = resource.hear() else { return };
+        if let [number] = answer.as_slice() {
+            resource.say(format!("write {token} {}", self::number::<u64>(number) + 1));
+            resource.hear();
+        }
+        let extended = server.run(format!("LOCK.EXTEND job {id} {LEASE_MS}")).as_int();
+        let released = server.run(format!("LOCK.RELEASE job {id}")).as_int();
+        resource.say(format!("over {extended} {released}"));
+    }
+}
+
+/// The other end of the worker processes: the resource, and whoever stops and kills them.
+#[derive(Default)]
+struct Overseer {
+    resource: Mutex<Resource>,
+    /// How many were stopped. Locked while one is, so that the others go on.
+    stops: Mutex<usize>,
+}
+
+impl Overseer {
+    const STOPS: usize = 8;
+    const UPDATES: u64 = 60;
+    const KILLED_IN_SECTION: usize = 10;
+
+    fn resource(&self) -> MutexGuard<'_, Resource> {
+        self.resource.lock().expect("nobody panicked here")
+    }
+
+    fn is_over(&self) -> bool {
+        let stopped_enough = self.stops.try_lock().is_ok_and(|stops| *stops >= Self::STOPS);
+        stopped_enough && self.resource().number >= Self::UPDATES
+    }
+
+    /// Stops a process until a later holder of the lock has written; not if another one is stopped,
+    /// nor when enough were, for then the others go home.
+    fn stop_until_overtaken(&self, pid: i32, token: i64) -> bool {
+        let free = self.stops.try_lock().ok().filter(|stops| **stops < Self::STOPS);
+        let Some(mut stops) = free else { return false };
+        signal(pid, libc::SIGSTOP);
+        eventually(SOON, "the worker is stopped", || is_stopped(pid));
+        eventually(SOON, "another worker writes", || self.resource().written > token);
+        signal(pid, libc::SIGCONT);
+        *stops += 1;
+        true
+    }
+
+    /// Serves one worker. Every fourth section is stopped when it has read the number, and every
+    /// other fourth when its request to write is on the way.
+    fn serve(&self, mut worker: Lines) {
+        let end = Instant::now() + DEADLINE;
+        let pid = number(&worker.hear().expect("its process id")[0]);
+        let (mut section, mut overtaken) = (0, false);
+        while let Some(request) = worker.hear() {
+            assert!(Instant::now() < end, "not done in time");
+            match request.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["read", token] => {
+                    let token = number(token);
+                    let Some((nth, value)) = self.resource().read(token) else {
+                        worker.say("too late");
+                        continue;
+                    };
+                    section = nth;
+                    if section == Self::KILLED_IN_SECTION {
+                        return signal(pid, libc::SIGKILL);
+                    }
+                    overtaken = section % 4 == 1 && self.stop_until_overtaken(pid, token);
+                    worker.say(value.to_string());
+                }
+                ["write", token, value] => {
+                    let token = number(token);
+                    overtaken |= section % 4 == 3 && self.stop_until_overtaken(pid, token);
+                    let written = self.resource().write(token, number(value));
+                    assert!(!(written && overtaken), "an old token was accepted");
+                    worker.say("noted");
+                }
+                ["over", extended, released] => {
+                    if overtaken {
+                        assert_eq!((extended, released), ("0", "0"), "it held nothing any more");
+                    }
+                    overtaken = false;
+                    if self.is_over() {
+                        return;
+                    }
+                }
+                _ => panic!("{request:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn no_update_is_lost_when_processes_are_stopped_past_their_lease_because_old_tokens_are_refused() {
+    const PROCESSES: usize = 5;
+    let server = Checked::start();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    listener.set_nonblocking(true).expect("set_nonblocking");
+    let address = listener.local_addr().expect("an address");
+    let processes: Vec<_> = (0..PROCESSES).map(|_| Process::start(&server, address)).collect();
+
+    let overseer = Overseer::default();
+    thread::scope(|scope| {
+        for _ in 0..PROCESSES {
+            let (stream, _) = eventually(SOON, "a worker connects", || listener.accept().ok());
+            stream.set_nonblocking(false).expect("set_nonblocking");
+            scope.spawn(|| overseer.serve(Lines::new(stream)));
+        }
+    });
+
+    let resource = overseer.resource();
+    let stops = *overseer.stops.lock().expect("nobody panicked here");
+    assert!(resource.number >= Overseer::UPDATES && stops >= Overseer::STOPS);
+    assert!(resource.sections > Overseer::KILLED_IN_SECTION, "nobody was killed");
+    // Each of these would have undone what others had written, had nobody looked at the token.
+    assert!(resource.refused >= stops, "{} of {stops}", resource.refused);
+    drop(processes);
+}

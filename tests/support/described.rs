@@ -1,0 +1,79 @@
+//! What the server knows of a command, as short texts to compare: `COMMAND INFO` and `COMMAND DOCS`.
+
+use super::client::Client;
+use super::value::Value;
+use std::collections::BTreeSet;
+
+/// What `COMMAND INFO` tells of a command.
+#[derive(Debug, PartialEq)]
+pub struct CommandInfo {
+    /// The number of arguments with the name; negative: at least so many.
+    pub arity: i64,
+    /// The flags in alphabetical order.
+    pub flags: String,
+    /// The ACL categories in alphabetical order. Redis 7.0 knows none of module commands.
+    pub categories: String,
+    /// First key, last key and step, for clients that know no key specifications.
+    pub legacy: (i64, i64, i64),
+    /// Position and flags of each key; each specification means exactly one argument.
+    pub keys: Vec<(i64, String)>,
+}
+
+/// `COMMAND INFO` of one command.
+#[track_caller]
+pub fn command_info(client: &mut Client, name: &str) -> CommandInfo {
+    let reply = client.run(format!("COMMAND INFO {name}"));
+    let info = reply.items()[0].items();
+    CommandInfo {
+        arity: info[1].as_int(),
+        flags: words(&info[2]),
+        categories: words(&info[6]),
+        legacy: (info[3].as_int(), info[4].as_int(), info[5].as_int()),
+        keys: info[8].items().iter().map(key).collect(),
+    }
+}
+
+/// The arguments of `COMMAND DOCS` as one line:
+/// `name:key [SHARED | LIMIT n:integer] [BLOCK ms:integer]`.
+#[track_caller]
+pub fn command_syntax(docs: &Value) -> String {
+    let one = |argument: &Value| {
+        let (name, kind) = (argument.get("name").as_str(), argument.get("type").as_str());
+        let inner = || argument.get("arguments").items().iter().map(syntax_of);
+        let text = match kind {
+            "block" => inner().collect::<Vec<_>>().join(" "),
+            "oneof" => inner().collect::<Vec<_>>().join(" | "),
+            "pure-token" => String::new(),
+            kind => format!("{name}:{kind}"),
+        };
+        let token = argument.field("token").map_or("", Value::as_str);
+        let text = format!("{token} {text}").trim().to_owned();
+        match argument.field("flags").map(words).unwrap_or_default().as_str() {
+            "" => text,
+            "optional" => format!("[{text}]"),
+            "multiple" => format!("{text}..."),
+            other => format!("{text}<{other}>"),
+        }
+    };
+    fn syntax_of(argument: &Value) -> String {
+        command_syntax(&Value::Array(vec![argument.clone()]))
+    }
+    docs.items().iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// The words of a list of strings, sorted and joined.
+fn words(list: &Value) -> String {
+    let words: BTreeSet<_> = list.items().iter().map(Value::as_str).collect();
+    words.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+/// Position and flags of a key specification that means exactly one argument.
+#[track_caller]
+fn key(spec: &Value) -> (i64, String) {
+    let (begin, find) = (spec.get("begin_search"), spec.get("find_keys"));
+    assert_eq!(begin.get("type").as_str(), "index");
+    assert_eq!(find.get("type").as_str(), "range");
+    let range = find.get("spec");
+    assert_eq!((range.get("lastkey").as_int(), range.get("keystep").as_int()), (0, 1));
+    (begin.get("spec").get("index").as_int(), words(spec.get("flags")))
+}

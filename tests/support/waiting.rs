@@ -1,0 +1,237 @@
+//! What a test of waiting clients says often: who waits, how one leaves the line, what a hand-over
+//! costs, and that nothing is left behind when everybody has gone.
+
+use super::client::{Client, Silence};
+use super::server::{Server, wait_blocked};
+use super::value::{Value, ok, simple};
+use super::{SOON, eventually};
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::thread;
+
+/// A server that must be in order when the test is over: nobody waits, no panic was counted, and
+/// the module can be unloaded. Declare it before the connections, so that it is dropped last.
+pub struct Checked(Server);
+
+impl Checked {
+    /// A standalone server with the module.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self(Server::start())
+    }
+
+    /// Checks this server.
+    pub fn new(server: Server) -> Self {
+        Self(server)
+    }
+
+    fn check(&self) {
+        let mut client = self.client();
+        for family in ["lock", "task"] {
+            eventually(SOON, "nobody waits", || waiters(&mut client, family) == 0);
+        }
+        wait_blocked(self, 0);
+        assert_eq!(client.info("corral", "corral_panics").as_deref(), Some("0"));
+        eventually(SOON, "the module is unloaded", || client.run("MODULE UNLOAD corral") == ok());
+        assert_eq!(client.run("PING"), simple("PONG"));
+    }
+}
+
+impl Deref for Checked {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Checked {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.check();
+        }
+    }
+}
+
+/// How many clients of a family (`lock`, `task`) wait, as the module counts them.
+#[track_caller]
+pub fn waiters(client: &mut Client, family: &str) -> usize {
+    let count = client.info("corral", &format!("corral_{family}_waiters"));
+    count.and_then(|text| text.parse().ok()).expect("a gauge")
+}
+
+/// Has a client send a command that waits in a line of a family, and sees it wait.
+#[track_caller]
+pub fn send_and_wait(control: &mut Client, family: &str, client: &mut Client, command: &str) {
+    let before = waiters(control, family);
+    client.send(command);
+    let what = format!("one more waits after {command}");
+    eventually(SOON, &what, || waiters(control, family) == before + 1);
+}
+
+/// The numbers below `count` in an order that looks random and is always the same.
+pub fn shuffled(count: usize) -> Vec<usize> {
+    let mut numbers: Vec<_> = (0..count).collect();
+    let mut random = Random::new(count as u64);
+    for end in (1..count).rev() {
+        numbers.swap(end, random.below(end + 1));
+    }
+    numbers
+}
+
+/// Numbers that look random and are the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence of its own for each seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The next number, below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end as u64).expect("below a usize")
+    }
+}
+
+/// `MULTI`, the commands, `EXEC` in one write; what EXEC replies.
+#[track_caller]
+pub fn in_transaction(client: &mut Client, commands: &[impl AsRef<str>]) -> Vec<Value> {
+    let commands = commands.iter().map(AsRef::as_ref);
+    let lines: Vec<_> = ["MULTI"].into_iter().chain(commands).chain(["EXEC"]).collect();
+    let replies = client.pipeline(&lines);
+    replies.last().expect("EXEC has a reply").items().to_vec()
+}
+
+/// How often each command was called during `body`, also from within others.
+#[track_caller]
+pub fn calls_during(client: &mut Client, body: impl FnOnce(&mut Client)) -> BTreeMap<String, u64> {
+    assert_eq!(client.run("CONFIG RESETSTAT"), ok());
+    body(client);
+    let stats = client.run("INFO commandstats");
+    let line = |line: &str| {
+        let (name, values) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = values.split(',').next()?.parse().ok()?;
+        Some((name.to_owned(), count))
+    };
+    let mut calls: BTreeMap<_, _> = stats.as_str().lines().filter_map(line).collect();
+    calls.remove("config|resetstat");
+    calls
+}
+
+/// The ids of all normal clients by the ports of their ends of the connections.
+#[track_caller]
+pub fn ids_by_port(control: &mut Client) -> BTreeMap<u16, String> {
+    let list = control.run("CLIENT LIST TYPE normal");
+    let port_and_id = |line: &str| {
+        let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
+        let (_, port) = field("addr=")?.rsplit_once(':')?;
+        Some((port.parse().ok()?, field("id=")?.to_owned()))
+    };
+    list.as_str().lines().map(|line| port_and_id(line).expect("a client")).collect()
+}
+
+/// How a waiting client leaves the line unserved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Exit {
+    /// Its time runs out.
+    TimeOut,
+    /// Its connection is closed.
+    Close,
+    /// Its connection is reset.
+    Reset,
+    /// `CLIENT KILL`
+    Kill,
+    /// `CLIENT UNBLOCK … TIMEOUT`
+    UnblockTimeOut,
+    /// `CLIENT UNBLOCK … ERROR`
+    UnblockError,
+}
+
+/// Every way to leave.
+pub const EXITS: [Exit; 6] =
+    [Exit::TimeOut, Exit::Close, Exit::Reset, Exit::Kill, Exit::UnblockTimeOut, Exit::UnblockError];
+
+/// A client that stands in line and may leave it in one way.
+pub struct Leaver {
+    client: Option<Client>,
+    id: i64,
+    exit: Exit,
+}
+
+impl Leaver {
+    /// Connects a client that is going to leave like this.
+    #[track_caller]
+    pub fn connect(server: &Server, exit: Exit) -> Self {
+        let mut client = server.client();
+        let id = client.id();
+        if exit == Exit::Reset {
+            // To close a socket with something unread in it resets the connection.
+            client.send("PING");
+        }
+        Self { client: Some(client), id, exit }
+    }
+
+    /// Its connection.
+    pub fn client(&mut self) -> &mut Client {
+        self.client.as_mut().expect("it is still connected")
+    }
+
+    /// Stands in line with a command that ends in the time that it is willing to wait, which is
+    /// without end unless its time is to run out.
+    #[track_caller]
+    pub fn wait(&mut self, control: &mut Client, family: &str, command: &str, time_out: u32) {
+        let block = if self.exit == Exit::TimeOut { time_out } else { 0 };
+        let command = format!("{command} {block}");
+        send_and_wait(control, family, self.client(), &command);
+    }
+
+    /// Leaves, and sees to it that the connection is as it should be then: whoever stays connected
+    /// is told `nothing`, or that it was unblocked.
+    #[track_caller]
+    pub fn leave(&mut self, control: &mut Client, family: &str, nothing: &Value) {
+        let before = waiters(control, family);
+        let unblock = format!("CLIENT UNBLOCK {}", self.id);
+        match self.exit {
+            Exit::TimeOut => assert_eq!(self.client().read(), *nothing),
+            Exit::Close | Exit::Reset => {
+                self.client = None;
+                let gone = || waiters(control, family) < before;
+                return eventually(SOON, "the server sees the end", gone);
+            }
+            Exit::Kill => {
+                assert_eq!(control.run(format!("CLIENT KILL ID {}", self.id)), Value::Int(1));
+                assert_eq!(self.client().try_read(SOON), Err(Silence::Closed));
+                return;
+            }
+            Exit::UnblockTimeOut => {
+                assert_eq!(control.run(format!("{unblock} TIMEOUT")), Value::Int(1));
+                assert_eq!(self.client().read(), *nothing);
+            }
+            Exit::UnblockError => {
+                assert_eq!(control.run(format!("{unblock} ERROR")), Value::Int(1));
+                assert!(self.client().read().is_error_with("UNBLOCKED "));
+            }
+        }
+        assert_eq!(self.client().run("PING"), simple("PONG"), "nothing more came");
+    }
+
+    /// Reads what it is told after all, and sees that nothing more came.
+    #[track_caller]
+    pub fn read(&mut self) -> Value {
+        if self.exit == Exit::Reset {
+            assert_eq!(self.client().read(), simple("PONG"));
+        }
+        let reply = self.client().read();
+        assert_eq!(self.client().run("PING"), simple("PONG"), "nothing more came");
+        reply
+    }
+}
