@@ -8,9 +8,9 @@ use support::*;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A cluster of three that the tests share while several of them run. Each test keeps to slots of
 /// its own, so that a slot may move under it.
@@ -550,26 +550,28 @@ impl Follower {
         self.connections.entry(port).or_insert_with(|| Client::connect(port))
     }
 
-    /// Calls a command until it has an answer. It goes where it is sent and asks again when it is
-    /// told to.
+    /// Calls a command once, and once more where it is asked to go for now. `None` if the cluster
+    /// tells it to ask again, there or elsewhere.
+    #[track_caller]
+    fn try_call(&mut self, command: &str) -> Option<Value> {
+        let port = self.port;
+        let mut reply = self.at(port).run(command);
+        if reply.is_error_with("ASK ") {
+            let client = self.at(port_in(&reply));
+            assert_eq!(client.run("ASKING"), ok());
+            reply = client.run(command);
+        }
+        if reply.is_error_with("MOVED ") {
+            self.port = port_in(&reply);
+            return None;
+        }
+        (!reply.is_error_with("TRYAGAIN ")).then_some(reply)
+    }
+
+    /// Calls a command until it has an answer.
     #[track_caller]
     fn call(&mut self, command: &str) -> Value {
-        let end = Instant::now() + SOON;
-        loop {
-            let port = self.port;
-            let mut reply = self.at(port).run(command);
-            if reply.is_error_with("ASK ") {
-                let client = self.at(port_in(&reply));
-                assert_eq!(client.run("ASKING"), ok());
-                reply = client.run(command);
-            }
-            if reply.is_error_with("MOVED ") {
-                self.port = port_in(&reply);
-            } else if !reply.is_error_with("TRYAGAIN ") {
-                return reply;
-            }
-            assert!(Instant::now() < end, "no answer to {command}");
-        }
+        eventually(SOON, command, || self.try_call(command))
     }
 
     /// Calls a command once at both nodes, with ASKING, whoever has the slot; the replies that are
@@ -607,84 +609,119 @@ impl Drop for OverOnPanic<'_> {
 
 /// Something that one client at a time may have.
 struct Prize {
-    /// The command that asks for it, with the reply of who gets it and of who does not.
+    /// The command that asks for it, with the replies of who gets it and of who does not.
     take: String,
     taken: [Value; 2],
     /// The command that gives it back.
     give: String,
     given: Value,
-    has_holder: AtomicBool,
+    /// Whether somebody has it and has not begun to give it back.
+    held: AtomicBool,
     grants: AtomicUsize,
 }
 
 impl Prize {
-    /// Asks for it over and over, at both nodes.
-    fn compete(&self, nodes: [&Server; 2], over: &AtomicBool) {
+    /// A prize in the slot of a tag, which stands for `%` in the commands.
+    fn new(tag: &str, take: &str, taken: [Value; 2], give: &str, given: Value) -> Self {
+        let [take, give] = [take, give].map(|command| command.replace('%', tag));
+        let (held, grants) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { take, taken, give, given, held, grants }
+    }
+
+    /// Asks for it over and over, by turns as a client that follows the cluster and at both nodes
+    /// at once. `#` in the commands stands for the competitor's name.
+    fn compete(&self, name: usize, nodes: [&Server; 2], over: &AtomicBool) {
         let _guard = OverOnPanic(over);
-        let ports = nodes.map(Server::port);
+        let [take, give] = [&self.take, &self.give].map(|c| c.replace('#', &name.to_string()));
         let mut follower = Follower::new(nodes[0]);
-        let mut turn = 0;
         while !over.load(SeqCst) {
-            turn += 1;
-            let replies = if turn % 2 == 0 {
-                follower.call_everywhere(ports, &self.take)
-            } else {
-                vec![follower.call(&self.take)]
-            };
+            let mut replies = follower.call_everywhere(nodes.map(Server::port), &take);
+            if replies.is_empty() {
+                replies.extend(follower.try_call(&take));
+            }
             for reply in &replies {
-                assert!(self.taken.contains(reply), "{}: {reply:?}", self.take);
+                assert!(self.taken.contains(reply), "{take}: {reply:?}");
             }
-            let won = replies.iter().filter(|reply| **reply == self.taken[0]).count();
-            if won == 0 {
-                continue;
+            if replies.contains(&self.taken[0]) {
+                self.grants.fetch_add(1, SeqCst);
+                self.has_one_more_holder();
+                thread::sleep(Duration::from_millis(1));
+                self.give(&mut follower, &give);
             }
-            assert!(won == 1 && !self.has_holder.swap(true, SeqCst), "{}: two holders", self.take);
-            thread::yield_now();
-            self.grants.fetch_add(1, SeqCst);
-            assert!(self.has_holder.swap(false, SeqCst), "{}: two holders", self.take);
-            assert_eq!(follower.call(&self.give), self.given, "{}", self.give);
         }
+    }
+
+    /// Gives it back. While that is refused, nobody else can have it.
+    fn give(&self, follower: &mut Follower, give: &str) {
+        eventually(SOON, give, || {
+            self.held.store(false, SeqCst);
+            let reply = follower.try_call(give);
+            if reply.is_none() {
+                self.has_one_more_holder();
+            }
+            reply.map(|reply| assert_eq!(reply, self.given, "{give}"))
+        });
+    }
+
+    fn has_one_more_holder(&self) {
+        assert!(!self.held.swap(true, SeqCst), "two holders: {}", self.take);
     }
 }
 
-#[test]
-fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
+/// Moves a slot step by step, with some time in each state.
+fn move_slowly(cluster: &Cluster, slot: u16, to: usize) {
+    let reshard = cluster.reshard(slot, to);
+    thread::sleep(Duration::from_millis(30));
+    reshard.migrate_keys();
+    thread::sleep(Duration::from_millis(30));
+    reshard.finish();
+}
+
+/// Has the cluster move a slot by itself, in one step for its clients. False if it cannot.
+fn move_at_once(cluster: &Cluster, slot: u16, to: usize) -> bool {
+    let (from, new) = (cluster.node_of_slot(slot), cluster.id(to));
+    let migrate = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {new}");
+    let begun = cluster.nodes[from].client().run(migrate);
+    if begun.is_error_with("ERR unknown subcommand") {
+        return false;
+    }
+    assert_eq!(begun, ok());
+    for node in &cluster.nodes {
+        let mut client = node.client();
+        eventually(SOON, "the slot has moved", || {
+            let lines = client.run("CLUSTER NODES");
+            let line = lines.as_str().lines().find(|line| line.starts_with(&new));
+            line.is_some_and(|line| line.split(' ').skip(8).any(|range| has_slot(range, slot)))
+        });
+    }
+    true
+}
+
+/// Whether a range of CLUSTER NODES, such as `5` or `5-10`, has a slot.
+fn has_slot(range: &str, slot: u16) -> bool {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    matches!((first.parse(), last.parse()), (Ok(first), Ok(last)) if (first..=last).contains(&slot))
+}
+
+/// Six clients compete for a lock and for a lease, and their slot moves to and fro.
+fn compete_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     let cluster = Shared::cluster();
-    let tag = "contended";
     let slot = slot_of(tag);
-    let home = cluster.node_of_slot(slot);
-    let away = another_node(&cluster, tag);
+    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, tag));
     let nodes = [&cluster.nodes[home], &cluster.nodes[away]];
-    let prize = |take: &str, taken, give: &str, given| Prize {
-        take: take.replace("%", tag),
-        taken,
-        give: give.replace("%", tag),
-        given,
-        has_holder: AtomicBool::new(false),
-        grants: AtomicUsize::new(0),
-    };
-    let prizes = [
-        prize(
-            "LOCK.ACQUIRE lock{%} me 600000",
-            [int(1), int(0)],
-            "LOCK.RELEASE lock{%} me",
-            int(1),
-        ),
-        prize(
-            "CACHE.LOCK key{%} 600000 600000",
-            [simple("LOAD"), simple("WAIT")],
-            "CACHE.SET key{%} v 600000",
-            ok(),
-        ),
-    ];
+    let (take, give) = ("LOCK.ACQUIRE lock{%} # 600000", "LOCK.RELEASE lock{%} #");
+    let lock = Prize::new(tag, take, [int(1), int(0)], give, int(1));
+    let (take, give) = ("CACHE.LOCK key{%} 600000 600000", "CACHE.SET key{%} v 600000");
+    let lease = Prize::new(tag, take, [simple("LOAD"), simple("WAIT")], give, ok());
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let _guard = OverOnPanic(&over);
-        for prize in &prizes {
-            (0..3).for_each(|_| drop(scope.spawn(|| prize.compete(nodes, &over))));
+        for (name, prize) in [&lock, &lease].into_iter().cycle().take(6).enumerate() {
+            let over = &over;
+            scope.spawn(move || prize.compete(name, nodes, over));
         }
         let wait_for_grants = || {
-            for prize in &prizes {
+            for prize in [&lock, &lease] {
                 let goal = prize.grants.load(SeqCst) + 5;
                 eventually(SOON, "it is taken again", || {
                     over.load(SeqCst) || prize.grants.load(SeqCst) > goal
@@ -693,75 +730,128 @@ fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
         };
         for to in [away, home, away, home, away] {
             wait_for_grants();
-            let reshard = cluster.reshard(slot, to);
-            thread::sleep(Duration::from_millis(30));
-            reshard.migrate_keys();
-            thread::sleep(Duration::from_millis(30));
-            reshard.finish();
+            move_slot(&cluster, slot, to);
         }
         wait_for_grants();
         over.store(true, SeqCst);
     });
-    no_panics(&cluster);
 }
 
 #[test]
-fn every_task_is_delivered_once_while_its_slot_moves() {
+fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
+    compete_while("contended", move_slowly);
+}
+
+#[test]
+fn a_lock_and_a_lease_never_have_two_holders_when_their_slot_moves_at_once() {
+    compete_while("contended-at-once", |cluster, slot, to| {
+        // A server that cannot do that moves slots as above.
+        let _moved = move_at_once(cluster, slot, to);
+    });
+}
+
+/// Tasks are published and worked off, and their slot moves to and fro.
+fn work_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     const TASKS: usize = 600;
     let cluster = Shared::cluster();
-    let tag = "moving-queue";
     let slot = slot_of(tag);
-    let home = cluster.node_of_slot(slot);
-    let away = another_node(&cluster, tag);
-    let delivered = Mutex::new(Vec::new());
+    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, tag));
+    let stream = format!("queue{{{tag}}}");
+    let done = Mutex::new(Vec::new());
     let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let stream = format!("s{{{tag}}}");
-    let (stream, delivered, published, over) = (&stream, &delivered, &published, &over);
-    let all_delivered =
-        || over.load(SeqCst) || delivered.lock().expect("nobody panicked").len() >= TASKS;
+    let publish = || {
+        let _guard = OverOnPanic(&over);
+        let mut follower = Follower::new(&cluster.nodes[home]);
+        for number in 0..TASKS {
+            let id = follower.call(&format!("TASK.PUBLISH {stream} {number}"));
+            assert!(matches!(id, Value::Bulk(_)), "{id:?}");
+            published.store(number + 1, SeqCst);
+        }
+    };
+    let all_done = || {
+        over.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
+    };
+    let work = |name: &str| {
+        let _guard = OverOnPanic(&over);
+        let mut follower = Follower::new(&cluster.nodes[away]);
+        while !all_done() {
+            let reply = follower.call(&format!("TASK.CONSUME g {name} {stream} 1 100"));
+            for (id, payload) in reply.task_ids().into_iter().zip(reply.task_payloads()) {
+                assert_eq!(follower.call(&format!("TASK.ACK {stream} g {id}")), int(1));
+                let number: usize = payload.parse().expect("a number");
+                done.lock().expect("nobody panicked").push(number);
+            }
+        }
+    };
     thread::scope(|scope| {
-        let _guard = OverOnPanic(over);
-        let publish = || {
-            let _guard = OverOnPanic(over);
-            let mut follower = Follower::new(&cluster.nodes[home]);
-            for number in 0..TASKS {
-                let id = follower.call(&format!("TASK.PUBLISH {stream} {number}"));
-                assert!(matches!(id, Value::Bulk(_)), "{id:?}");
-                published.fetch_add(1, SeqCst);
-            }
-        };
-        let consume = |name: &str| {
-            let _guard = OverOnPanic(over);
-            let mut follower = Follower::new(&cluster.nodes[away]);
-            while !all_delivered() {
-                let reply = follower.call(&format!("TASK.CONSUME g {name} {stream} 1 100"));
-                for (id, payload) in reply.task_ids().into_iter().zip(reply.task_payloads()) {
-                    let ack = format!("TASK.ACK {stream} g {id}");
-                    assert_eq!(follower.call(&ack), int(1));
-                    let number: usize = payload.parse().expect("a number");
-                    delivered.lock().expect("nobody panicked").push(number);
-                }
-            }
-        };
+        let _guard = OverOnPanic(&over);
         scope.spawn(publish);
         for name in ["a", "b", "c"] {
-            scope.spawn(move || consume(name));
+            let work = &work;
+            scope.spawn(move || work(name));
         }
         for (index, to) in [away, home, away].into_iter().enumerate() {
             let goal = (index + 1) * TASKS / 4;
             eventually(SOON, "some are published", || {
                 over.load(SeqCst) || published.load(SeqCst) >= goal
             });
-            let reshard = cluster.reshard(slot, to);
-            reshard.migrate_keys();
-            reshard.finish();
+            move_slot(&cluster, slot, to);
         }
     });
-    let mut numbers = delivered.lock().expect("nobody panicked").clone();
+    let mut numbers = done.into_inner().expect("nobody panicked");
     numbers.sort_unstable();
     assert_eq!(numbers, (0..TASKS).collect::<Vec<_>>());
-    let mut client = cluster.client_for(tag);
-    assert_eq!(client.run(format!("XLEN {stream}")), int(0));
+    assert_eq!(cluster.client_for(tag).run(format!("XLEN {stream}")), int(0));
+}
+
+#[test]
+fn every_task_is_delivered_once_while_its_slot_moves() {
+    work_while("moving-queue", move_slowly);
+}
+
+#[test]
+fn every_task_is_delivered_once_when_its_slot_moves_at_once() {
+    work_while("moving-queue-at-once", |cluster, slot, to| {
+        // A server that cannot do that moves slots as above.
+        let _moved = move_at_once(cluster, slot, to);
+    });
+}
+
+/// A queue gets a second group while its slot is away: when it comes back, a task that the first
+/// group has acknowledged is still there for the second.
+fn a_group_is_added_while_away(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
+    let cluster = Shared::cluster();
+    let slot = slot_of(tag);
+    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, tag));
+    let stream = format!("queue{{{tag}}}");
+    let finish_one = |client: &mut Client| {
+        client.publish(&stream, "p");
+        let id = client.lease("g", "c", &stream);
+        assert_eq!(client.run(format!("TASK.ACK {stream} g {id}")), int(1));
+        client.run(format!("XLEN {stream}"))
+    };
+    let mut at_home = cluster.nodes[home].client();
+    assert_eq!(finish_one(&mut at_home), int(0));
+    move_slot(&cluster, slot, away);
+    let create = format!("XGROUP CREATE {stream} second 0");
+    assert_eq!(cluster.client_for(tag).run(create), ok());
+    move_slot(&cluster, slot, home);
+    assert_eq!(finish_one(&mut cluster.client_for(tag)), int(1));
+    let found = cluster.client_for(tag).run(format!("TASK.CONSUME second c {stream}"));
+    assert_eq!(found.task_payloads(), ["p"]);
+}
+
+#[test]
+fn a_node_does_not_remember_the_groups_of_a_queue_that_was_away() {
+    a_group_is_added_while_away("groups", move_slowly);
+}
+
+#[test]
+fn a_node_does_not_remember_the_groups_of_a_queue_that_was_away_at_once() {
+    a_group_is_added_while_away("groups-at-once", |cluster, slot, to| {
+        // A server that cannot do that moves slots as above.
+        let _moved = move_at_once(cluster, slot, to);
+    });
 }
 
 // --- Failover
