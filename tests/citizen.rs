@@ -27,7 +27,7 @@ struct Described {
     docs: &'static str,
 }
 
-const COMMANDS: [Described; 10] = [
+const COMMANDS: [Described; 17] = [
     Described {
         call: "CACHE.GET k",
         arity: 2,
@@ -53,31 +53,97 @@ const COMMANDS: [Described; 10] = [
         categories: "@fast @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "OW update")],
-        docs: "key:key value:string ttl_ms:integer",
+        docs: "key:key value:string ttl_ms:integer [TOKEN token:integer] [NX] \
+               [JITTER percent:integer]",
+    },
+    Described {
+        call: "CACHE.FETCH k 600000",
+        arity: -3,
+        flags: "blocking fast module",
+        categories: "@blocking @fast @read @string @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "key:key lease_ms:integer [STALE stale_ms:integer] [BLOCK block_ms:integer] \
+               [FRESH]",
+    },
+    Described {
+        call: "CACHE.EXTEND k 1 600000",
+        arity: 4,
+        flags: "fast module write",
+        categories: "@fast @string @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "key:key token:integer lease_ms:integer",
+    },
+    Described {
+        call: "CACHE.FAIL k 1",
+        arity: -3,
+        flags: "fast module write",
+        categories: "@fast @string @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "key:key token:integer [BACKOFF backoff_ms:integer] [REASON text:string]",
+    },
+    Described {
+        call: "CACHE.INVALIDATE k",
+        arity: -2,
+        flags: "fast module write",
+        categories: "@fast @string @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access delete")],
+        docs: "key:key [STALE stale_ms:integer]",
+    },
+    Described {
+        call: "CACHE.INFO k",
+        arity: 2,
+        flags: "fast module readonly",
+        categories: "@fast @read @string",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RO access")],
+        docs: "key:key",
+    },
+    Described {
+        call: "CACHE.MGET k",
+        arity: -2,
+        flags: "fast module readonly",
+        categories: "@fast @read @string",
+        legacy: (1, -1, 1),
+        keys: &[(1, "RO access")],
+        docs: "key:key...",
+    },
+    Described {
+        call: "LOCK.INFO k",
+        arity: 2,
+        flags: "fast module readonly",
+        categories: "@fast @read @sortedset @string",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RO access")],
+        docs: "lock_name:key",
     },
     Described {
         call: "LOCK.ACQUIRE k me 600000",
         arity: -4,
-        flags: "denyoom fast module write",
-        categories: "@fast @string @write",
+        flags: "blocking denyoom fast module write",
+        categories: "@blocking @fast @sortedset @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW insert")],
-        docs: "lock_name:key identifier:string ttl_ms:integer",
+        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED|LIMIT n:integer] \
+               [BLOCK block_ms:integer] [FENCE]",
     },
     Described {
         call: "LOCK.EXTEND k me 600000",
         arity: -4,
         flags: "fast module write",
-        categories: "@fast @string @write",
+        categories: "@fast @sortedset @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
-        docs: "lock_name:key identifier:string ttl_ms:integer",
+        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED|EXCLUSIVE]",
     },
     Described {
         call: "LOCK.RELEASE k me",
         arity: 3,
         flags: "fast module write",
-        categories: "@fast @string @write",
+        categories: "@fast @sortedset @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access delete")],
         docs: "lock_name:key identifier:string",
@@ -158,21 +224,23 @@ fn command_info_tells_arity_flags_keys_and_categories() {
         assert_eq!(legacy, command.legacy, "{}", command.name());
         let categories = if knows_categories { command.categories } else { "" };
         assert_eq!(sorted(&info[6]), categories, "{}", command.name());
-        let keys: Vec<_> = info[8].items().iter().map(key_of).collect();
+        let last = if command.legacy.1 < 0 { command.legacy.1 } else { 0 };
+        let keys: Vec<_> = info[8].items().iter().map(|spec| key_of(spec, last)).collect();
         let expected: Vec<_> =
             command.keys.iter().map(|(at, flags)| (*at, (*flags).to_owned())).collect();
         assert_eq!(keys, expected, "{}", command.name());
     }
 }
 
-/// Position and flags of a key specification that means exactly one argument.
+/// Position and flags of a key specification that means one argument (`last` is 0), or that and all
+/// that follow (-1).
 #[track_caller]
-fn key_of(spec: &Value) -> (i64, String) {
+fn key_of(spec: &Value, last: i64) -> (i64, String) {
     let (begin, find) = (spec.get("begin_search"), spec.get("find_keys"));
     assert_eq!(begin.get("type"), &bulk("index"));
     assert_eq!(find.get("type"), &bulk("range"));
     let range = find.get("spec");
-    assert_eq!((range.get("lastkey"), range.get("keystep")), (&int(0), &int(1)));
+    assert_eq!((range.get("lastkey"), range.get("keystep")), (&int(last), &int(1)));
     (begin.get("spec").get("index").as_int(), sorted(spec.get("flags")))
 }
 
@@ -222,9 +290,16 @@ fn syntax(arguments: &Value, command: &Described) -> String {
             let index = usize::try_from(argument.get("key_spec_index").as_int()).unwrap();
             assert!(index < command.keys.len(), "{name} has a key specification");
         }
+        let inner = || syntax(argument.get("arguments"), command);
         let text = match kind {
-            "block" => syntax(argument.get("arguments"), command),
+            "block" => inner(),
+            "oneof" => inner().replace(' ', "|").replace("LIMIT|", "LIMIT "),
+            "pure-token" => String::new(),
             kind => format!("{name}:{kind}"),
+        };
+        let text = match argument.field("token") {
+            Some(token) => format!("{} {text}", token.as_str()).trim_end().to_owned(),
+            None => text,
         };
         match flags.as_str() {
             "" => text,
@@ -422,7 +497,9 @@ fn counters(client: &mut Client) -> BTreeMap<String, i64> {
 
 /// How a set of numbers differs from what it was before: only what has changed.
 fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<(String, i64)> {
-    let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(value));
+    // How long something took is another matter.
+    let counts = after.iter().filter(|(name, _)| !name.ends_with("_ms_sum"));
+    let changed = counts.filter(|(name, value)| before.get(*name) != Some(value));
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
 }
 
@@ -652,7 +729,7 @@ fn config_gets_and_sets_the_settings_within_their_range() {
     let mut client = server.client();
     assert_eq!(
         client.run("CONFIG GET corral.*"),
-        array(["corral.wake-bytes", "8388608"]),
+        array(["corral.fence-ttl-ms", "86400000", "corral.wake-bytes", "8388608"]),
         "every setting and its default"
     );
     for value in ["1", "4294967296", "1000"] {

@@ -8,7 +8,7 @@ use support::*;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -411,6 +411,20 @@ impl Household {
     }
 }
 
+/// A node moves slots step by step or at once, but not in both ways at a time.
+static STEP_BY_STEP: RwLock<()> = RwLock::new(());
+
+/// Begins to move a slot. The first value is to be kept until the move is over.
+#[track_caller]
+fn begin_to_move(
+    cluster: &Cluster,
+    slot: u16,
+    to: usize,
+) -> (RwLockReadGuard<'static, ()>, Reshard<'_>) {
+    let way = STEP_BY_STEP.read().unwrap_or_else(PoisonError::into_inner);
+    (way, cluster.reshard(slot, to))
+}
+
 /// A node that is not the one of a tag.
 fn another_node(cluster: &Cluster, tag: &str) -> usize {
     (cluster.node_of_slot(slot_of(tag)) + 1) % cluster.nodes.len()
@@ -422,7 +436,7 @@ fn while_a_slot_moves_nothing_is_written_at_either_node() {
     let tag = "refusing";
     let slot = slot_of(tag);
     let home = Household::new(&cluster, tag);
-    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
+    let (_way, reshard) = begin_to_move(&cluster, slot, another_node(&cluster, tag));
     let (source, target) = (&cluster.nodes[reshard.from], &cluster.nodes[reshard.to]);
     let (mut at_source, mut at_target) = (source.client(), target.client());
     let before = keys_in_slot(&mut at_source, slot);
@@ -484,7 +498,7 @@ fn a_move_that_is_given_up_leaves_everything_as_it_was() {
     let home = Household::new(&cluster, tag);
     let mut client = cluster.client_for(tag);
     let mut waiter = consumer(&cluster, "waiter", &home.queue);
-    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
+    let (_way, reshard) = begin_to_move(&cluster, slot, another_node(&cluster, tag));
     let refused = client.cmd(&["TASK.PUBLISH", &home.queue, "p"]);
     assert!(refused.is_error_with("TRYAGAIN "), "{refused:?}");
     reshard.cancel();
@@ -494,43 +508,64 @@ fn a_move_that_is_given_up_leaves_everything_as_it_was() {
     home.goes_on(&mut client);
 }
 
-#[test]
-fn those_who_wait_are_sent_after_their_slot() {
+/// Consumers wait, their slot moves, if it can, and they wait again where they were sent.
+fn wait_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize) -> bool) {
     let cluster = Shared::cluster();
-    let tag = "sent-after";
-    let slot = slot_of(tag);
+    let (slot, target) = (slot_of(tag), another_node(&cluster, tag));
     let home = Household::new(&cluster, tag);
     let names = ["one", "two", "three"];
-    let mut waiters = names.map(|name| consumer(&cluster, name, &home.queue));
-    let mut without_stream = consumer(&cluster, "c", format!("other{{{tag}}}"));
-    let reshard = cluster.reshard(slot, another_node(&cluster, tag));
-    let target = &cluster.nodes[reshard.to];
-    let moved = redirect("MOVED", slot, target);
-    let mut at_source = cluster.nodes[reshard.from].client();
-
-    // What others add to a stream that is still here may be handed over.
-    assert!(!at_source.run(format!("XADD {} * payload foreign", home.queue)).is_error());
-    let first = waiters[0].read_timeout(Duration::from_millis(100));
-    reshard.migrate_keys();
-    reshard.finish();
-    for waiter in waiters.iter_mut().skip(usize::from(first.is_some())).chain([&mut without_stream])
-    {
-        assert_eq!(waiter.read(), moved);
-        assert_eq!(waiter.run("PING"), simple("PONG"));
+    let mut waiters = Vec::from(names.map(|name| consumer(&cluster, name, &home.queue)));
+    waiters.push(consumer(&cluster, "c", format!("empty{{{tag}}}")));
+    if !move_slot(&cluster, slot, target) {
+        return;
     }
-    // They ask again where they were sent, and everything is there.
-    let mut at_target = target.client();
-    if first.is_none() {
-        let found = at_target.run(format!("TASK.CONSUME g one {}", home.queue));
-        assert_eq!(found.task_payloads(), ["foreign"]);
+    for mut waiter in waiters {
+        assert_eq!(waiter.read(), redirect("MOVED", slot, &cluster.nodes[target]));
+        assert_eq!(waiter.run("PING"), simple("PONG"), "nothing more came");
     }
-    let id = at_target.run(format!("XPENDING {} g - + 10 one", home.queue));
-    let id = id.items()[0].items()[0].as_str().to_owned();
-    assert_eq!(at_target.run(format!("TASK.ACK {} g {id}", home.queue)), int(1));
+    let mut at_target = cluster.nodes[target].client();
     let mut waiters = names.map(|name| consumer(&cluster, name, &home.queue));
     for (number, waiter) in waiters.iter_mut().enumerate() {
         at_target.publish(&home.queue, &number.to_string());
         works_off(waiter, &home.queue, &number.to_string());
+    }
+    home.goes_on(&mut at_target);
+}
+
+#[test]
+fn those_who_wait_are_sent_after_their_slot() {
+    wait_while("waiting", |cluster, slot, to| {
+        move_slowly(cluster, slot, to);
+        true
+    });
+}
+
+#[test]
+fn those_who_wait_are_sent_after_a_slot_that_moves_at_once() {
+    wait_while("waiting-at-once", move_at_once);
+}
+
+#[test]
+fn what_others_add_to_a_queue_while_its_slot_moves_is_not_lost() {
+    let cluster = Shared::cluster();
+    let tag = "foreign";
+    let home = Household::new(&cluster, tag);
+    let (source, mut waiter) = (cluster.node_for(tag), consumer(&cluster, "one", &home.queue));
+    let (_way, reshard) = begin_to_move(&cluster, slot_of(tag), another_node(&cluster, tag));
+    let mut at_target = cluster.nodes[reshard.to].client();
+    let add = args!["XADD", home.queue, "*", "payload", "foreign"];
+    assert!(matches!(source.client().cmd(&add), Value::Bulk(_)));
+    reshard.migrate_keys();
+    assert!(matches!(asking(&mut at_target, &add), Value::Bulk(_)));
+    reshard.finish();
+    // The first one may have been handed over when it came, and is then leased to who waited.
+    let told = waiter.read();
+    let mut got = if told.is_error_with("MOVED ") { vec![] } else { told.task_ids() };
+    let rest = at_target.run(format!("TASK.CONSUME g one {} 10", home.queue));
+    got.extend(rest.task_ids());
+    assert_eq!(got.len(), 2);
+    for id in got {
+        assert_eq!(at_target.run(format!("TASK.ACK {} g {id}", home.queue)), int(1));
     }
     home.goes_on(&mut at_target);
 }
@@ -670,7 +705,7 @@ impl Prize {
 
 /// Moves a slot step by step, with some time in each state.
 fn move_slowly(cluster: &Cluster, slot: u16, to: usize) {
-    let reshard = cluster.reshard(slot, to);
+    let (_way, reshard) = begin_to_move(cluster, slot, to);
     thread::sleep(Duration::from_millis(30));
     reshard.migrate_keys();
     thread::sleep(Duration::from_millis(30));
@@ -681,6 +716,7 @@ fn move_slowly(cluster: &Cluster, slot: u16, to: usize) {
 fn move_at_once(cluster: &Cluster, slot: u16, to: usize) -> bool {
     let (from, new) = (cluster.node_of_slot(slot), cluster.id(to));
     let migrate = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {new}");
+    let _way = STEP_BY_STEP.write().unwrap_or_else(PoisonError::into_inner);
     let begun = cluster.nodes[from].client().run(migrate);
     if begun.is_error_with("ERR unknown subcommand") {
         return false;

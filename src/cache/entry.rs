@@ -55,6 +55,11 @@ impl<'s> Entry<'s> {
         } else {
             Record::default()
         };
+        if stored && !record.is_empty() && server.is_master() {
+            if let Some(end) = end_of_record(cached, &record) {
+                line::adopt(server, key, record.token, end);
+            }
+        }
         let mut entry = Self { server, key, record_key, cached, record, len, stored, now };
         if line::is_void(server.db(), key.bytes(), entry.record.token) {
             entry.record.lease = Lease::Open;
@@ -102,18 +107,31 @@ impl<'s> Entry<'s> {
             self.record = record;
             return self.forget();
         }
-        let value_end = match self.cached {
-            Cached::Until(Some(end)) if record.stale => Some(end),
-            _ => None,
-        };
-        let end = record.until().into_iter().chain(value_end).max();
-        let text = OwnedStr::new(&record.encode());
-        let left = end.map_or(1, |end| end.0.saturating_sub(self.now.0).max(1));
-        let left = OwnedStr::number(left);
-        let args = [self.record_key.borrow(), text.borrow(), words().px(), left.borrow()];
+        let end = end_of_record(self.cached, &record).unwrap_or(self.now);
+        let (text, at) = (OwnedStr::new(&record.encode()), OwnedStr::number(end.0));
+        let args = [self.record_key.borrow(), text.borrow(), words().pxat(), at.borrow()];
         self.server.call(c"SET", mode, &args)?;
+        if !matches!(record.lease, Lease::Loading(_)) {
+            line::adopt(self.server, self.key, record.token, end);
+        }
         self.stored = true;
         self.record = record;
+        Ok(())
+    }
+
+    /// Removes the record of a lease, whatever the key holds.
+    pub fn drop_record(server: &Server, key: Str<'_>, token: Token) -> Result<(), Error> {
+        let record_key = server.key_of(Prefix::CacheLock, key)?;
+        if server.type_of(record_key.borrow()) != Type::String {
+            return Ok(());
+        }
+        let same = {
+            let text = server.call(c"GET", Mode::Read, &[record_key.borrow()])?;
+            Record::decode(text.root().bytes()).token == token
+        };
+        if same {
+            server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
+        }
         Ok(())
     }
 
@@ -148,6 +166,16 @@ impl<'s> Entry<'s> {
         let stale = self.record.stale && self.cached != Cached::Absent;
         self.store(Record { lease, token: self.record.token, stale }, Mode::Write)
     }
+}
+
+/// Until when a record says something: the end of the lease or back-off, and of a value that was
+/// invalidated softly.
+fn end_of_record(cached: Cached, record: &Record) -> Option<UnixMs> {
+    let value_end = match cached {
+        Cached::Until(end) if record.stale => end,
+        _ => None,
+    };
+    record.until().into_iter().chain(value_end).max()
 }
 
 /// The string at `key`, whose length was found to be `len`. It counts as one read in the server's

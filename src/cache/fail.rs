@@ -72,9 +72,9 @@ impl Command for Fail {
                 Lease::BackingOff(entry.end_of(span), reason)
             }
         };
+        line::ended(server, key);
         entry.set_lease(lease)?;
         FAILURES.add(1);
-        line::ended(server, key);
         line::serve_now(server, key);
         Ok(Reply::Integer(1))
     }

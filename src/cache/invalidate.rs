@@ -52,6 +52,7 @@ impl Command for Invalidate {
         let mut entry = Entry::of(server, key)?;
         let had_value = entry.cached != Cached::Absent;
         let had_lease = matches!(entry.record.lease, Lease::Loading(_));
+        line::ended(server, key);
         match stale.filter(|_| had_value) {
             None => {
                 if had_value {
@@ -72,7 +73,6 @@ impl Command for Invalidate {
                 entry.store(Record { lease: Lease::Open, token, stale: true }, Mode::Write)?;
             }
         }
-        line::ended(server, key);
         line::serve_now(server, key);
         Ok(Reply::Integer((had_value || had_lease).into()))
     }

@@ -36,10 +36,11 @@ pub struct Wish {
 /// Database and key of a value.
 type Name = (i32, Box<[u8]>);
 
-/// A lease that this process gave out.
+/// A record that a foreign write voids: of a lease, or of a soft invalidation.
 struct Lent {
     token: Token,
-    since: UnixMs,
+    /// When this process gave out the lease.
+    since: Option<UnixMs>,
     until: UnixMs,
     void: bool,
 }
@@ -254,24 +255,54 @@ pub fn serve_now(server: &Server, key: Str<'_>) {
     waiting::settle(server);
 }
 
+impl Memory {
+    /// Remembers a record until a minute after its end.
+    fn remember(&mut self, name: Name, lent: Lent, now: UnixMs) -> Option<Lent> {
+        while let Some((end, _)) = self.ends.first()
+            && end.0.saturating_add(60_000) < now.0
+        {
+            let Some((end, name)) = self.ends.pop_first() else { break };
+            if self.lent.get(&name).is_some_and(|lent| lent.until == end) {
+                self.lent.remove(&name);
+            }
+        }
+        self.ends.insert((lent.until, name.clone()));
+        let before = self.lent.insert(name.clone(), lent);
+        if let Some(before) = &before
+            && self.lent.get(&name).is_some_and(|lent| lent.until != before.until)
+        {
+            self.ends.remove(&(before.until, name));
+        }
+        before
+    }
+
+    fn forget(&mut self, name: &Name) -> Option<Lent> {
+        let lent = self.lent.remove(name)?;
+        self.ends.remove(&(lent.until, name.clone()));
+        Some(lent)
+    }
+}
+
 /// A lease was given out. True if it follows one that ended by its time.
 pub fn lent(server: &Server, key: Str<'_>, token: Token, now: UnixMs, until: UnixMs) -> bool {
     subscribe::<Caches>(server);
-    let mut memory = MEMORY.get().borrow_mut();
-    // What ended long ago is remembered by nobody.
-    while let Some((end, _)) = memory.ends.first()
-        && end.0.saturating_add(60_000) < now.0
-    {
-        let Some((_, name)) = memory.ends.pop_first() else { break };
-        memory.lent.remove(&name);
-    }
+    let name = (server.db(), key.bytes().into());
+    let lent = Lent { token, since: Some(now), until, void: false };
+    let before = MEMORY.get().borrow_mut().remember(name, lent, now);
+    before.is_some_and(|before| before.since.is_some() && before.until < now && !before.void)
+}
+
+/// A record was read, or made, that a foreign write is to void, though no lease was given out
+/// here: it was there before a restart or a promotion, or tells of a soft invalidation.
+pub fn adopt(server: &Server, key: Str<'_>, token: Token, until: UnixMs) {
     let name: Name = (server.db(), key.bytes().into());
-    let before = memory.lent.insert(name.clone(), Lent { token, since: now, until, void: false });
-    if let Some(before) = &before {
-        memory.ends.remove(&(before.until, name.clone()));
+    let mut memory = MEMORY.get().borrow_mut();
+    if memory.lent.get(&name).is_none_or(|lent| lent.token != token) {
+        let lent = Lent { token, since: None, until, void: false };
+        memory.remember(name, lent, server.now());
+        drop(memory);
+        subscribe::<Caches>(server);
     }
-    memory.ends.insert((until, name));
-    before.is_some_and(|before| before.until < now && !before.void)
 }
 
 /// The end of a lease was moved.
@@ -291,10 +322,8 @@ pub fn ended(server: &Server, key: Str<'_>) -> Option<Millis> {
     if memory.lent.is_empty() {
         return None;
     }
-    let name: Name = (server.db(), key.bytes().into());
-    let lent = memory.lent.remove(&name)?;
-    memory.ends.remove(&(lent.until, name));
-    Some(Millis(server.now().0.saturating_sub(lent.since.0).max(0)))
+    let lent = memory.forget(&(server.db(), key.bytes().into()))?;
+    Some(Millis(server.now().0.saturating_sub(lent.since?.0).max(0)))
 }
 
 /// Whether a foreign write ended the lease that a record tells of.
@@ -314,20 +343,27 @@ pub fn has_void() -> bool {
 /// Removes the records of void leases and serves those who wait. Called by the timer.
 pub fn drop_void(server: &Server) {
     let void = std::mem::take(&mut MEMORY.get().borrow_mut().void);
-    for (db, key) in void {
-        server.select(db);
-        let name = OwnedStr::new(&key);
-        let Some(token) = MEMORY.get().borrow_mut().lent.remove(&(db, key.clone())) else {
-            continue;
-        };
-        if let Ok(mut entry) = Entry::of(server, name.borrow())
-            && entry.record.token == token.token
-        {
-            // The record goes; whoever waits gets the value that was written, or loads.
-            let _ = entry.forget();
-            if let Ok(Some(value)) = entry.copy() {
-                hold(db, &key, value);
+    for name in void {
+        let token = {
+            let mut memory = MEMORY.get().borrow_mut();
+            // A new lease can have been given out since.
+            match memory.lent.get(&name).filter(|lent| lent.void).map(|lent| lent.token) {
+                Some(token) => {
+                    memory.forget(&name);
+                    Some(token)
+                }
+                None => None,
             }
+        };
+        let (db, key) = name;
+        server.select(db);
+        let key_name = OwnedStr::new(&key);
+        if let Some(token) = token
+            && Entry::drop_record(server, key_name.borrow(), token).is_ok()
+            && let Ok(Some(value)) = Entry::of(server, key_name.borrow()).and_then(|e| e.copy())
+        {
+            // Whoever waits gets the value that was written, or loads.
+            hold(db, &key, value);
         }
         HALL.get().borrow_mut().disturb(db, &key);
     }

@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::rules::Lease;
-use super::{LOADS, WAITS, stats};
+use super::{LOADS, WAITS, line, stats};
 use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -44,6 +44,11 @@ impl Command for Lock {
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         server.refuse_while_slot_moves(request.key)?;
         let mut entry = Entry::of(server, request.key)?;
+        if entry.record.lease == Lease::Open && !line::is_empty(server, request.key) {
+            // Whoever waits was there before.
+            line::serve_now(server, request.key);
+            entry = Entry::of(server, request.key)?;
+        }
         if entry.record.lease != Lease::Open {
             WAITS.add(1);
             return Ok(Reply::Simple(c"WAIT"));

@@ -104,14 +104,19 @@ impl Server {
         unsafe { need(raw::RedisModule_GetContextFlags)(self.ctx) as u32 }
     }
 
-    /// Whether this client may be made to wait: not in MULTI, a script or a function, nor when
-    /// another module calls.
+    /// Whether this client may be made to wait: not in MULTI, a script or a function, not on a
+    /// replica, and not where another module calls without a connection behind it.
     pub fn may_block(&self) -> bool {
         const NEVER: u32 = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING
             | raw::REDISMODULE_CTX_FLAGS_MULTI
             | raw::REDISMODULE_CTX_FLAGS_LUA
-            | raw::REDISMODULE_CTX_FLAGS_REPLICATED;
+            | raw::REDISMODULE_CTX_FLAGS_REPLICATED
+            | raw::REDISMODULE_CTX_FLAGS_SLAVE;
+        // SAFETY: with a null structure the server only tells whether it knows the client.
         self.flags() & NEVER == 0
+            && unsafe {
+                need(raw::RedisModule_GetClientInfoById)(std::ptr::null_mut(), self.client_id())
+            } == raw::REDISMODULE_OK as i32
     }
 
     /// Whether the client speaks RESP3.

@@ -117,6 +117,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_HoldString
             RedisModule_GetBlockedClientPrivateData
             RedisModule_GetClientId
+            RedisModule_GetClientInfoById
             RedisModule_GetCommand
             RedisModule_GetContextFlags
             RedisModule_GetSelectedDb
