@@ -89,6 +89,15 @@ enum State {
     Left,
 }
 
+/// A place in a line, and since when it is somebody's.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank {
+    /// The place.
+    pub place: Place,
+    /// Since when.
+    pub since: UnixMs,
+}
+
 /// A client in line.
 pub struct Waiter<F: Family> {
     /// What it asked for.
@@ -113,19 +122,22 @@ impl<F: Family> Waiter<F> {
         server: &Server,
         name: Str<'_>,
         address: Address,
-        place: Option<Place>,
+        before: Option<Rank>,
         patience: Patience,
         request: F::Request,
     ) -> Result<Rc<Self>, Error> {
         let key = server.key_of(Prefix::Wait, name)?;
-        let place = place.unwrap_or_else(|| F::hall().borrow_mut().new_place());
+        let Rank { place, since } = before.unwrap_or_else(|| Rank {
+            place: F::hall().borrow_mut().new_place(),
+            since: server.now(),
+        });
         let waiter = Rc::new(Waiter {
             request,
             resp3: server.resp3(),
             client: server.client_id(),
             address,
             place,
-            since: server.now(),
+            since,
             state: RefCell::new(State::Waiting),
             blocked: Cell::new(None),
         });
@@ -163,11 +175,17 @@ impl<F: Family> Waiter<F> {
         F::hall().borrow_mut().leave(&self.address, self.place);
     }
 
+    /// Its place, and since when it has it.
+    pub fn rank(&self) -> Rank {
+        Rank { place: self.place, since: self.since }
+    }
+
     /// Leaves the line unserved. Others who wait there are looked at again: they may have stood
     /// behind this one only.
     fn leave(&self, server: &Server, why: Why) {
         self.out_of_line();
         self.state.replace(State::Left);
+        self.blocked.take();
         F::left(server, self, why);
         F::hall().borrow_mut().disturb(self.address.db, &self.address.name);
     }

@@ -55,10 +55,11 @@ impl<'s> Entry<'s> {
         } else {
             Record::default()
         };
-        if stored && !record.is_empty() && server.is_master() {
-            if let Some(end) = end_of_record(cached, &record) {
-                line::adopt(server, key, record.token, end);
-            }
+        if stored
+            && server.is_master()
+            && let Some(end) = end_of_record(cached, &record)
+        {
+            line::adopt(server, key, record.token, end);
         }
         let mut entry = Self { server, key, record_key, cached, record, len, stored, now };
         if line::is_void(server.db(), key.bytes(), entry.record.token) {

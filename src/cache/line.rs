@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
-use crate::waiting::{self, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
+use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -92,7 +92,11 @@ impl Family for Caches {
         }
     }
 
-    fn left(_server: &Server, _waiter: &Waiter<Self>, why: Why) {
+    fn left(_server: &Server, waiter: &Waiter<Self>, why: Why) {
+        let Address { db, name, .. } = &waiter.address;
+        if HALL.get().borrow().len_of(*db, name, b"") == 0 {
+            MEMORY.get().borrow_mut().held.remove(&(*db, name.clone()));
+        }
         if why == Why::TimedOut {
             WAIT_TIMEOUTS.add(1);
         }
@@ -214,6 +218,9 @@ fn held_for(db: i32, key: &[u8], place: Place) -> Option<Rc<OwnedStr>> {
 
 /// Everybody who waits now gets this value.
 fn hold(db: i32, key: &[u8], value: OwnedStr) {
+    if HALL.get().borrow().len_of(db, key, b"") == 0 {
+        return;
+    }
     let last = HALL.get().borrow().last_place();
     let held = Held { value: Rc::new(value), last };
     MEMORY.get().borrow_mut().held.insert((db, key.into()), held);

@@ -3,7 +3,7 @@
 use super::holders::{Candidate, Stored};
 use super::rules::{self, Holders, Mode, Verdict};
 use super::stats::{self, Grant};
-use super::{ACQUIRED, CONTENDED, line};
+use super::{ACQUIRED, CONTENDED, evicted, line};
 use crate::args::{Args, Argument, Patience};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -86,8 +86,8 @@ impl Command for Acquire {
         let key = server.key_of(Prefix::Lock, candidate.name)?;
         let key = key.borrow();
         let others_wait = line::serve_now(server, key);
-        let barred = line::evicted_until(server, key.bytes()).is_some();
-        if bare && !others_wait && !barred {
+        let evicted = evicted::until(server, key.bytes()).is_some();
+        if bare && !others_wait && !evicted {
             let args = [key, candidate.identifier, words().nx(), words().px(), ttl];
             if !server.call(c"SET", Call::Write, &args)?.root().is_null() {
                 return Ok(granted(server, key, &candidate, true, Reply::Integer(1)));

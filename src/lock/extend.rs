@@ -2,7 +2,7 @@
 
 use super::holders::Stored;
 use super::line;
-use super::rules::{self, Extension, Held};
+use super::rules::{self, Become, Extension, Held, Holders};
 use crate::args::{Args, Parsed};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -21,7 +21,7 @@ pub struct Request<'a> {
     name: Str<'a>,
     identifier: Str<'a>,
     ttl: Parsed<Str<'a>, Millis>,
-    to: Option<Held>,
+    to: Become,
 }
 
 impl Command for Extend {
@@ -53,9 +53,9 @@ impl Command for Extend {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
         let ttl = args.lifetime()?;
         let to = match args.keyword() {
-            None => None,
-            Some(option) if option.is("SHARED") => Some(Held::Shared),
-            Some(option) if option.is("EXCLUSIVE") => Some(Held::Exclusive),
+            None => Become::Same,
+            Some(option) if option.is("SHARED") => Become::Shared,
+            Some(option) if option.is("EXCLUSIVE") => Become::Exclusive,
             Some(_) => return Err(Error::Syntax),
         };
         Ok(Request { name, identifier, ttl, to })
@@ -68,11 +68,10 @@ impl Command for Extend {
         let key = key.borrow();
         let stored = Stored::at(server, key);
         let held = stored.held(identifier)?;
-        let extension = match (held, to) {
-            // How many share it matters for an upgrade only.
-            (Held::Shared, Some(Held::Exclusive)) => rules::extend(stored.holders()?, held, to),
-            _ => rules::extend(rules::Holders::Exclusive, held, to),
-        };
+        // How many hold it matters for an upgrade only.
+        let upgrades = held == Held::Shared && to == Become::Exclusive;
+        let alone = upgrades && stored.holders()? == Holders::Shared(1);
+        let extension = rules::extend(held, to, alone);
         match (extension, held) {
             (Extension::Refused, _) => return Ok(Reply::Integer(0)),
             (Extension::Renew, Held::Shared) => stored.share(identifier, ttl.value)?,

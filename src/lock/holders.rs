@@ -2,11 +2,12 @@
 //! exclusive holder, or a sorted set of shared holders by the end of their leases. The key expires
 //! with the latest lease; members whose lease is over do not count and go at the next change.
 
-use super::line::evicted_until;
+use super::evicted;
 use super::rules::{Held, Holders, Mode, next_fence};
 use crate::args::{Argument, integer};
 use crate::error::Error;
 use crate::keys::Prefix;
+use crate::server::call::Element;
 use crate::server::config::FENCE_TTL;
 use crate::server::{Mode as Call, OwnedStr, Reply, Server, Str, Type, words};
 use crate::time::{Millis, UnixMs};
@@ -24,6 +25,9 @@ pub struct Candidate<'a> {
     /// Whether it gets a fencing token.
     pub fence: bool,
 }
+
+/// The identifier of a holder and the end of its lease, if it has one.
+pub type Holder = (Vec<u8>, Option<UnixMs>);
 
 /// The stored state of one lock.
 pub struct Stored<'s> {
@@ -46,8 +50,8 @@ impl<'s> Stored<'s> {
     /// Who holds it now.
     pub fn holders(&self) -> Result<Holders, Error> {
         Ok(match self.server.type_of(self.key) {
-            Type::Absent if evicted_until(self.server, self.key.bytes()).is_some() => {
-                Holders::Barred
+            Type::Absent if evicted::until(self.server, self.key.bytes()).is_some() => {
+                Holders::Evicted
             }
             Type::Absent => Holders::Free,
             Type::String => Holders::Exclusive,
@@ -55,7 +59,7 @@ impl<'s> Stored<'s> {
                 0 => Holders::Free,
                 count => Holders::Shared(count),
             },
-            Type::Stream | Type::Other => Holders::Barred,
+            Type::Stream | Type::Other => Holders::Foreign,
         })
     }
 
@@ -70,8 +74,9 @@ impl<'s> Stored<'s> {
             }
             Type::SortedSet => {
                 let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
-                let lives = score.root().kind() == crate::server::call::Kind::String
-                    && deadline(score.root().bytes()) >= Some(self.now);
+                // A lease without an end, which somebody else wrote, is one that lives.
+                let lives = !score.root().is_null()
+                    && deadline(score.root().bytes()).is_none_or(|end| end >= self.now);
                 Ok(if lives { Held::Shared } else { Held::No })
             }
             Type::Stream | Type::Other => Err(Error::WrongType),
@@ -111,7 +116,7 @@ impl<'s> Stored<'s> {
     }
 
     /// The holders and the ends of their leases, the earliest first, at most `limit`.
-    pub fn list(&self, limit: i64) -> Result<Vec<(Vec<u8>, Option<UnixMs>)>, Error> {
+    pub fn list(&self, limit: i64) -> Result<Vec<Holder>, Error> {
         let w = words();
         match self.server.type_of(self.key) {
             Type::String => {
@@ -132,7 +137,7 @@ impl<'s> Stored<'s> {
                 ];
                 let found = self.server.call(c"ZRANGEBYSCORE", Call::Read, &args)?;
                 let flat: Vec<_> = found.root().elements().collect();
-                let pair = |pair: &[crate::server::call::Element<'_>]| match pair {
+                let pair = |pair: &[Element<'_>]| match pair {
                     [id, score] => Some((id.bytes().to_vec(), deadline(score.bytes()))),
                     _ => None,
                 };

@@ -43,9 +43,10 @@ impl Command for Info {
         let stored = Stored::at(server, key);
         let mode: &[u8] = match stored.holders()? {
             Holders::Free => b"free",
-            Holders::Exclusive => b"exclusive",
+            // Nobody is known, and nobody else may have it.
+            Holders::Exclusive | Holders::Evicted => b"exclusive",
             Holders::Shared(_) => b"shared",
-            Holders::Barred => return Err(Error::WrongType),
+            Holders::Foreign => return Err(Error::WrongType),
         };
         let now = server.now();
         let holders = if mode == b"free" { Vec::new() } else { stored.list(LISTED)? };

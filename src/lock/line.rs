@@ -5,6 +5,7 @@
 //! identifier: clients whose own socket time-out makes them ask again do not lose their turn.
 //! Nobody is delayed by a rank that is only kept.
 
+use super::evicted;
 use super::holders::{Candidate, Stored};
 use super::rules::{self, Desk, Holders, Mode, Rest};
 use super::stats::{self, Grant};
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
-use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
+use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Rank, Waiter, Why, no_lines};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -53,11 +54,9 @@ type Asker = u64;
 struct Ranks {
     hashes: RandomState,
     waiting: HashMap<Asker, Rc<Waiter<Locks>>>,
-    /// The place that an identifier left, and until when it is kept.
-    kept: HashMap<Asker, (Place, UnixMs)>,
+    /// The rank that an identifier left, and until when it is kept.
+    kept: HashMap<Asker, (Rank, UnixMs)>,
     forget: VecDeque<(UnixMs, Asker)>,
-    /// Locks whose record was evicted, and the end of the lease that it told of.
-    evicted: HashMap<(i32, Box<[u8]>), UnixMs>,
 }
 
 impl Ranks {
@@ -78,7 +77,6 @@ impl Ranks {
                 self.kept.remove(&asker);
             }
         }
-        self.evicted.retain(|_, end| *end > now);
     }
 }
 
@@ -104,7 +102,7 @@ impl Family for Locks {
         ranks.tidy(now);
         ranks.waiting.remove(&asker);
         let until = UnixMs(now.0.saturating_add(RANK_KEPT.0));
-        ranks.kept.insert(asker, (waiter.place, until));
+        ranks.kept.insert(asker, (waiter.rank(), until));
         ranks.forget.push_back((until, asker));
         if why == Why::TimedOut {
             WAIT_TIMEOUTS.add(1);
@@ -126,10 +124,9 @@ impl Listener for Locks {
         }
         let db = server.db();
         if event.name == b"evicted" {
-            // The holder does not know that its record is gone; its lease goes on.
             let known = HALL.get().borrow().end(db, event.key);
             if let Some(end) = known {
-                RANKS.get().borrow_mut().evicted.insert((db, event.key.into()), end);
+                evicted::note(server, event.key, end);
             }
         }
         if HALL.get().borrow_mut().disturb(db, event.key) {
@@ -205,7 +202,7 @@ impl Desk for ServerDesk<'_> {
             HALL.get().borrow_mut().set_end(self.db, self.key, latest);
         }
         let end = match self.stored.next_end()? {
-            None => evicted_until(self.server, self.key),
+            None => evicted::until(self.server, self.key),
             // A key expires when the clock is past its deadline.
             Some(end) => Some(UnixMs(end.0.saturating_add(1))),
         };
@@ -219,23 +216,6 @@ impl Desk for ServerDesk<'_> {
     }
 }
 
-/// The end of a lease whose record was evicted: until then nobody else may hold the lock.
-pub fn evicted_until(server: &Server, key: &[u8]) -> Option<UnixMs> {
-    let ranks = RANKS.get().borrow();
-    if ranks.evicted.is_empty() {
-        return None;
-    }
-    let until = *ranks.evicted.get(&(server.db(), key.into()))?;
-    (until >= server.now()).then_some(until)
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them.
-pub fn databases_changed(dbs: &[i32]) {
-    let stays = |db: &i32| !dbs.is_empty() && !dbs.contains(db);
-    RANKS.get().borrow_mut().evicted.retain(|(db, _), _| stays(db));
-    HALL.get().borrow_mut().disturb_databases(dbs);
-}
-
 /// Serves one line. A refusal leaves it as it is, and it is looked at again a little later.
 fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let name = HALL.get().borrow().first(db, key, b"").map(|(_, first)| first.request.name.clone());
@@ -243,8 +223,7 @@ fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let name = OwnedStr::new(&name);
     let lock_key = OwnedStr::new(key);
     let stored = Stored::at(server, lock_key.borrow());
-    let mut desk =
-        ServerDesk { server, db, key, stored, first: None, seen: Holders::Barred, budget };
+    let mut desk = ServerDesk { server, db, key, stored, first: None, seen: Holders::Free, budget };
     let slot_stays = server.refuse_while_slot_moves(name.borrow());
     match slot_stays.and_then(|()| rules::serve(&mut desk)) {
         Ok(Rest::Until(due)) => HALL.get().borrow_mut().set_due(db, key, due),
@@ -293,20 +272,20 @@ pub fn wait(
         let asker = ranks.asker(address.db, &address.name, &wish.identifier);
         (asker, ranks.waiting.remove(&asker), ranks.kept.remove(&asker))
     };
-    let place = match older {
+    let before = match older {
         Some(older) => {
             older.answer(Reply::Integer(0));
-            Some(older.place)
+            Some(older.rank())
         }
-        None => kept.map(|(place, _)| place),
+        None => kept.map(|(rank, _)| rank),
     };
     let db = address.db;
-    let waiter = Waiter::<Locks>::join(server, candidate.name, address, place, patience, wish)?;
+    let waiter = Waiter::<Locks>::join(server, candidate.name, address, before, patience, wish)?;
     RANKS.get().borrow_mut().waiting.insert(asker, waiter);
     WAITS.add(1);
     // Who stands alone has to learn when the lease ends for which it waits; who took its old place
     // can be the next. Not here: a client is not answered inside its own command.
-    if place.is_some() || HALL.get().borrow().len_of(db, key.bytes(), b"") == 1 {
+    if before.is_some() || HALL.get().borrow().len_of(db, key.bytes(), b"") == 1 {
         HALL.get().borrow_mut().disturb(db, key.bytes());
     }
     waiting::settle(server);

@@ -9,9 +9,10 @@
 //! come, first served across all modes, and nobody passes it; whoever frees the lock writes the
 //! next holder in the same step.
 //!
-//! [`rules`] decides, [`holders`] stores, [`line`] lets clients wait, [`stats`] counts.
+//! [`rules`] decides, [`holders`] stores, [`line`] lets clients wait, [`evicted`] bars, [`stats`] counts.
 
 pub mod acquire;
+mod evicted;
 pub mod extend;
 mod holders;
 pub mod info;
@@ -55,11 +56,13 @@ pub fn waiters() -> usize {
 
 /// Databases were flushed, swapped or loaded; none named means all of them.
 pub fn databases_changed(dbs: &[i32]) {
-    line::databases_changed(dbs);
+    evicted::databases_changed(dbs);
+    Locks::hall().borrow_mut().disturb_databases(dbs);
 }
 
 /// The module is unloaded: nobody waits, and what was remembered is dropped.
 pub fn forget() {
+    evicted::forget();
     line::forget();
     stats::forget();
 }

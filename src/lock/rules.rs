@@ -35,9 +35,10 @@ pub enum Holders {
     Exclusive,
     /// This many shared holders, at least one.
     Shared(u64),
-    /// Nobody may have it: a key of another type is in the way, or the record of a holder whose
-    /// lease is not over was evicted.
-    Barred,
+    /// Unknown: their record was evicted, and their leases are not over.
+    Evicted,
+    /// None: a key of another type is in the place of the lock.
+    Foreign,
 }
 
 impl Holders {
@@ -48,7 +49,7 @@ impl Holders {
             (Holders::Shared(_), Mode::Shared) => true,
             (Holders::Shared(count), Mode::Limit(limit)) => count < limit,
             (Holders::Shared(_), Mode::Exclusive) => false,
-            (Holders::Exclusive | Holders::Barred, _) => false,
+            (Holders::Exclusive | Holders::Evicted | Holders::Foreign, _) => false,
         }
     }
 }
@@ -99,15 +100,24 @@ pub enum Extension {
     Upgrade,
 }
 
-/// Decides EXTEND; `to` is the kind of holder that it asks to become, if any.
-pub fn extend(holders: Holders, held: Held, to: Option<Held>) -> Extension {
+/// What a holder asks EXTEND to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Become {
+    /// What it is.
+    Same,
+    /// A shared holder.
+    Shared,
+    /// An exclusive holder.
+    Exclusive,
+}
+
+/// Decides EXTEND. `alone`: there is no other holder.
+pub fn extend(held: Held, to: Become, alone: bool) -> Extension {
     match (held, to) {
-        (Held::No, _) | (_, Some(Held::No)) => Extension::Refused,
-        (Held::Exclusive, Some(Held::Shared)) => Extension::Downgrade,
-        (Held::Shared, Some(Held::Exclusive)) if holders == Holders::Shared(1) => {
-            Extension::Upgrade
-        }
-        (Held::Shared, Some(Held::Exclusive)) => Extension::Refused,
+        (Held::No, _) => Extension::Refused,
+        (Held::Exclusive, Become::Shared) => Extension::Downgrade,
+        (Held::Shared, Become::Exclusive) if alone => Extension::Upgrade,
+        (Held::Shared, Become::Exclusive) => Extension::Refused,
         (Held::Exclusive | Held::Shared, _) => Extension::Renew,
     }
 }

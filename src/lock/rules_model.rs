@@ -173,7 +173,7 @@ impl World {
             }
             Step::Extend { id, to, ttl } => {
                 let held = self.held(id);
-                match extend(self.who(), held, to) {
+                match extend(held, to, self.who() == Holders::Shared(1)) {
                     Extension::Refused => {}
                     Extension::Renew => self.hold(id, held, ttl),
                     Extension::Downgrade => self.hold(id, Held::Shared, ttl),
@@ -251,7 +251,7 @@ fn mode() -> impl Strategy<Value = Mode> {
 
 fn step() -> impl Strategy<Value = Step> {
     let (id, ttl) = (0..8u8, 1..2_000i64);
-    let to = prop_oneof![Just(None), Just(Some(Held::Shared)), Just(Some(Held::Exclusive))];
+    let to = prop_oneof![Just(Become::Same), Just(Become::Shared), Just(Become::Exclusive)];
     prop_oneof![
         8 => (id.clone(), mode(), ttl.clone(), any::<bool>(), prop::bool::weighted(0.1))
             .prop_map(|(id, mode, ttl, wait, bare)| Step::Acquire { id, mode, ttl, wait, bare }),

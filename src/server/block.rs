@@ -29,8 +29,8 @@ pub trait Waits: 'static {
     fn gone(&self, server: &Server);
 }
 
-/// A client that the server has blocked for this module.
-#[derive(Clone, Copy)]
+/// A client that the server has blocked for this module. It can be answered once, and only while it
+/// waits: whoever leaves the line gives this up.
 pub struct Blocked(NonNull<raw::RedisModuleBlockedClient>);
 
 impl Server {
@@ -90,9 +90,14 @@ fn peer_is_gone(fd: c_int) -> bool {
     match peeked {
         0 => true,
         1.. => false,
-        _ => !matches!(
+        // Other errors say nothing about the peer: not every connection is a socket.
+        _ => matches!(
             io::Error::last_os_error().kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected
+                | io::ErrorKind::TimedOut
         ),
     }
 }

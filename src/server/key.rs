@@ -85,7 +85,7 @@ impl Key<'_> {
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which
     /// this would undo for good: read such a value with an inner GET.
-    pub fn long_string(&self) -> &[u8] {
+    pub(super) fn long_string(&self) -> &[u8] {
         let Some(key) = self.raw else { return &[] };
         let mut len = 0;
         // SAFETY: the key is open; it is not written while this borrow lives.

@@ -7,6 +7,11 @@ use crate::COMMANDS;
 use redis_module::{Context, DetachedContext, MODULE_CONTEXT, RedisString, Status, raw};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+/// Valkey 9 moves slots in one step only if every module says that it can live with that. Nothing
+/// is remembered of a key that its events do not correct. Servers that do not know the bit ignore
+/// it.
+const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
+
 /// Called by the server when it loads the module. `args` are the module's arguments.
 pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
     // SAFETY: the context is valid until this function returns.
@@ -30,7 +35,8 @@ pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
             need(raw::RedisModule_SetModuleOptions)(
                 ctx.ctx,
                 (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
-                    | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD) as i32,
+                    | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
+                    | HANDLE_ATOMIC_SLOT_MIGRATION) as i32,
             );
         }
         if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {

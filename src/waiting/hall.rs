@@ -174,11 +174,13 @@ impl<T> Hall<T> {
     }
 
     /// Marks every room of the databases, or of all if there are none named.
-    pub fn disturb_databases(&mut self, dbs: &[i32]) -> bool {
+    pub fn disturb_databases(&mut self, dbs: &[i32]) {
         let chosen = self.rooms.iter().filter(|(db, _)| dbs.is_empty() || dbs.contains(db));
         let rooms: Vec<(i32, Box<[u8]>)> =
             chosen.flat_map(|(db, rooms)| rooms.keys().map(|name| (*db, name.clone()))).collect();
-        rooms.iter().fold(false, |any, (db, name)| self.disturb(*db, name) | any)
+        for (db, name) in rooms {
+            self.disturb(db, &name);
+        }
     }
 
     /// How many wait in one line.

@@ -164,6 +164,19 @@ impl Client {
         self.read_raw_until(|received| (received.len() >= count).then_some(count))
     }
 
+    /// Fills the buffer with what comes next, without a copy: for long replies to many clients.
+    #[track_caller]
+    pub fn read_exact(&mut self, buffer: &mut [u8]) {
+        let ready = self.received.len().min(buffer.len());
+        let (start, rest) = buffer.split_at_mut(ready);
+        start.copy_from_slice(&self.received[..ready]);
+        self.received.drain(..ready);
+        self.stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set_read_timeout");
+        if let Err(error) = self.stream.read_exact(rest) {
+            panic!("no reply after {}: {error}", self.last_sent);
+        }
+    }
+
     /// Reads up to and with the next line feed.
     #[track_caller]
     pub fn read_raw_line(&mut self) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! What the server knows of a command, as short texts to compare: `COMMAND INFO` and `COMMAND DOCS`.
+//! What the server knows of a command, as short texts to compare: `COMMAND INFO`, `COMMAND DOCS`.
 
 use super::client::Client;
 use super::value::Value;

@@ -27,7 +27,7 @@ impl Checked {
 
     fn check(&self) {
         let mut client = self.client();
-        for family in ["lock", "task"] {
+        for family in ["cache", "lock", "task"] {
             eventually(SOON, "nobody waits", || waiters(&mut client, family) == 0);
         }
         wait_blocked(self, 0);
