@@ -722,21 +722,8 @@ fn move_at_once(cluster: &Cluster, slot: u16, to: usize) -> bool {
         return false;
     }
     assert_eq!(begun, ok());
-    for node in &cluster.nodes {
-        let mut client = node.client();
-        eventually(SOON, "the slot has moved", || {
-            let lines = client.run("CLUSTER NODES");
-            let line = lines.as_str().lines().find(|line| line.starts_with(&new));
-            line.is_some_and(|line| line.split(' ').skip(8).any(|range| has_slot(range, slot)))
-        });
-    }
+    cluster.wait_owner(slot, to);
     true
-}
-
-/// Whether a range of CLUSTER NODES, such as `5` or `5-10`, has a slot.
-fn has_slot(range: &str, slot: u16) -> bool {
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    matches!((first.parse(), last.parse()), (Ok(first), Ok(last)) if (first..=last).contains(&slot))
 }
 
 /// Six clients compete for a lock and for a lease, and their slot moves to and fro.
@@ -912,7 +899,7 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     }
 
     assert_eq!(at_replica.run("CLUSTER FAILOVER"), ok());
-    eventually(SOON, "the replica takes over", || cluster.node_of_slot(slot) == replica);
+    cluster.wait_owner(slot, replica);
     for waiter in &mut waiters {
         let told = waiter.read();
         let sent_on = told == redirect("MOVED", slot, &cluster.nodes[replica]);

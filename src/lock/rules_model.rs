@@ -20,7 +20,7 @@ enum Step {
     },
     Extend {
         id: Id,
-        to: Option<Held>,
+        to: Become,
         ttl: i64,
     },
     Release {

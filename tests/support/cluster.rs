@@ -94,6 +94,17 @@ impl Cluster {
         self.nodes[node].client().run("CLUSTER MYID").as_str().to_owned()
     }
 
+    /// Waits until all nodes agree that a node serves a slot.
+    #[track_caller]
+    pub fn wait_owner(&self, slot: u16, owner: usize) {
+        for node in &self.nodes {
+            let mut client = node.client();
+            eventually(SOON, "all nodes agree on the slot's owner", || {
+                port_of_slot(&mut client, slot) == Some(self.nodes[owner].port())
+            });
+        }
+    }
+
     /// Begins to move a slot to another node: it is migrating at its node and importing at the other
     /// until [`Reshard::finish`].
     #[track_caller]
@@ -169,12 +180,7 @@ impl Reshard<'_> {
                 self.set_slot(node, &format!("NODE {owner}"));
             }
         }
-        for node in nodes {
-            let mut client = node.client();
-            eventually(SOON, "all nodes agree on the slot's owner", || {
-                port_of_slot(&mut client, self.slot) == Some(nodes[self.to].port())
-            });
-        }
+        self.cluster.wait_owner(self.slot, self.to);
     }
 
     /// Gives the move up: the slot stays where it was, and where its keys should still be.
