@@ -2,7 +2,7 @@
 //! are killed, while what they load changes and is invalidated, against a database that counts.
 //!
 //! Two things have to come out: every load has a cause, so that there are as many as the events
-//! allow; and nobody reads what had been invalidated before he asked.
+//! allow; and nobody reads what had been invalidated before they asked.
 
 mod support;
 use support::*;
@@ -59,7 +59,7 @@ impl Queue {
         queue
     }
 
-    /// Reads that the first of the queue is to load, and takes him out; his connection and token.
+    /// Reads that the first of the queue is to load, and takes it out; its connection and token.
     #[track_caller]
     fn next_loader(&mut self) -> (Client, i64) {
         let mut loader = self.clients.remove(0);

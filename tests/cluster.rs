@@ -150,10 +150,7 @@ fn every_key_of_a_name_lies_in_the_slot_of_the_name() {
         let shape = shown(&name[..name.len().min(40)]);
         let slot = slot_of(name);
         let mut client = cluster.client_for(name);
-        let mut keys = |client: &mut Client| {
-            let keys: Vec<_> = keys_in_slot(client, slot).into_keys().collect();
-            keys
-        };
+        let keys = |client: &mut Client| Vec::from_iter(keys_in_slot(client, slot).into_keys());
         let before = keys(&mut client);
         let [acquire, extend, release, lock, set, ..] = &writes(name)[..] else {
             panic!("the commands are listed in this order");

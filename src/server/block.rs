@@ -9,14 +9,17 @@
 use super::api::need;
 use super::call::Mode;
 use super::guard::guard;
-use super::{OwnedStr, Server, Str, words};
+use super::{MainThread, OwnedStr, Server, Str, words};
 use crate::args::{Patience, integer};
 use crate::server::Reply;
+use crate::time::UnixMs;
 use redis_module::raw;
+use std::cell::Cell;
 use std::io;
 use std::os::raw::{c_int, c_void};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// A waiter, as the server sees it.
 pub trait Waits: 'static {
@@ -66,7 +69,20 @@ impl Server {
 
     /// Whether a waiting client can still be answered. The server finds out that a client is gone
     /// when it reads from it next, and closes the connection some time after that.
+    ///
+    /// Some servers look at every connection to tell of one (Valkey 9). Where that takes long, this
+    /// trusts the server to have called back for whoever is gone, and tries again after a second.
     pub fn is_connected(&self, client: u64) -> bool {
+        if LOOKS.get().get().are_too_dear(self.now()) {
+            return true;
+        }
+        let before = Instant::now();
+        let connected = self.look_at(client);
+        LOOKS.get().set(LOOKS.get().get().after(before.elapsed(), self.now()));
+        connected
+    }
+
+    fn look_at(&self, client: u64) -> bool {
         let id = OwnedStr::number(client as i64);
         let args = [words().list(), words().id(), id.borrow()];
         // A server whose CLIENT command was renamed does not tell; then its callback will.
@@ -77,6 +93,32 @@ impl Server {
         // A: to be closed as soon as possible. c: to be closed after the reply.
         let closing = flags.contains(&b'A') || flags.contains(&b'c');
         !closing && field(b"fd=").and_then(integer).is_none_or(|fd| !peer_is_gone(fd as c_int))
+    }
+}
+
+/// What it has cost lately to look at a connection.
+#[derive(Clone, Copy)]
+struct Looks {
+    /// How many looks in a row took too long: one can be the operating system's doing.
+    slow: u32,
+    /// When one is tried again.
+    again: UnixMs,
+}
+
+static LOOKS: MainThread<Cell<Looks>> =
+    MainThread::new(Cell::new(Looks { slow: 0, again: UnixMs(0) }));
+
+impl Looks {
+    /// Longer than any look takes that does not depend on the number of connections.
+    const TOO_LONG: Duration = Duration::from_micros(30);
+
+    fn are_too_dear(self, now: UnixMs) -> bool {
+        self.slow >= 8 && now < self.again
+    }
+
+    fn after(self, took: Duration, now: UnixMs) -> Self {
+        let slow = if took > Self::TOO_LONG { self.slow.saturating_add(1) } else { 0 };
+        Self { slow, again: UnixMs(now.0.saturating_add(1000)) }
     }
 }
 
@@ -160,4 +202,27 @@ unsafe extern "C" fn release<W: Waits>(_ctx: *mut raw::RedisModuleCtx, data: *mu
     // SAFETY: `block` made this pointer from an `Rc<W>`, and the server calls this once.
     let waiter = unsafe { Rc::from_raw(data.cast_const().cast::<W>()) };
     guard((), || drop(waiter));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_spared_for_a_second_when_several_in_a_row_took_long() {
+        let (now, long, short) =
+            (UnixMs(5000), Duration::from_micros(90), Duration::from_micros(3));
+        let mut looks = Looks { slow: 0, again: UnixMs(0) };
+        for _ in 0..7 {
+            looks = looks.after(long, now);
+            assert!(!looks.are_too_dear(now));
+        }
+        assert!(!looks.after(short, now).after(long, now).are_too_dear(now));
+        looks = looks.after(long, now);
+        assert!(looks.are_too_dear(UnixMs(5999)));
+        assert!(!looks.are_too_dear(UnixMs(6000)));
+        // One look tells whether it still takes long.
+        assert!(looks.after(long, UnixMs(6000)).are_too_dear(UnixMs(6001)));
+        assert!(!looks.after(short, UnixMs(6000)).are_too_dear(UnixMs(6001)));
+    }
 }

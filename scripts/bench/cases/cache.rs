@@ -1,6 +1,6 @@
 //! CACHE.* beside GET, SET and a lease that a client keeps with SET NX.
 
-use super::{NAMES, cycling, each, once};
+use super::{NAMES, cycling, each, once, shuffled};
 use crate::measure::{Case, Contender, Lab};
 use crate::support::args;
 use crate::wire::Requests;
@@ -37,8 +37,21 @@ fn set_all(names: usize, bytes: usize) -> Requests {
     })
 }
 
-fn delete_all(names: usize, key: impl Fn(usize) -> String) -> Requests {
-    each(0..names, &[":"], |r, n| r.push(&args!["DEL", key(n)]))
+/// Nobody has a lease, whoever had one before.
+fn free(names: usize) -> Requests {
+    each(0..names, &[""], |r, n| {
+        r.push(&args!["CACHE.SET", key(n), "v", 3_600_000]);
+        r.push(&args!["DEL", lease_key(n)]);
+    })
+}
+
+/// Somebody has a lease, in whatever form this module writes it.
+fn taken(names: usize) -> Requests {
+    let mut requests = free(names);
+    for n in 0..names {
+        requests.push(&args!["CACHE.LOCK", key(n), 3_600_000, 3_600_000]);
+    }
+    requests
 }
 
 fn hit(lab: &mut Lab, bytes: usize, bar: f64) -> Vec<Contender> {
@@ -60,21 +73,30 @@ fn read(lab: &Lab, expected: &'static str) -> [Contender; 2] {
     })
 }
 
+/// Nobody has a lease, which CACHE.SET finds out, and a client that keeps leases by hand does not.
 fn set(lab: &mut Lab, bytes: usize, new: bool) -> Vec<Contender> {
-    let numbers = || if new { once(lab).collect::<Vec<_>>() } else { cycling(lab).collect() };
-    let ours = each(numbers(), &["+OK"], |r, n| {
-        r.push(&args!["CACHE.SET", key(n), value(bytes), 60_000]);
-    });
-    let native = each(numbers(), &["+OK"], |r, n| {
-        r.push(&args!["SET", key(n), value(bytes), "PX", 60_000]);
-    });
-    let before = |contender: Contender| {
-        if new { contender.after(delete_all(lab.effort.commands, key)) } else { contender }
+    let (commands, value) = (lab.effort.commands, value(bytes));
+    let names = if new { commands } else { NAMES };
+    let all = |expected: &[&'static str], operation: &dyn Fn(&mut Requests, usize)| {
+        each(shuffled(commands, names), expected, operation)
     };
-    vec![
-        before(Contender::new("CACHE.SET", ours)),
-        before(Contender::new("SET PX", native)).bar(0.65),
-    ]
+    let ours = all(&["+OK"], &|r, n| r.push(&args!["CACHE.SET", key(n), value, 60_000]));
+    let set = |r: &mut Requests, n| r.push(&args!["SET", key(n), value, "PX", 60_000]);
+    let native = all(&["+OK"], &set);
+    let both = all(&["+OK", ":0"], &|r, n| {
+        set(r, n);
+        r.push(&args!["DEL", lease_key(n)]);
+    });
+    let contenders = vec![
+        Contender::new("CACHE.SET", ours),
+        Contender::new("SET PX", native).bar(0.65),
+        Contender::new("SET PX + DEL", both),
+    ];
+    if !new {
+        return contenders;
+    }
+    let absent = || each(0..commands, &[":"], |r, n| r.push(&args!["DEL", key(n)]));
+    contenders.into_iter().map(|contender| contender.after(absent())).collect()
 }
 
 /// The loader stores what it loaded.
@@ -82,21 +104,17 @@ fn fill(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) redis.call('DEL', KEYS[2]) return 1",
     );
-    let leases = || {
-        each(0..lab.effort.commands, &["+OK"], |r, n| {
-            r.push(&args!["SET", lease_key(n), "loading 1700000000000000", "PX", 60_000]);
-        })
-    };
-    let value = value(300);
+    let leases = || taken(lab.effort.commands);
+    let loaded = value(300);
     let ours = each(once(lab), &["+OK"], |r, n| {
-        r.push(&args!["CACHE.SET", key(n), value, 60_000]);
+        r.push(&args!["CACHE.SET", key(n), loaded, 60_000]);
     });
     let native = each(once(lab), &["+OK", ":1"], |r, n| {
-        r.push(&args!["SET", key(n), value, "PX", 60_000]);
+        r.push(&args!["SET", key(n), loaded, "PX", 60_000]);
         r.push(&args!["DEL", lease_key(n)]);
     });
     let lua = each(once(lab), &[":1"], |r, n| {
-        r.push(&args!["EVALSHA", script, 2, key(n), lease_key(n), value, 60_000]);
+        r.push(&args!["EVALSHA", script, 2, key(n), lease_key(n), loaded, 60_000]);
     });
     vec![
         Contender::new("CACHE.SET", ours).after(leases()),
@@ -105,13 +123,13 @@ fn fill(lab: &mut Lab) -> Vec<Contender> {
     ]
 }
 
-fn lease(lab: &mut Lab, free: bool) -> Vec<Contender> {
+fn lease(lab: &mut Lab, is_free: bool) -> Vec<Contender> {
     let script = lab.script(
         "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
             return redis.status_reply('LOAD') else return redis.status_reply('WAIT') end",
     );
-    let [ours, native] = if free { ["+LOAD", "+OK"] } else { ["+WAIT", "$-1"] };
-    let token = "loading 1700000000000000";
+    let [ours, native] = if is_free { ["+LOAD", "+OK"] } else { ["+WAIT", "$-1"] };
+    let token = "1700000000000000";
     let lock = each(once(lab), &[ours], |r, n| {
         r.push(&args!["CACHE.LOCK", key(n), 60_000, 60_000]);
     });
@@ -121,14 +139,11 @@ fn lease(lab: &mut Lab, free: bool) -> Vec<Contender> {
     let lua = each(once(lab), &[ours], |r, n| {
         r.push(&args!["EVALSHA", script, 1, lease_key(n), token, 60_000]);
     });
-    if !free {
-        let taken = each(0..lab.effort.commands, &["+OK"], |r, n| {
-            r.push(&args!["SET", lease_key(n), token, "PX", 3_600_000]);
-        });
-        lab.arrange(&taken);
+    if !is_free {
+        lab.arrange(&taken(lab.effort.commands));
     }
     let before = |contender: Contender| {
-        if free { contender.after(delete_all(lab.effort.commands, lease_key)) } else { contender }
+        if is_free { contender.after(free(lab.effort.commands)) } else { contender }
     };
     vec![
         before(Contender::new("CACHE.LOCK", lock)),

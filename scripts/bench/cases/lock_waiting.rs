@@ -1,0 +1,556 @@
+//! Clients that wait for a lock: LOCK.ACQUIRE BLOCK beside what lock libraries do.
+
+use super::{Study, verdict};
+use crate::Column;
+use crate::measure::{Case, Contender, Lab, quantile};
+use crate::support::{Random, SOON, Server, args, eventually};
+use crate::wire::{Connection, encoded};
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The cases.
+pub const CASES: &[Case] =
+    &[Case { name: "Lock handed over, 10,000 wait", build: |lab| hand_overs(lab, [10_000, 1000, 10]) }];
+
+/// The studies.
+pub const STUDIES: &[Study] = &[
+    Study {
+        name: "a lock is handed over",
+        columns: &[
+            Column("a lock is handed over", 30, false),
+            Column("by", 24, false),
+            Column("p50", 9, true),
+            Column("p99", 9, true),
+            Column("hand-overs", 10, true),
+            Column("bar", 21, true),
+        ],
+        run: latency,
+    },
+    Study {
+        name: "workers share a lock",
+        columns: &[
+            Column("workers share a lock", 30, false),
+            Column("by", 24, false),
+            Column("acquired/s", 10, true),
+            Column("commands each", 13, true),
+            Column("bar", 12, true),
+            Column("min/max", 7, true),
+            Column("bar", 14, true),
+        ],
+        run: fairness,
+    },
+    Study {
+        name: "a lease ends and a client waits",
+        columns: &[
+            Column("a lease ends and a client waits", 30, false),
+            Column("by", 24, false),
+            Column("p50 late", 9, true),
+            Column("p99 late", 9, true),
+            Column("max late", 9, true),
+            Column("leases", 6, true),
+            Column("bar (max)", 15, true),
+        ],
+        run: expiry,
+    },
+];
+
+/// What redis-py releases a lock with.
+const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
+
+/// What python-redis-lock releases a lock with.
+const RELEASE_AND_SIGNAL: &str = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 else
+    redis.call('del', KEYS[2]) redis.call('lpush', KEYS[2], 1) redis.call('pexpire', KEYS[2], ARGV[2])
+    redis.call('del', KEYS[1]) return 1 end";
+
+/// How long a lease lasts that nobody means to outlive.
+const LEASE_MS: u64 = 30_000;
+
+/// How often redis-py asks.
+pub const EVERY: Duration = Duration::from_millis(100);
+
+/// How a lock is waited for.
+#[derive(Clone, Copy, PartialEq)]
+enum Style {
+    /// LOCK.ACQUIRE BLOCK.
+    Corral,
+    /// SET NX until it succeeds, as redis-py does.
+    Poll,
+    /// SET NX, and BLPOP of a list that gets an element at every release, as python-redis-lock does.
+    Signal,
+}
+
+const STYLES: [Style; 3] = [Style::Corral, Style::Poll, Style::Signal];
+
+impl Style {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Corral => "LOCK.ACQUIRE BLOCK",
+            Self::Poll => "SET NX every 100 ms",
+            Self::Signal => "SET NX + BLPOP a signal",
+        }
+    }
+}
+
+/// From the moment the release is sent to the moment the other client has its reply. A pair of
+/// clients for each lock; a holder keeps it for up to 105 ms, so that polls come at any moment.
+fn latency() -> Vec<Vec<String>> {
+    const PAIRS: usize = 20;
+    const FOR: Duration = Duration::from_secs(2);
+    let server = Server::start();
+    let rows = STYLES.map(|style| {
+        let mut random = Random::new(1);
+        let mut times = Vec::new();
+        let mut workers = Workers::new(&server, style, 2 * PAIRS, |member| {
+            format!("{}:pair{}", style.label().replace(' ', "-"), member / 2)
+        });
+        let mut released = [None; PAIRS];
+        (0..PAIRS).for_each(|pair| workers.ask(2 * pair));
+        let end = Instant::now() + FOR;
+        while let Some(news) = workers.next(end) {
+            match news {
+                News::Granted(member) => {
+                    if let Some(since) = released[member / 2].take() {
+                        times.push(micros(Instant::now() - since));
+                    }
+                    let hold = 5_000 + random.below(100_000);
+                    workers.swarm.sleep(member, Duration::from_micros(hold as u64));
+                    if workers.states[member ^ 1] == State::Idle {
+                        workers.ask(member ^ 1);
+                    }
+                }
+                News::Alarm(member) => {
+                    released[member / 2] = Some(Instant::now());
+                    workers.release(member);
+                }
+                News::Released(member) => {
+                    if workers.states[member ^ 1] == State::Holding {
+                        workers.ask(member);
+                    }
+                }
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        let p50 = quantile(&times, 0.5);
+        let bar = (style == Style::Corral).then(|| verdict("p50 <= 0.5 ms", p50 <= 500.0));
+        vec![
+            "to the one who waits".into(),
+            style.label().into(),
+            millis(p50),
+            millis(quantile(&times, 0.99)),
+            times.len().to_string(),
+            bar.unwrap_or_default(),
+        ]
+    });
+    named_once(rows.into())
+}
+
+/// Workers take a lock, keep it for a millisecond, give it back and ask again at once.
+fn fairness() -> Vec<Vec<String>> {
+    const HOLD: Duration = Duration::from_millis(1);
+    const FOR: Duration = Duration::from_millis(2000);
+    let server = Server::start();
+    let mut rows = Vec::new();
+    for size in [8, 32] {
+        let of_size = STYLES.map(|style| {
+            let mut workers = Workers::new(&server, style, size, |_| {
+                format!("{}:{size}", style.label().replace(' ', "-"))
+            });
+            let mut wins = vec![0_usize; size];
+            (0..size).for_each(|member| workers.ask(member));
+            let end = Instant::now() + FOR;
+            while let Some(news) = workers.next(end) {
+                match news {
+                    News::Granted(member) => {
+                        wins[member] += 1;
+                        workers.swarm.sleep(member, HOLD);
+                    }
+                    News::Alarm(member) => workers.release(member),
+                    News::Released(member) => workers.ask(member),
+                }
+            }
+            let all: usize = wins.iter().sum();
+            let each = workers.swarm.sent as f64 / all as f64;
+            let least = wins.iter().copied().min().unwrap_or(0);
+            let most = wins.iter().copied().max().unwrap_or(0);
+            let fair = least as f64 / most as f64;
+            let ours = style == Style::Corral;
+            // Those who wait when the time is up have sent a command and acquired nothing yet.
+            let waiting = size as f64 / all as f64;
+            let bar = |met, text| if ours { verdict(text, met) } else { String::new() };
+            vec![
+                format!("{size} workers, 1 ms each"),
+                style.label().into(),
+                format!("{:.0}", all as f64 / FOR.as_secs_f64()),
+                format!("{each:.2}"),
+                bar(each - waiting <= 2.0, "<= 2"),
+                format!("{fair:.2}"),
+                bar(fair >= 0.95, ">= 0.95"),
+            ]
+        });
+        rows.extend(named_once(of_size.into()));
+    }
+    rows
+}
+
+/// The holder is gone. How long after the end of its lease somebody else has the lock.
+fn expiry() -> Vec<Vec<String>> {
+    const LOCKS: usize = 8;
+    const FOR: Duration = Duration::from_secs(2);
+    let server = Server::start();
+    let mut client = server.client();
+    let mut rows = Vec::new();
+    for volatile in [0, 1_000_000] {
+        for from in (0..volatile).step_by(100_000) {
+            let fill = "for n = ARGV[1], ARGV[1] + 99999 do
+                redis.call('SET', 'volatile:' .. n, 'v', 'PX', 3600000 + n % 1000) end";
+            let reply = client.cmd(&args!["EVAL", fill, 0, from]);
+            assert!(!reply.is_error(), "the keys were not made: {reply:?}");
+        }
+        let of_size = [Style::Corral, Style::Poll].map(|style| {
+            let mut random = Random::new(2);
+            let mut workers = Workers::new(&server, style, LOCKS, |member| {
+                format!("{}:{volatile}:{member}", style.label().replace(' ', "-"))
+            });
+            let mut deadlines = [0_i64; LOCKS];
+            let mut late = Vec::new();
+            let mut hold = |workers: &mut Workers, deadlines: &mut [i64], member: usize| {
+                let key = workers.key(member);
+                let ttl = 50 + random.below(150);
+                client.cmd(&args!["SET", key, "the one who is gone", "PX", ttl]);
+                deadlines[member] = client.cmd(&args!["PEXPIRETIME", key]).int();
+                workers.ask(member);
+            };
+            (0..LOCKS).for_each(|member| hold(&mut workers, &mut deadlines, member));
+            let end = Instant::now() + FOR;
+            while let Some(news) = workers.next(end) {
+                match news {
+                    News::Granted(member) => {
+                        late.push(now_us() - deadlines[member] as f64 * 1000.0);
+                        workers.release(member);
+                    }
+                    News::Released(member) => hold(&mut workers, &mut deadlines, member),
+                    News::Alarm(_) => {}
+                }
+            }
+            late.sort_by(f64::total_cmp);
+            let most = quantile(&late, 1.0);
+            let bar = (style == Style::Corral).then(|| verdict("<= 5 ms", most <= 5000.0));
+            let label = match volatile {
+                0 => "no other key expires",
+                _ => "1,000,000 other keys expire",
+            };
+            vec![
+                label.into(),
+                style.label().into(),
+                millis(quantile(&late, 0.5)),
+                millis(quantile(&late, 0.99)),
+                millis(most),
+                late.len().to_string(),
+                bar.unwrap_or_default(),
+            ]
+        });
+        rows.extend(named_once(of_size.into()));
+    }
+    rows
+}
+
+/// Lines of different lengths, in front of a lock each, all there at the same time. The same number
+/// of connections takes part in each, because it costs more to talk to many clients than to few.
+fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
+    const SPARE: usize = 1000;
+    let size = lengths.iter().sum::<usize>() + lengths.len() + SPARE;
+    // Raises the limit of open files, which is 1,024 in many a shell.
+    drop(lab.server.clients(0));
+    lab.client.cmd(&args!["CONFIG", "SET", "maxclients", size + 100]);
+    let mut members = Vec::with_capacity(size);
+    for number in 0..size {
+        members.push(Connection::to(lab.server.addr(), 128));
+        if number % 256 == 255 {
+            // Lets the server accept, so that its backlog never overflows.
+            members[number].send(&encoded(&["PING"]));
+            members[number].expect("+PONG");
+        }
+    }
+    let crowd = Rc::new(RefCell::new((members, (0..size).collect::<VecDeque<_>>())));
+    let labels = ["10,000 wait", "1,000 wait", "10 wait"];
+    let contenders = lengths.iter().zip(labels).map(|(length, label)| {
+        let mut line = VecDeque::new();
+        let name = format!("line:{length}");
+        let crowd = Rc::clone(&crowd);
+        let ask = |name: &str, crowd: &mut (Vec<Connection>, VecDeque<usize>)| {
+            let member = crowd.1.pop_front().expect("more clients than places");
+            let id = format!("w{member}");
+            let lease = 3_600_000;
+            let ask = args!["LOCK.ACQUIRE", name, id, lease, "BLOCK", lease];
+            crowd.0[member].send(&encoded(&ask));
+            member
+        };
+        {
+            let mut crowd = crowd.borrow_mut();
+            line.extend((0..=*length).map(|_| ask(&name, &mut crowd)));
+            crowd.0[line[0]].expect(":1");
+            drop(crowd);
+        }
+        let waits = args!["LOCK.INFO", name].to_vec();
+        eventually(SOON, "the line is formed", || {
+            format!("{:?}", lab.client.cmd(&waits)).contains(&format!("{length}"))
+        });
+        let count = lab.effort.commands / 20;
+        Contender::custom(label, move |_| {
+            let mut crowd = crowd.borrow_mut();
+            for _ in 0..count {
+                let holder = line.pop_front().expect("somebody holds the lock");
+                let release = encoded(&args!["LOCK.RELEASE", name, format!("w{holder}")]);
+                crowd.0[holder].send(&release);
+                crowd.0[line[0]].expect(":1");
+                crowd.0[holder].expect(":1");
+                crowd.1.push_back(holder);
+                line.push_back(ask(&name, &mut crowd));
+            }
+            count
+        })
+    });
+    let mut contenders: Vec<_> = contenders.collect();
+    let last = contenders.pop().expect("there are three lines");
+    contenders.push(last.bar(0.9));
+    contenders
+}
+
+/// Clients of one style. Each wants the lock of a name.
+struct Workers {
+    swarm: Swarm,
+    style: Style,
+    release: String,
+    states: Vec<State>,
+    names: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Idle,
+    Asking,
+    /// Until the next poll.
+    Pausing,
+    /// For a signal.
+    Waiting,
+    Holding,
+    Releasing,
+}
+
+/// What has become of a worker.
+enum News {
+    Granted(usize),
+    Released(usize),
+    /// What it slept for is over.
+    Alarm(usize),
+}
+
+impl Workers {
+    fn new(server: &Server, style: Style, size: usize, name: impl Fn(usize) -> String) -> Self {
+        let script = if style == Style::Signal { RELEASE_AND_SIGNAL } else { RELEASE };
+        let digest = server.client().cmd(&["SCRIPT", "LOAD", script]);
+        Self {
+            swarm: Swarm::new(server, size),
+            style,
+            release: String::from_utf8_lossy(digest.bytes()).into_owned(),
+            states: vec![State::Idle; size],
+            names: (0..size).map(name).collect(),
+        }
+    }
+
+    fn key(&self, member: usize) -> String {
+        format!("lock:{{{}}}", self.names[member])
+    }
+
+    fn signal(&self, member: usize) -> String {
+        format!("lock-signal:{{{}}}", self.names[member])
+    }
+
+    fn ask(&mut self, member: usize) {
+        let (name, id) = (&self.names[member], format!("worker {member}"));
+        let ask = match self.style {
+            Style::Corral => {
+                encoded(&args!["LOCK.ACQUIRE", name, id, LEASE_MS, "BLOCK", LEASE_MS])
+            }
+            _ => encoded(&args!["SET", self.key(member), id, "NX", "PX", LEASE_MS]),
+        };
+        self.send(member, State::Asking, &ask);
+    }
+
+    fn release(&mut self, member: usize) {
+        let (name, id) = (&self.names[member], format!("worker {member}"));
+        let (script, key) = (&self.release, self.key(member));
+        let release = match self.style {
+            Style::Corral => encoded(&args!["LOCK.RELEASE", name, id]),
+            Style::Poll => encoded(&args!["EVALSHA", script, 1, key, id]),
+            Style::Signal => {
+                encoded(&args!["EVALSHA", script, 2, key, self.signal(member), id, 1000])
+            }
+        };
+        self.send(member, State::Releasing, &release);
+    }
+
+    fn send(&mut self, member: usize, state: State, command: &[u8]) {
+        self.states[member] = state;
+        self.swarm.send(member, command);
+    }
+
+    /// What happens next, if it happens before the `end`.
+    fn next(&mut self, end: Instant) -> Option<News> {
+        loop {
+            let member = match self.swarm.next(end)? {
+                Event::Alarm(member) if self.states[member] == State::Pausing => {
+                    self.ask(member);
+                    continue;
+                }
+                Event::Alarm(member) => return Some(News::Alarm(member)),
+                Event::Reply(member) => member,
+            };
+            match self.states[member] {
+                State::Waiting => {
+                    self.swarm.reply(member, |_| ());
+                    self.ask(member);
+                }
+                State::Releasing => {
+                    self.swarm.reply(member, |reply| assert_eq!(reply, b":1\r\n"));
+                    self.states[member] = State::Idle;
+                    return Some(News::Released(member));
+                }
+                _ if self.swarm.reply(member, |reply| matches!(reply, b":1\r\n" | b"+OK\r\n")) => {
+                    self.states[member] = State::Holding;
+                    return Some(News::Granted(member));
+                }
+                _ if self.style == Style::Poll => {
+                    self.states[member] = State::Pausing;
+                    self.swarm.sleep(member, EVERY);
+                }
+                _ => {
+                    assert!(self.style == Style::Signal, "LOCK.ACQUIRE was refused");
+                    let wait = encoded(&args!["BLPOP", self.signal(member), LEASE_MS / 1000]);
+                    self.send(member, State::Waiting, &wait);
+                }
+            }
+        }
+    }
+}
+
+/// Clients that one thread serves. Each has at most one command on its way.
+pub struct Swarm {
+    /// How many commands were sent.
+    pub sent: usize,
+    members: Vec<Connection>,
+    polled: Vec<libc::pollfd>,
+    ready: VecDeque<usize>,
+    alarms: BinaryHeap<Reverse<(Instant, usize)>>,
+}
+
+/// What happens to a member of a swarm.
+pub enum Event {
+    /// There is a reply, which must be taken.
+    Reply(usize),
+    /// It has slept enough.
+    Alarm(usize),
+}
+
+impl Swarm {
+    /// Connects `size` clients.
+    pub fn new(server: &Server, size: usize) -> Self {
+        drop(server.clients(0));
+        let mut members = Vec::with_capacity(size);
+        for _ in 0..size {
+            let mut member = Connection::to(server.addr(), 1024);
+            member.send(&encoded(&["PING"]));
+            member.expect("+PONG");
+            members.push(member);
+        }
+        let polled = members.iter().map(|member| libc::pollfd {
+            fd: member.stream.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        Self {
+            sent: 0,
+            polled: polled.collect(),
+            members,
+            ready: VecDeque::new(),
+            alarms: BinaryHeap::new(),
+        }
+    }
+
+    /// Sends a command.
+    pub fn send(&mut self, member: usize, command: &[u8]) {
+        self.sent += 1;
+        self.members[member].send(command);
+    }
+
+    /// Takes the reply that is there.
+    pub fn reply<T>(&mut self, member: usize, look: impl FnOnce(&[u8]) -> T) -> T {
+        self.members[member].reply(|reply| {
+            assert!(!reply.starts_with(b"-"), "the server: {}", reply.escape_ascii());
+            look(reply)
+        })
+    }
+
+    /// Lets a member sleep.
+    pub fn sleep(&mut self, member: usize, time: Duration) {
+        self.alarms.push(Reverse((Instant::now() + time, member)));
+    }
+
+    /// What happens next, if it happens before the `end`.
+    pub fn next(&mut self, end: Instant) -> Option<Event> {
+        loop {
+            if let Some(member) = self.ready.pop_front() {
+                return Some(Event::Reply(member));
+            }
+            let now = Instant::now();
+            let wake = match self.alarms.peek() {
+                Some(Reverse((at, _))) => end.min(*at),
+                None => end,
+            };
+            if now >= end {
+                return None;
+            }
+            if now >= wake {
+                return self.alarms.pop().map(|Reverse((_, member))| Event::Alarm(member));
+            }
+            self.poll(wake - now);
+        }
+    }
+
+    fn poll(&mut self, patience: Duration) {
+        let patience = libc::timespec {
+            tv_sec: patience.as_secs() as libc::time_t,
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        let (polled, count) = (self.polled.as_mut_ptr(), self.polled.len() as libc::nfds_t);
+        // SAFETY: there are as many entries, whose descriptors are open, and a null mask is allowed.
+        let result = unsafe { libc::ppoll(polled, count, &raw const patience, std::ptr::null()) };
+        assert!(result >= 0, "poll: {}", io::Error::last_os_error());
+        let ready = self.polled.iter().enumerate().filter(|(_, polled)| polled.revents != 0);
+        self.ready.extend(ready.map(|(member, _)| member));
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1000.0
+}
+
+fn now_us() -> f64 {
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970"))
+}
+
+/// Microseconds, as milliseconds.
+pub fn millis(micros: f64) -> String {
+    format!("{:.2} ms", micros / 1000.0)
+}
+
+/// Leaves the name of what is compared in the first row only.
+pub fn named_once(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.iter_mut().skip(1).for_each(|row| row[0].clear());
+    rows
+}
