@@ -1,6 +1,7 @@
 //! Counters for `INFO corral`. They only grow, and every name begins with its family.
 
 use std::ffi::CStr;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A total since the module was loaded.
@@ -29,3 +30,77 @@ impl Counter {
 
 /// Panics that the guard caught: bugs of this module.
 pub static PANICS: Counter = Counter::new(c"panics");
+
+/// What is remembered of the names that were used last, some thousands of them: a table of small
+/// rows by hash, each in order of use. It costs no allocation for each name, keeps none of their
+/// bytes, and never grows.
+pub struct Recent<R> {
+    hashes: RandomState,
+    rows: Vec<[(u64, R); WAYS]>,
+}
+
+/// Names in a row.
+const WAYS: usize = 4;
+
+/// Rows in a table.
+const ROWS: usize = 1024;
+
+impl<R: Default> Default for Recent<R> {
+    fn default() -> Self {
+        Self { hashes: RandomState::new(), rows: Vec::new() }
+    }
+}
+
+impl<R: Default> Recent<R> {
+    /// The hash of anything that is not kept itself.
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        self.hashes.hash_one(bytes)
+    }
+
+    fn place(&self, db: i32, name: &[u8]) -> (u64, usize) {
+        let hash = self.hashes.hash_one((db, name));
+        (hash, hash as usize % ROWS)
+    }
+
+    /// What is remembered of a name, to be changed. The one of its row that was used longest ago
+    /// is forgotten for it.
+    pub fn of_mut(&mut self, db: i32, name: &[u8]) -> Option<&mut R> {
+        if self.rows.is_empty() {
+            self.rows.resize_with(ROWS, Default::default);
+        }
+        let (hash, row) = self.place(db, name);
+        let row = self.rows.get_mut(row)?;
+        let found = row.iter().position(|(other, _)| *other == hash);
+        row.get_mut(..=found.unwrap_or(WAYS - 1))?.rotate_right(1);
+        let first = row.first_mut()?;
+        if first.0 != hash {
+            *first = (hash, R::default());
+        }
+        Some(&mut first.1)
+    }
+
+    /// What is remembered of a name, if anything.
+    pub fn of(&self, db: i32, name: &[u8]) -> Option<&R> {
+        let (hash, row) = self.place(db, name);
+        self.rows.get(row)?.iter().find(|(other, _)| *other == hash).map(|(_, record)| record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_use_are_remembered_and_those_that_are_not_make_room() {
+        let mut recent = Recent::<u32>::default();
+        for round in 0..100_000u32 {
+            *recent.of_mut(0, b"hot").unwrap() += 1;
+            *recent.of_mut(0, round.to_string().as_bytes()).unwrap() += 1;
+        }
+        assert_eq!(recent.of(0, b"hot"), Some(&100_000));
+        assert_eq!(recent.of(0, b"99999"), Some(&1));
+        assert_eq!(recent.of(1, b"hot"), None);
+        let kept = (0..100_000u32).filter(|n| recent.of(0, n.to_string().as_bytes()).is_some());
+        assert!(kept.count() <= ROWS * WAYS);
+    }
+}

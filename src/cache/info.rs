@@ -12,8 +12,7 @@ use crate::time::Millis;
 /// `CACHE.INFO key` tells of a cached value: `exists`, `ttl_ms` (-1 without an end, -2 without a
 /// value), `size` in bytes, `state` (absent, fresh, stale, loading or backing-off), `token` (nil
 /// where nobody loads), `lease_ms` (what is left of the lease or back-off), `waiters`, and the
-/// counters of this value since it was last forgotten (the 1024 values that were fetched last are
-/// remembered).
+/// counters of this value since it was last forgotten (some thousands are remembered).
 pub struct Info;
 
 impl Command for Info {

@@ -2,10 +2,8 @@
 //! last.
 
 use crate::server::MainThread;
-use lru::LruCache;
+use crate::stats::Recent;
 use std::cell::{LazyCell, RefCell};
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
 
 /// The counters of one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,27 +22,13 @@ pub struct Record {
     pub load_ms_max: u64,
 }
 
-/// How many values of a database are remembered.
-const VALUES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-
-type Records = HashMap<i32, LruCache<Box<[u8]>, Record>>;
-
-static RECORDS: MainThread<LazyCell<RefCell<Records>>> =
+static RECORDS: MainThread<LazyCell<RefCell<Recent<Record>>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
-/// Values with longer names are not remembered: what is kept here is bounded in bytes.
-const LONGEST_NAME: usize = 1024;
-
 fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
-    if key.len() > LONGEST_NAME {
-        return;
+    if let Some(record) = RECORDS.get().borrow_mut().of_mut(db, key) {
+        change(record);
     }
-    let mut records = RECORDS.get().borrow_mut();
-    let records = records.entry(db).or_insert_with(|| LruCache::new(VALUES));
-    if let Some(record) = records.get_mut(key) {
-        return change(record);
-    }
-    change(records.get_or_insert_mut(key.into(), Record::default));
 }
 
 /// FETCH found a fresh value.
@@ -77,8 +61,7 @@ pub fn coalesced(db: i32, key: &[u8]) {
 
 /// What is known of a value.
 pub fn of(db: i32, key: &[u8]) -> Record {
-    let records = RECORDS.get().borrow();
-    records.get(&db).and_then(|records| records.peek(key)).cloned().unwrap_or_default()
+    RECORDS.get().borrow().of(db, key).cloned().unwrap_or_default()
 }
 
 /// Forgets everything.

@@ -33,13 +33,12 @@ pub type Holder = (Vec<u8>, Option<UnixMs>);
 pub struct Stored<'s> {
     server: &'s Server,
     key: Str<'s>,
-    now: UnixMs,
 }
 
 impl<'s> Stored<'s> {
     /// The lock at `key`, the key derived from its name.
     pub fn at(server: &'s Server, key: Str<'s>) -> Self {
-        Self { server, key, now: server.now() }
+        Self { server, key }
     }
 
     /// Its key.
@@ -65,27 +64,28 @@ impl<'s> Stored<'s> {
 
     /// How `identifier` holds it now. A key of another type is an error.
     pub fn held(&self, identifier: Str<'_>) -> Result<Held, Error> {
-        match self.server.type_of(self.key) {
-            Type::Absent => Ok(Held::No),
-            Type::String => {
-                let holder = self.server.call(c"GET", Call::Read, &[self.key])?;
-                let same = holder.root().bytes() == identifier.bytes();
-                Ok(if same && !holder.root().is_null() { Held::Exclusive } else { Held::No })
-            }
-            Type::SortedSet => {
-                let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
-                // A lease without an end, which somebody else wrote, is one that lives.
-                let lives = !score.root().is_null()
-                    && deadline(score.root().bytes()).is_none_or(|end| end >= self.now);
-                Ok(if lives { Held::Shared } else { Held::No })
-            }
-            Type::Stream | Type::Other => Err(Error::WrongType),
+        // An exclusive holder is the common case: one inner command tells.
+        let holder = match self.server.call(c"GET", Call::Read, &[self.key]) {
+            Err(Error::Server(refused)) if refused.code() == "WRONGTYPE" => None,
+            other => Some(other?),
+        };
+        if let Some(holder) = holder {
+            let same = !holder.root().is_null() && holder.root().bytes() == identifier.bytes();
+            return Ok(if same { Held::Exclusive } else { Held::No });
         }
+        if self.server.type_of(self.key) != Type::SortedSet {
+            return Err(Error::WrongType);
+        }
+        let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
+        // A lease without an end, which somebody else wrote, is one that lives.
+        let lives = !score.root().is_null()
+            && deadline(score.root().bytes()).is_none_or(|end| end >= self.server.now());
+        Ok(if lives { Held::Shared } else { Held::No })
     }
 
     /// Shared holders whose lease is not over.
     fn live(&self) -> Result<u64, Error> {
-        let now = OwnedStr::number(self.now.0);
+        let now = OwnedStr::number(self.server.now().0);
         let args = [self.key, now.borrow(), words().infinity()];
         Ok(self.server.call(c"ZCOUNT", Call::Read, &args)?.root().integer() as u64)
     }
@@ -95,7 +95,7 @@ impl<'s> Stored<'s> {
         let key_end = self.server.peek_key(self.key).deadline();
         match self.server.type_of(self.key) {
             Type::SortedSet => {
-                let now = OwnedStr::number(self.now.0);
+                let now = OwnedStr::number(self.server.now().0);
                 let w = words();
                 let args = [
                     self.key,
@@ -125,7 +125,7 @@ impl<'s> Stored<'s> {
                 Ok(vec![(holder.root().bytes().to_vec(), end)])
             }
             Type::SortedSet => {
-                let (now, limit) = (OwnedStr::number(self.now.0), OwnedStr::number(limit));
+                let (now, limit) = (OwnedStr::number(self.server.now().0), OwnedStr::number(limit));
                 let args = [
                     self.key,
                     now.borrow(),
@@ -180,7 +180,7 @@ impl<'s> Stored<'s> {
 
     /// Makes `identifier` a shared holder, or starts its lease anew.
     pub fn share(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        let end = OwnedStr::number(self.now.0.saturating_add(ttl.0));
+        let end = OwnedStr::number(self.server.now().0.saturating_add(ttl.0));
         self.drop_ended()?;
         self.server.call(c"ZADD", Call::Write, &[self.key, end.borrow(), identifier])?;
         self.expire_with_latest()
@@ -214,7 +214,7 @@ impl<'s> Stored<'s> {
         if self.server.type_of(self.key) != Type::SortedSet {
             return Ok(());
         }
-        let before_now = OwnedStr::new(format!("({}", self.now.0).as_bytes());
+        let before_now = OwnedStr::new(format!("({}", self.server.now().0).as_bytes());
         let args = [self.key, words().minus_infinity(), before_now.borrow()];
         self.server.call(c"ZREMRANGEBYSCORE", Call::Write, &args).map(drop)
     }

@@ -12,7 +12,7 @@ use crate::server::{Reply, Server, Str};
 /// `LOCK.INFO lock_name` tells who holds a lock and who waits for it: `mode` (free, exclusive or
 /// shared), `holders` (arrays of identifier and remaining ms, -1 without an end; the earliest 128),
 /// `fence` (the last token, or nil), `waiters`, `oldest_wait_ms`, and the counters of this lock
-/// since it was last forgotten (the 1024 locks that were used last are remembered).
+/// since it was last forgotten (some thousands of locks are remembered).
 pub struct Info;
 
 /// How many holders are listed.

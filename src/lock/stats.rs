@@ -3,12 +3,9 @@
 
 use super::{EXPIRED, HOLD_MS};
 use crate::server::MainThread;
+use crate::stats::Recent;
 use crate::time::UnixMs;
-use lru::LruCache;
 use std::cell::{LazyCell, RefCell};
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroUsize;
 
 /// The counters of one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,36 +30,20 @@ pub struct Record {
     holders: Vec<(u64, UnixMs)>,
 }
 
-/// How many locks of a database are remembered.
-const LOCKS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-
 /// How many holders of a lock are remembered.
 const HOLDERS: usize = 64;
 
-type Records = HashMap<i32, LruCache<Box<[u8]>, Record>>;
-
-static RECORDS: MainThread<LazyCell<RefCell<Records>>> =
+static RECORDS: MainThread<LazyCell<RefCell<Recent<Record>>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
-static HASHES: MainThread<LazyCell<RandomState>> = MainThread::new(LazyCell::new(RandomState::new));
-
-fn hash(identifier: &[u8]) -> u64 {
-    HASHES.get().hash_one(identifier)
+fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
+    if let Some(record) = RECORDS.get().borrow_mut().of_mut(db, key) {
+        change(record);
+    }
 }
 
-/// Locks with longer names are not remembered: what is kept here is bounded in bytes.
-const LONGEST_NAME: usize = 1024;
-
-fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
-    if key.len() > LONGEST_NAME {
-        return;
-    }
-    let mut records = RECORDS.get().borrow_mut();
-    let records = records.entry(db).or_insert_with(|| LruCache::new(LOCKS));
-    if let Some(record) = records.get_mut(key) {
-        return change(record);
-    }
-    change(records.get_or_insert_mut(key.into(), Record::default));
+fn hash(identifier: &[u8]) -> u64 {
+    RECORDS.get().borrow().hash(identifier)
 }
 
 /// A grant.
@@ -126,8 +107,7 @@ pub fn timed_out(db: i32, key: &[u8]) {
 
 /// What is known of a lock.
 pub fn of(db: i32, key: &[u8]) -> Record {
-    let records = RECORDS.get().borrow();
-    records.get(&db).and_then(|records| records.peek(key)).cloned().unwrap_or_default()
+    RECORDS.get().borrow().of(db, key).cloned().unwrap_or_default()
 }
 
 /// Forgets everything.
