@@ -58,22 +58,16 @@ plain_client() {
 }
 
 corral_client() {
-  local found deadline=$((SECONDS + 10))
-  found=$(cli CACHE.GET "$1:page")
-  if [[ -z $found && $(cli CACHE.LOCK "$1:page" 60000 10000) == LOAD ]]; then
-    # Another client may have loaded the page between our two questions: look again before the expensive query.
-    found=$(cli CACHE.GET "$1:page")
-    if [[ -z $found ]]; then
-      query_database "$1"
-      cli CACHE.SET "$1:page" "$page" 60000 >/dev/null
-      found=$page
-    fi
+  local answer status value token
+  # Three lines: what to do, the value, and the token of whoever loads.
+  answer=$(cli CACHE.FETCH "$1:page" 10000 BLOCK 10000)
+  { read -r status && read -r value && read -r token; } <<<"$answer"$'\n\n'
+  if [[ $status == LOAD ]]; then
+    query_database "$1"
+    cli CACHE.SET "$1:page" "$page" 60000 TOKEN "$token" >/dev/null
+    value=$page
   fi
-  while [[ -z $found ]] && ((SECONDS < deadline)); do
-    sleep 0.2
-    found=$(cli CACHE.GET "$1:page")
-  done
-  say "$found"
+  say "$value"
 }
 
 # stampede WAY CLIENT: all clients stand at a gate, a list on which they wait, until the last one has come.
@@ -98,7 +92,7 @@ cache_demo() {
   step "Plain GET and SET: who finds nothing queries the database."
   stampede plain plain_client
   step "${red}database queries: $(counted plain:loads)${plain}"
-  step "CACHE.GET, then CACHE.LOCK: one is told LOAD, everybody else WAIT."
+  step "CACHE.FETCH … BLOCK: one is told LOAD, everybody else waits on the server and gets the page."
   stampede corral corral_client
   outcome "database queries" 1 "$(counted corral:loads)"
   outcome "clients that got the page" "$clients" "$(counted corral:served)"
@@ -123,6 +117,18 @@ batch_process() {
   fi
 }
 
+somebody_waits() { [[ $(cli INFO corral) == *corral_lock_waiters:1* ]]; }
+
+waiting_process() {
+  local me="process C-$RANDOM$RANDOM" fence
+  fence=$(cli LOCK.ACQUIRE nightly-batch "$me" 30000 BLOCK 10000 FENCE)
+  if ((fence > 0)); then
+    count later
+    say "  process C: it is my turn, and my fencing token is $fence"
+    cli LOCK.RELEASE nightly-batch "$me" >/dev/null
+  fi
+}
+
 lock_demo() {
   local first second
   chapter "2. Two processes start the nightly batch at the same moment"
@@ -136,6 +142,13 @@ lock_demo() {
   outcome "runs of the batch" 1 "$(counted runs)"
   outcome "processes that stepped aside" 1 "$(counted aside)"
   outcome "the lock is free again, LOCK.ACQUIRE" 1 "$(cli LOCK.ACQUIRE nightly-batch tomorrow 30000)"
+  step "Whoever has to run, though later, waits in line: no polling, first come, first served."
+  waiting_process &
+  first=$!
+  eventually 10 somebody_waits || die "nobody waits for the lock"
+  say "  the holder releases → $(cli LOCK.RELEASE nightly-batch tomorrow)"
+  wait "$first"
+  outcome "the waiting process ran" 1 "$(counted later)"
 }
 
 # --- 3. A task fails, again and again -------------------------------------------------------------------------------
