@@ -14,6 +14,7 @@ mod args;
 mod cache;
 mod command;
 mod error;
+mod family;
 mod keys;
 mod lock;
 mod server;
@@ -23,6 +24,10 @@ mod time;
 mod waiting;
 
 use command::{Entry, entry};
+use family::Family;
+
+/// Every family of commands.
+const FAMILIES: [Family; 3] = [cache::FAMILY, lock::FAMILY, task::FAMILY];
 
 /// Every command of the module.
 const COMMANDS: &[Entry] = &[

@@ -14,6 +14,7 @@ mod hall;
 
 pub use hall::{Address, Hall, Place};
 
+use crate::FAMILIES;
 use crate::args::Patience;
 use crate::error::Error;
 use crate::keys::Prefix;
@@ -21,12 +22,11 @@ use crate::server::block::{Blocked, Waits};
 use crate::server::config::WAKE_BYTES;
 use crate::server::{MainThread, Reply, Server, Str, timer};
 use crate::time::{Millis, UnixMs};
-use crate::{cache, lock, task};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::rc::Rc;
 
-/// A family whose commands can wait.
-pub trait Family: Sized + 'static {
+/// The lines of a family, as the family knows them.
+pub trait Queue: Sized + 'static {
     /// What a waiter asked for.
     type Request;
 
@@ -99,7 +99,7 @@ pub struct Rank {
 }
 
 /// A client in line.
-pub struct Waiter<F: Family> {
+pub struct Waiter<F: Queue> {
     /// What it asked for.
     pub request: F::Request,
     /// Whether the client speaks RESP3.
@@ -115,7 +115,7 @@ pub struct Waiter<F: Family> {
     blocked: Cell<Option<Blocked>>,
 }
 
-impl<F: Family> Waiter<F> {
+impl<F: Queue> Waiter<F> {
     /// Puts the calling client into the line at `address`: at the end, or at a place that it had
     /// before. `name` is the name that the client waits for.
     pub fn join(
@@ -191,7 +191,7 @@ impl<F: Family> Waiter<F> {
     }
 }
 
-impl<F: Family> Waits for Waiter<F> {
+impl<F: Queue> Waits for Waiter<F> {
     fn farewell(&self, server: &Server) -> Reply<'static> {
         // Bound first: what follows borrows the state again.
         let state = self.state.replace(State::Left);
@@ -233,15 +233,13 @@ pub fn look_again(server: &Server) {
         }
         return;
     }
-    cache::drop_void(server);
     let mut budget = Budget::wave();
-    serve_restless::<cache::Caches>(server, &mut budget);
-    serve_restless::<lock::Locks>(server, &mut budget);
-    serve_restless::<task::Tasks>(server, &mut budget);
+    FAMILIES.iter().for_each(|family| (family.look_again)(server, &mut budget));
     settle(server);
 }
 
-fn serve_restless<F: Family>(server: &Server, budget: &mut Budget) {
+/// Serves the rooms of one family that are restless or due.
+pub fn serve_restless<F: Queue>(server: &Server, budget: &mut Budget) {
     F::hall().borrow_mut().disturb_due(server.now());
     while !budget.is_spent() {
         let Some((db, name)) = F::hall().borrow_mut().next_restless() else {
@@ -256,20 +254,14 @@ fn serve_restless<F: Family>(server: &Server, budget: &mut Budget) {
 
 /// Has a room looked at again a little later: the server refused to write, or its slot moves
 /// between cluster nodes, and no event tells when that is over.
-pub fn look_later<F: Family>(server: &Server, db: i32, name: &[u8]) {
+pub fn look_later<F: Queue>(server: &Server, db: i32, name: &[u8]) {
     let later = UnixMs(server.now().0.saturating_add(AFTER_REFUSAL.0));
     F::hall().borrow_mut().set_due(db, name, Some(later));
 }
 
 /// When any family has something to look at.
 fn next_look(now: UnixMs) -> Option<UnixMs> {
-    let looks = [
-        cache::has_void().then_some(now),
-        cache::Caches::hall().borrow().next_look(now),
-        lock::Locks::hall().borrow().next_look(now),
-        task::Tasks::hall().borrow().next_look(now),
-    ];
-    looks.into_iter().flatten().min()
+    FAMILIES.iter().filter_map(|family| (family.next_look)(now)).min()
 }
 
 /// Sets the timer after lines have changed: for what is restless or due next, or not at all.
@@ -285,6 +277,6 @@ pub fn settle(server: &Server) {
 pub type Lines<F> = MainThread<LazyCell<RefCell<Hall<Rc<Waiter<F>>>>>>;
 
 /// A family without waiters.
-pub const fn no_lines<F: Family>() -> Lines<F> {
+pub const fn no_lines<F: Queue>() -> Lines<F> {
     MainThread::new(LazyCell::new(RefCell::default))
 }

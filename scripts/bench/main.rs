@@ -57,9 +57,11 @@ fn main() {
     };
     let cases: Vec<_> = cases::all().filter(|case| wanted(case.name)).collect();
     let races: Vec<_> = cases::races().filter(|race| wanted(race.name)).collect();
+    let studies: Vec<_> = cases::studies().filter(|study| wanted(study.name)).collect();
     if options.list {
         cases.iter().for_each(|case| println!("{}", case.name));
-        return races.iter().for_each(|race| println!("{}", race.name));
+        races.iter().for_each(|race| println!("{}", race.name));
+        return studies.iter().for_each(|study| println!("{}", study.name));
     }
 
     println!("{}\n", head(options.effort));
@@ -74,9 +76,6 @@ fn main() {
     }
     table.end();
     println!("{NOTES}");
-    if missed > 0 {
-        println!("Bars missed: {missed}");
-    }
     let mut table = Table::new(&LATENCIES, options.markdown);
     for chosen in races {
         table.progress(chosen.name);
@@ -90,6 +89,19 @@ fn main() {
         }
     }
     table.end();
+    for study in studies {
+        println!();
+        let mut table = Table::new(study.columns, options.markdown);
+        table.progress(study.name);
+        for row in (study.run)() {
+            missed += row.iter().filter(|cell| cell.ends_with(cases::MISSED)).count();
+            table.row(&row);
+        }
+        table.end();
+    }
+    if missed > 0 {
+        println!("\nBars missed: {missed}");
+    }
 }
 
 fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
-use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Place, Waiter, Why, no_lines};
+use crate::waiting::{self, Address, Budget, Hall, Lines, Place, Queue, Waiter, Why, no_lines};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -65,7 +65,7 @@ static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 static MEMORY: MainThread<LazyCell<RefCell<Memory>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
-impl Family for Caches {
+impl Queue for Caches {
     type Request = Wish;
 
     fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {

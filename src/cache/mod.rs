@@ -23,10 +23,11 @@ mod rules;
 pub mod set;
 mod stats;
 
-pub use line::{Caches, drop_void, has_void};
+pub use line::Caches;
 
+use crate::family::Family;
 use crate::stats::Counter;
-use crate::waiting::Family;
+use crate::waiting::{Queue, serve_restless};
 
 static HITS: Counter = Counter::new(c"cache_hits");
 static MISSES: Counter = Counter::new(c"cache_misses");
@@ -42,8 +43,7 @@ static EXPIRED_LEASES: Counter = Counter::new(c"cache_expired_leases");
 static FAILURES: Counter = Counter::new(c"cache_failures");
 static LOAD_MS: Counter = Counter::new(c"cache_load_ms_sum");
 
-/// The family's totals.
-pub static COUNTERS: &[&Counter] = &[
+const COUNTERS: &[&Counter] = &[
     &HITS,
     &MISSES,
     &STALE,
@@ -59,18 +59,21 @@ pub static COUNTERS: &[&Counter] = &[
     &LOAD_MS,
 ];
 
-/// How many clients wait now.
-pub fn waiters() -> usize {
-    Caches::hall().borrow().len()
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them.
-pub fn databases_changed(dbs: &[i32]) {
-    line::databases_changed(dbs);
-}
-
-/// The module is unloaded: nobody waits, and what was remembered is dropped.
-pub fn forget() {
-    line::forget();
-    stats::forget();
-}
+/// The family's row in the table.
+pub const FAMILY: Family = Family {
+    counters: COUNTERS,
+    gauge: c"cache_waiters",
+    waiters: || Caches::hall().borrow().len(),
+    next_look: |now| {
+        line::has_void().then_some(now).or_else(|| Caches::hall().borrow().next_look(now))
+    },
+    look_again: |server, budget| {
+        line::drop_void(server);
+        serve_restless::<Caches>(server, budget);
+    },
+    databases_changed: line::databases_changed,
+    forget: || {
+        line::forget();
+        stats::forget();
+    },
+};

@@ -255,9 +255,9 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (ms.clone(), prop_oneof![Just(0), 1..2_000i64], any::<bool>(), any::<bool>())
             .prop_map(|(lease, stale, wait, fresh)| Step::Fetch { lease, stale, wait, fresh }),
         1 => ms.clone().prop_map(|ttl| Step::Set { ttl }),
-        4 => (nth.clone(), ms.clone()).prop_map(|(nth, ttl)| Step::SetWithToken { nth, ttl }),
-        2 => (nth.clone(), ms.clone()).prop_map(|(nth, lease)| Step::Extend { nth, lease }),
-        3 => (nth.clone(), prop::option::of(ms.clone()))
+        4 => (nth, ms.clone()).prop_map(|(nth, ttl)| Step::SetWithToken { nth, ttl }),
+        2 => (nth, ms.clone()).prop_map(|(nth, lease)| Step::Extend { nth, lease }),
+        3 => (nth, prop::option::of(ms.clone()))
             .prop_map(|(nth, backoff)| Step::Fail { nth, backoff }),
         2 => prop::option::of(ms.clone()).prop_map(|stale| Step::Invalidate { stale }),
         1 => prop::option::of(ms.clone()).prop_map(|ttl| Step::ForeignWrite { ttl }),

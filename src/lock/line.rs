@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
-use crate::waiting::{self, Address, Budget, Family, Hall, Lines, Rank, Waiter, Why, no_lines};
+use crate::waiting::{self, Address, Budget, Hall, Lines, Queue, Rank, Waiter, Why, no_lines};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -80,7 +80,7 @@ impl Ranks {
     }
 }
 
-impl Family for Locks {
+impl Queue for Locks {
     type Request = Wish;
 
     fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {

@@ -23,8 +23,9 @@ mod stats;
 
 pub use line::Locks;
 
+use crate::family::Family;
 use crate::stats::Counter;
-use crate::waiting::Family;
+use crate::waiting::{Queue, serve_restless};
 
 static ACQUIRED: Counter = Counter::new(c"lock_acquired");
 static CONTENDED: Counter = Counter::new(c"lock_contended");
@@ -36,8 +37,7 @@ static HANDOFFS: Counter = Counter::new(c"lock_handoffs");
 static WAIT_MS: Counter = Counter::new(c"lock_wait_ms_sum");
 static HOLD_MS: Counter = Counter::new(c"lock_hold_ms_sum");
 
-/// The family's totals.
-pub static COUNTERS: &[&Counter] = &[
+const COUNTERS: &[&Counter] = &[
     &ACQUIRED,
     &CONTENDED,
     &WAITS,
@@ -49,20 +49,20 @@ pub static COUNTERS: &[&Counter] = &[
     &HOLD_MS,
 ];
 
-/// How many clients wait now.
-pub fn waiters() -> usize {
-    Locks::hall().borrow().len()
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them.
-pub fn databases_changed(dbs: &[i32]) {
-    evicted::databases_changed(dbs);
-    Locks::hall().borrow_mut().disturb_databases(dbs);
-}
-
-/// The module is unloaded: nobody waits, and what was remembered is dropped.
-pub fn forget() {
-    evicted::forget();
-    line::forget();
-    stats::forget();
-}
+/// The family's row in the table.
+pub const FAMILY: Family = Family {
+    counters: COUNTERS,
+    gauge: c"lock_waiters",
+    waiters: || Locks::hall().borrow().len(),
+    next_look: |now| Locks::hall().borrow().next_look(now),
+    look_again: serve_restless::<Locks>,
+    databases_changed: |dbs| {
+        evicted::databases_changed(dbs);
+        Locks::hall().borrow_mut().disturb_databases(dbs);
+    },
+    forget: || {
+        evicted::forget();
+        line::forget();
+        stats::forget();
+    },
+};

@@ -7,7 +7,7 @@
 use super::api::need;
 use super::guard::guard;
 use super::{MainThread, Server};
-use crate::{cache, lock, task, waiting};
+use crate::{FAMILIES, waiting};
 use redis_module::raw;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -115,13 +115,10 @@ pub(super) fn subscribe_to_databases(server: &Server) {
     }
 }
 
-/// Databases were flushed, swapped or loaded; none named means all of them. A waiting client goes
-/// on waiting in the database that it has selected, as with the server's own blocking commands.
+/// See [`crate::family::Family::databases_changed`].
 fn databases_changed(server: &Server, dbs: &[i32]) {
     guard((), || {
-        cache::databases_changed(dbs);
-        task::databases_changed(dbs);
-        lock::databases_changed(dbs);
+        FAMILIES.iter().for_each(|family| (family.databases_changed)(dbs));
         waiting::settle(server);
     });
 }

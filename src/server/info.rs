@@ -2,8 +2,8 @@
 
 use super::api::need;
 use super::guard::guard;
-use crate::stats::{Counter, PANICS};
-use crate::{cache, lock, task};
+use crate::FAMILIES;
+use crate::stats::PANICS;
 use redis_module::raw;
 use std::ffi::CStr;
 use std::os::raw::c_int;
@@ -19,13 +19,12 @@ pub(super) unsafe extern "C" fn write(ctx: *mut raw::RedisModuleInfoCtx, _crash_
             // SAFETY: the context is valid and in a section; the name is a C string.
             unsafe { need(raw::RedisModule_InfoAddFieldULongLong)(ctx, name.as_ptr(), value) };
         };
-        let families: [&[&Counter]; 4] =
-            [&[&PANICS], cache::COUNTERS, lock::COUNTERS, task::COUNTERS];
-        for counter in families.into_iter().flatten() {
+        let totals = FAMILIES.iter().flat_map(|family| family.counters);
+        for counter in [&PANICS].into_iter().chain(totals.copied()) {
             field(counter.name, counter.get());
         }
-        field(c"cache_waiters", cache::waiters() as u64);
-        field(c"lock_waiters", lock::waiters() as u64);
-        field(c"task_waiters", task::waiters() as u64);
+        for family in &FAMILIES {
+            field(family.gauge, (family.waiters)() as u64);
+        }
     });
 }

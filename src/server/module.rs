@@ -3,7 +3,7 @@
 use super::api::need;
 use super::guard::{forget_panics, guard, log, log_panics};
 use super::{CLUSTER, Server, events, info, string, timer};
-use crate::COMMANDS;
+use crate::{COMMANDS, FAMILIES};
 use redis_module::{Context, DetachedContext, MODULE_CONTEXT, RedisString, Status, raw};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -70,9 +70,7 @@ pub fn unload(ctx: &Context) -> Status {
 /// Gives back what would otherwise stay behind when the library is unmapped.
 fn release() {
     guard((), || {
-        crate::cache::forget();
-        crate::lock::forget();
-        crate::task::forget();
+        FAMILIES.iter().for_each(|family| (family.forget)());
         string::forget_words();
     });
     forget_panics();

@@ -5,7 +5,7 @@ use super::{DELIVERED, groups};
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener};
 use crate::server::{MainThread, Mode, OwnedStr, Reply, Server};
-use crate::waiting::{self, Budget, Family, Hall, Lines, Waiter, no_lines};
+use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ pub struct Wanted {
 
 static HALL: Lines<Tasks> = no_lines();
 
-impl Family for Tasks {
+impl Queue for Tasks {
     type Request = Wanted;
 
     fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {

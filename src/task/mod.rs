@@ -20,9 +20,10 @@ mod store;
 
 pub use line::Tasks;
 
+use crate::family::Family;
 use crate::server::events::Listener;
 use crate::stats::Counter;
-use crate::waiting::Family;
+use crate::waiting::{Queue, serve_restless};
 
 static PUBLISHED: Counter = Counter::new(c"task_published");
 static DELIVERED: Counter = Counter::new(c"task_delivered");
@@ -30,24 +31,23 @@ static ACKED: Counter = Counter::new(c"task_acked");
 static REQUEUED: Counter = Counter::new(c"task_requeued");
 static DEAD_LETTERED: Counter = Counter::new(c"task_dead_lettered");
 
-/// The family's totals.
-pub static COUNTERS: &[&Counter] = &[&PUBLISHED, &DELIVERED, &ACKED, &REQUEUED, &DEAD_LETTERED];
+const COUNTERS: &[&Counter] = &[&PUBLISHED, &DELIVERED, &ACKED, &REQUEUED, &DEAD_LETTERED];
 
-/// How many consumers wait now.
-pub fn waiters() -> usize {
-    Tasks::hall().borrow().len()
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them.
-pub fn databases_changed(dbs: &[i32]) {
-    groups::forget_all();
-    Tasks::hall().borrow_mut().disturb_databases(dbs);
-}
-
-/// The module is unloaded: nobody waits, and what was remembered is dropped.
-pub fn forget() {
-    groups::forget_all();
-    store::forget();
-    Tasks::hall().take();
-    Tasks::subscribed().set(false);
-}
+/// The family's row in the table.
+pub const FAMILY: Family = Family {
+    counters: COUNTERS,
+    gauge: c"task_waiters",
+    waiters: || Tasks::hall().borrow().len(),
+    next_look: |now| Tasks::hall().borrow().next_look(now),
+    look_again: serve_restless::<Tasks>,
+    databases_changed: |dbs| {
+        groups::forget_all();
+        Tasks::hall().borrow_mut().disturb_databases(dbs);
+    },
+    forget: || {
+        groups::forget_all();
+        store::forget();
+        Tasks::hall().take();
+        Tasks::subscribed().set(false);
+    },
+};

@@ -1,5 +1,6 @@
 //! What the module costs clients that do not use it. It listens to keyspace events from the moment
-//! when a client waits for the first time, and is told of writes to any key from then on.
+//! when somebody waits, or has a lease on a value, for the first time, and is told of writes to any
+//! key from then on.
 
 use super::{cycling, each};
 use crate::measure::{Case, Contender, Lab};
@@ -43,11 +44,20 @@ fn key(number: usize) -> String {
 fn beside(lab: &mut Lab, command: fn(&mut Requests, usize)) -> Vec<Contender> {
     let [with, without] = [(), ()].map(|()| each(cycling(lab), &[""], command));
     let load = |lab: &mut Lab| {
-        lab.client.cmd(&args!["MODULE", "LOAD", module_path().display().to_string()]);
-        lab.client.cmd(&args!["TASK.CONSUME", "workers", "w1", "elsewhere", 1, 1]);
-        lab.client.cmd(&args!["DEL", "elsewhere"]);
+        let reply = lab.client.cmd(&args!["MODULE", "LOAD", module_path().display().to_string()]);
+        assert!(!reply.is_error(), "the module was not loaded: {reply:?}");
+        for command in [
+            "TASK.CONSUME workers w1 jobs 1 1",
+            "LOCK.ACQUIRE batch you 60000",
+            "LOCK.ACQUIRE batch me 60000 BLOCK 1",
+            "CACHE.LOCK page 3600000 3600000",
+        ] {
+            let reply = lab.client.run(command);
+            assert!(!reply.is_error(), "{command}: {reply:?}");
+        }
     };
     let unload = |lab: &mut Lab| {
+        lab.client.run("DEL jobs lock:{batch} cachelock:{page}");
         let reply = lab.client.cmd(&args!["MODULE", "UNLOAD", "corral"]);
         assert!(!reply.is_error(), "the module was not unloaded: {reply:?}");
     };

@@ -4,20 +4,54 @@
 pub mod bystander;
 pub mod cache;
 pub mod lock;
+pub mod lock_waiting;
+pub mod stampede;
 pub mod task;
 
+use crate::Column;
 use crate::latency::Race;
 use crate::measure::{Case, Lab};
 use crate::wire::Requests;
 
 /// Every case, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    [cache::CASES, lock::CASES, task::CASES, bystander::CASES].into_iter().flatten()
+    let cases = [
+        cache::CASES,
+        stampede::CASES,
+        lock::CASES,
+        lock_waiting::CASES,
+        task::CASES,
+        bystander::CASES,
+    ];
+    cases.into_iter().flatten()
 }
 
 /// Every race, in the order of the table.
 pub fn races() -> impl Iterator<Item = &'static Race> {
     task::RACES.iter()
+}
+
+/// What needs a table of its own.
+pub struct Study {
+    /// What is studied.
+    pub name: &'static str,
+    /// The columns of its table.
+    pub columns: &'static [Column],
+    /// Makes the rows of its table. A cell that ends in [`MISSED`] tells of a goal that was not met.
+    pub run: fn() -> Vec<Vec<String>>,
+}
+
+/// Every study, in the order of their tables.
+pub fn studies() -> impl Iterator<Item = &'static Study> {
+    lock_waiting::STUDIES.iter().chain(stampede::STUDIES)
+}
+
+/// How the cell of a goal ends that was not met.
+pub const MISSED: &str = "MISSED";
+
+/// The cell of a goal.
+fn verdict(goal: &str, met: bool) -> String {
+    format!("{goal} {}", if met { "ok" } else { MISSED })
 }
 
 /// How many names there are where a name can be used again.

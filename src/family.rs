@@ -1,0 +1,28 @@
+//! What the module asks of each family beside its commands. `FAMILIES` in `lib.rs` has a row for
+//! each, so that the server's side names none of them.
+
+use crate::server::Server;
+use crate::stats::Counter;
+use crate::time::UnixMs;
+use crate::waiting::Budget;
+use std::ffi::CStr;
+
+/// A row of the table of families.
+pub struct Family {
+    /// Its totals in INFO.
+    pub counters: &'static [&'static Counter],
+    /// The name of its gauge of waiting clients in INFO.
+    pub gauge: &'static CStr,
+    /// How many clients wait now.
+    pub waiters: fn() -> usize,
+    /// When the timer has to look at it, if at all; `now` if something is to be done.
+    pub next_look: fn(now: UnixMs) -> Option<UnixMs>,
+    /// The timer looks: serves whoever can be served, within the budget.
+    pub look_again: fn(&Server, &mut Budget),
+    /// Databases were flushed, swapped or loaded; none named means all of them. A waiting client
+    /// goes on waiting in the database that it has selected, as with the server's own blocking
+    /// commands.
+    pub databases_changed: fn(dbs: &[i32]),
+    /// The module is unloaded: nobody waits, and what was remembered is dropped.
+    pub forget: fn(),
+}
