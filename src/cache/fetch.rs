@@ -1,6 +1,6 @@
 //! CACHE.FETCH
 
-use super::entry::Entry;
+use super::entry::{Entry, plainly_fresh};
 use super::line::{self, Caches, Wish, answer};
 use super::rules::Fetch as Told;
 use super::{HITS, LOADS, MISSES, STALE, WAITS, stats};
@@ -75,14 +75,15 @@ impl Command for Fetch {
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let Request { key, wish, patience } = request;
+        if let Some(value) = plainly_fresh(server, key, wish.stale)? {
+            return Ok(hit(server, key, value));
+        }
         let mut entry = Entry::of(server, key)?;
         let told = entry.fetch(wish.stale);
         if told == Told::Hit
             && let Some(value) = entry.value()?
         {
-            HITS.add(1);
-            stats::hit(server.db(), key.bytes());
-            return Ok(answer(c"HIT", value, Reply::Null));
+            return Ok(hit(server, key, value));
         }
         MISSES.add(1);
         stats::missed(server.db(), key.bytes());
@@ -126,4 +127,10 @@ impl Command for Fetch {
             }
         }
     }
+}
+
+fn hit<'a>(server: &Server, key: Str<'_>, value: Reply<'a>) -> Reply<'a> {
+    HITS.add(1);
+    stats::hit(server.db(), key.bytes());
+    answer(c"HIT", value, Reply::Null)
 }

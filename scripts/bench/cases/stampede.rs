@@ -19,9 +19,9 @@ pub const CASES: &[Case] = &[
 /// The studies.
 pub const STUDIES: &[Study] = &[
     Study {
-        name: "many clients miss a value",
+        name: "many miss a cached value",
         columns: &[
-            Column("many clients miss a value", 30, false),
+            Column("many miss a cached value", 30, false),
             Column("by", 25, false),
             Column("loads", 6, true),
             Column("commands", 8, true),
@@ -31,9 +31,9 @@ pub const STUDIES: &[Study] = &[
         run: stampedes,
     },
     Study {
-        name: "a value is loaded again and again",
+        name: "a cached value expires, and again",
         columns: &[
-            Column("a value is loaded again and again", 34, false),
+            Column("a cached value expires, and again", 34, false),
             Column("by", 27, false),
             Column("reads", 6, true),
             Column("loads", 5, true),
