@@ -32,11 +32,20 @@ impl Counter {
 pub static PANICS: Counter = Counter::new(c"panics");
 
 /// What is remembered of the names that were used last, some thousands of them: a table of small
-/// rows by hash, each in order of use. It costs no allocation for each name, keeps none of their
-/// bytes, and never grows.
+/// rows by hash. It costs no allocation for each name, keeps none of their bytes, and never grows.
 pub struct Recent<R> {
     hashes: RandomState,
-    rows: Vec<[(u64, R); WAYS]>,
+    rows: Vec<[Tag; WAYS]>,
+    /// As many for each row as it has tags, in the same order.
+    records: Vec<R>,
+    clock: u64,
+}
+
+/// Whose record stands in a place, and when it was used.
+#[derive(Clone, Copy, Default)]
+struct Tag {
+    hash: u64,
+    used: u64,
 }
 
 /// Names in a row.
@@ -47,7 +56,7 @@ const ROWS: usize = 1024;
 
 impl<R: Default> Default for Recent<R> {
     fn default() -> Self {
-        Self { hashes: RandomState::new(), rows: Vec::new() }
+        Self { hashes: RandomState::new(), rows: Vec::new(), records: Vec::new(), clock: 0 }
     }
 }
 
@@ -67,22 +76,27 @@ impl<R: Default> Recent<R> {
     pub fn of_mut(&mut self, db: i32, name: &[u8]) -> Option<&mut R> {
         if self.rows.is_empty() {
             self.rows.resize_with(ROWS, Default::default);
+            self.records.resize_with(ROWS * WAYS, Default::default);
         }
-        let (hash, row) = self.place(db, name);
-        let row = self.rows.get_mut(row)?;
-        let found = row.iter().position(|(other, _)| *other == hash);
-        row.get_mut(..=found.unwrap_or(WAYS - 1))?.rotate_right(1);
-        let first = row.first_mut()?;
-        if first.0 != hash {
-            *first = (hash, R::default());
+        self.clock += 1;
+        let (hash, number) = self.place(db, name);
+        let row = self.rows.get_mut(number)?;
+        // The name's own place, or that of the one which was used longest ago.
+        let own = |(_, tag): &(usize, &mut Tag)| (tag.hash != hash, tag.used);
+        let (way, tag) = row.iter_mut().enumerate().min_by_key(own)?;
+        let record = self.records.get_mut(number * WAYS + way)?;
+        if tag.hash != hash {
+            *record = R::default();
         }
-        Some(&mut first.1)
+        *tag = Tag { hash, used: self.clock };
+        Some(record)
     }
 
     /// What is remembered of a name, if anything.
     pub fn of(&self, db: i32, name: &[u8]) -> Option<&R> {
-        let (hash, row) = self.place(db, name);
-        self.rows.get(row)?.iter().find(|(other, _)| *other == hash).map(|(_, record)| record)
+        let (hash, number) = self.place(db, name);
+        let way = self.rows.get(number)?.iter().position(|tag| tag.hash == hash)?;
+        self.records.get(number * WAYS + way)
     }
 }
 
