@@ -22,7 +22,7 @@ Compares the commands of Corral with native commands and Lua scripts.
 
   --rounds N     how often each of those that are compared has its turn (default 15)
   --commands N   how many commands it sends in a turn (default 10000)
-  --pipeline N   how many of them it sends at once on each connection (default 64)
+  --pipeline N   how many of them it sends at once on each connection (default 16)
   --only NAME    only what has NAME in its name; can be given several times
   --server PATH  the server (default: the environment's SERVER, or redis-server)
   --markdown     print the tables in markdown
@@ -106,7 +106,7 @@ fn main() {
 
 fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
     let mut options = Options {
-        effort: Effort { rounds: 15, commands: 10_000, pipeline: 64 },
+        effort: Effort { rounds: 15, commands: 10_000, pipeline: 16 },
         only: Vec::new(),
         server: None,
         markdown: false,
