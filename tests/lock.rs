@@ -1074,14 +1074,14 @@ fn each_lock_has_counters_of_its_own_and_those_that_were_used_last_are_remembere
     assert_eq!((acquired(&mut client, "job"), acquired(&mut client, "other")), (3, 0));
     assert_eq!(client.run("SELECT 0"), ok());
     assert_eq!(acquired(&mut client, "job"), 1);
-    // Many times as many as are remembered.
-    let many: Vec<_> = (0..40_000).map(|n| format!("LOCK.ACQUIRE l{n} me {LONG}")).collect();
+    // Some thousands of locks are remembered.
+    let many: Vec<_> = (0..30_000).map(|n| format!("LOCK.ACQUIRE l{n} me {LONG}")).collect();
     for some in many.chunks(1000) {
         assert_eq!(client.pipeline(some), vec![int(1); some.len()]);
     }
-    let found = ["job", "l0", "l39999"].map(|name| acquired(&mut client, name));
-    assert_eq!(found, [0, 0, 1], "the lock is still held, what happened to it is forgotten");
-    assert_eq!(acquire(&mut client, "you", ""), int(0));
+    assert_eq!(acquired(&mut client, "job"), 0, "what happened to it is forgotten");
+    assert_eq!(acquired(&mut client, "l29999"), 1);
+    assert_eq!(acquire(&mut client, "you", ""), int(0), "and it is held");
 }
 
 #[test]

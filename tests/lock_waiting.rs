@@ -594,6 +594,10 @@ fn a_grant_that_a_bad_fence_key_refused_follows_when_the_key_is_mended() {
         assert!(!control.run(spoil).is_error(), "{spoil}");
         // It is not the releaser's fault, and nobody passes the one who waits.
         release(&mut control, "me");
+        for options in ["", "SHARED", "LIMIT 5"] {
+            let call = format!("LOCK.ACQUIRE job thief 1000 {options}");
+            assert_eq!(control.run(call), int(0), "{options}");
+        }
         still_wait(&server, 2);
         assert!(!control.run(mend).is_error(), "{mend}");
         assert!(told(&mut fenced).as_int() > 1, "{mend}");
@@ -1592,26 +1596,60 @@ fn half_of_a_line_leaves_in_any_order_and_all_others_are_served_in_theirs() {
     }
 }
 
+/// Waits until the machine has told the server that the connections from these ports have ended,
+/// whether or not the server has listened.
+#[track_caller]
+fn wait_ended(server: &Server, ports: &[u16]) {
+    const CLOSE_WAIT: &str = "08";
+    let port = |address: &str| {
+        let (_, port) = address.split_once(':').expect("an address");
+        u16::from_str_radix(port, 16).expect("a port")
+    };
+    eventually(SOON, "the connections have ended", || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
+        // Local address, remote address, state. What was reset is not in the list any more.
+        let ended = |line: &str| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+            [_, local, remote, state, ..] => {
+                port(local) != server.port()
+                    || !ports.contains(&port(remote))
+                    || state == CLOSE_WAIT
+            }
+            _ => panic!("{line}"),
+        };
+        sockets.lines().skip(1).all(ended)
+    });
+}
+
 #[test]
-fn no_lock_is_handed_to_a_connection_that_was_closed_before() {
+fn no_lock_is_handed_to_a_connection_that_has_ended() {
     let server = Checked::start();
     let mut control = server.client();
     for exit in [Exit::Close, Exit::Reset] {
-        for free in ["LOCK.RELEASE job me", "DEL lock:{job}"] {
+        for (free, free_first) in [
+            ("LOCK.RELEASE job me", false),
+            ("LOCK.RELEASE job me", true),
+            ("DEL lock:{job}", false),
+            ("DEL lock:{job}", true),
+        ] {
             take(&mut control, "me", LONG, "");
-            let mut leaving: Vec<_> = (0..5)
-                .map(|number| {
-                    let mut member = Leaver::connect(&server, exit);
-                    let command = format!("LOCK.ACQUIRE job h{number} {LONG} BLOCK");
-                    member.wait(&mut control, "lock", &command, 0);
-                    member
-                })
-                .collect();
+            let mut leaving = [0, 1, 2, 3, 4].map(|number| {
+                let mut member = Leaver::connect(&server, exit);
+                let command = format!("LOCK.ACQUIRE job h{number} {LONG} BLOCK");
+                member.wait(&mut control, "lock", &command, 0);
+                member
+            });
             let mut last = waiter(&server, "last", "");
-            // When the server goes on, it finds the end of five connections and the release.
+            let ports = leaving.each_mut().map(|member| member.client().local_port());
+            // When the server goes on, it finds the ends of five connections and the release.
             server.pause();
-            leaving.clear();
-            control.send(free);
+            if free_first {
+                control.send(free);
+            }
+            drop(leaving);
+            wait_ended(&server, &ports);
+            if !free_first {
+                control.send(free);
+            }
             server.resume();
             assert_eq!(control.read(), int(1));
             granted(&mut last);
@@ -1836,11 +1874,10 @@ fn the_module_can_go_however_the_last_waiter_left_though_the_lock_is_held() {
     let module = module_path();
     for way in exits.into_iter().chain(others) {
         let mut control = server.client();
-        let ttl = if matches!(way, Way::GrantedByExpiry) { 50 } else { 3_600_000 };
-        take(&mut control, "me", ttl, "");
+        take(&mut control, "me", 3_600_000, "");
         let exit = if let Way::Exit(exit) = way { exit } else { Exit::Close };
         let mut waiter = Leaver::connect(&server, exit);
-        waiter.wait(&mut control, "lock", "LOCK.ACQUIRE job you 3600000 BLOCK", 50);
+        waiter.wait(&mut control, "lock", "LOCK.ACQUIRE job you 3600000 BLOCK", 300);
         match way {
             Way::Exit(Exit::TimeOut) => assert_eq!(waiter.read(), int(0)),
             Way::Exit(_) => waiter.leave(&mut control, "lock", &int(0)),
@@ -1858,7 +1895,10 @@ fn the_module_can_go_however_the_last_waiter_left_though_the_lock_is_held() {
                 release(&mut control, "me");
                 assert_eq!(waiter.read(), int(1));
             }
-            Way::GrantedByExpiry => assert_eq!(waiter.read(), int(1)),
+            Way::GrantedByExpiry => {
+                extend(&mut control, "me", 50);
+                assert_eq!(waiter.read(), int(1));
+            }
         }
         drop(waiter);
         // One round trip of what was to be done at once, and no more.

@@ -55,7 +55,9 @@ impl Command for Info {
             Reply::Array(vec![Reply::Bulk(identifier), Reply::Integer(left)])
         });
         let fence = server.key_of(Prefix::Fence, name)?;
-        let fence = last_token(server, fence.borrow())?.map_or(Reply::Null, Reply::Integer);
+        // What is no token is nobody's; who holds the lock can be told all the same.
+        let fence = last_token(server, fence.borrow()).ok().flatten();
+        let fence = fence.map_or(Reply::Null, Reply::Integer);
         let (waiters, since) = line::length(server, key);
         let waited = since.map_or(0, |since| now.0.saturating_sub(since.0).max(0));
         let record = stats::of(server.db(), key.bytes());
