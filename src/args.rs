@@ -111,6 +111,30 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         Ok(Parsed { arg, value })
     }
 
+    /// A span of time in milliseconds from 0 on, which ends before 2^53.
+    pub fn span(&mut self) -> Result<Millis, Error> {
+        let value = Millis(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);
+        if value < Millis(0) || !self.ends_in_time(value) {
+            return Err(Error::ExpireTime(self.command));
+        }
+        Ok(value)
+    }
+
+    /// A point in time in milliseconds since the Unix epoch, from 0 on and before 2^53.
+    pub fn point(&mut self) -> Result<UnixMs, Error> {
+        let value = UnixMs(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);
+        if value < UnixMs(0) || !value.is_within_reach() {
+            return Err(Error::ExpireTime(self.command));
+        }
+        Ok(value)
+    }
+
+    /// Whether the next argument is one of these words, in any case.
+    pub fn next_is(&self, words: &[&str]) -> bool {
+        let next = self.rest.first().map(|arg| Keyword(arg.bytes()));
+        next.is_some_and(|next| words.iter().any(|word| next.is(word)))
+    }
+
     /// How long to wait, in milliseconds; 0 is without end.
     pub fn patience(&mut self) -> Result<Patience, Error> {
         let value = Millis(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);

@@ -43,6 +43,15 @@ pub enum Error {
     /// The stream exists and the named group does not.
     #[error("NOGROUP No such consumer group for this stream")]
     NoGroup,
+    /// The queue holds as many tasks as its policy allows.
+    #[error("TASKFULL the queue holds as many tasks as its policy allows")]
+    TaskFull,
+    /// A queue that keeps finished tasks cannot be limited: nobody would ever make room.
+    #[error("ERR LIMIT and KEEP 1 exclude each other")]
+    LimitAndKeep,
+    /// Dead letters are to be moved to where they are.
+    #[error("ERR dead_stream and stream are the same")]
+    SameStream,
     /// The name's slot cannot be derived, see [`crate::keys::derive`].
     #[error("ERR name cannot be used in cluster mode: '}}' outside a hash tag")]
     NameInCluster,

@@ -4,6 +4,7 @@
 //! Nothing here knows a server.
 
 use crate::error::Error;
+use crate::task::Priority;
 
 /// What a derived key is for. The text is the first part of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,16 @@ pub enum Prefix {
     CacheLock,
     /// The key on which clients block. Nobody writes it.
     Wait,
+    /// The tasks of a priority from 1 to 9.
+    Priority(Priority),
+    /// The tasks that are not due.
+    Delayed,
+    /// The dead letters of a queue.
+    Dead,
+    /// The policy of a queue.
+    Policy,
+    /// A task that was published once for all, see [`unique`].
+    Unique,
 }
 
 impl Prefix {
@@ -25,6 +36,11 @@ impl Prefix {
             Prefix::Fence => b"fence",
             Prefix::CacheLock => b"cachelock",
             Prefix::Wait => b"wait",
+            Prefix::Priority(priority) => priority.prefix(),
+            Prefix::Delayed => b"delayed",
+            Prefix::Dead => b"dead",
+            Prefix::Policy => b"policy",
+            Prefix::Unique => b"unique",
         }
     }
 }
@@ -69,6 +85,26 @@ pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<[&[u8]; 4], 
     Ok([prefix.text(), before, name, after])
 }
 
+/// The key of a task of the queue `name` that is published once for all who use the same `id`. The
+/// length of the name tells where the id begins.
+pub fn unique(name: &[u8], id: &[u8], cluster: bool) -> Result<Vec<u8>, Error> {
+    let [prefix, before, name, after] = derive(Prefix::Unique, name, cluster)?;
+    let length = name.len().to_string();
+    Ok([prefix, length.as_bytes(), before, name, after, b":", id].concat())
+}
+
+/// The name to which a key belongs, if it is a derived one of this kind.
+pub fn name_of(prefix: Prefix, key: &[u8]) -> Option<&[u8]> {
+    let rest = key.strip_prefix(prefix.text())?;
+    let tagged = rest.strip_prefix(b"::");
+    let made = rest.strip_prefix(b":{").and_then(|rest| rest.strip_suffix(b"}"));
+    let bare = rest.strip_prefix(b":");
+    let belongs = |name: &&[u8]| {
+        !name.is_empty() && derive(prefix, name, false).is_ok_and(|parts| parts.concat() == key)
+    };
+    [tagged, made, bare].into_iter().flatten().find(belongs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,7 +114,12 @@ mod tests {
         super::derive(prefix, name, cluster).map(|parts| parts.concat())
     }
 
-    const PREFIXES: [Prefix; 4] = [Prefix::Lock, Prefix::Fence, Prefix::CacheLock, Prefix::Wait];
+    fn prefixes() -> Vec<Prefix> {
+        let mut all = vec![Prefix::Lock, Prefix::Fence, Prefix::CacheLock, Prefix::Wait];
+        all.extend([Prefix::Delayed, Prefix::Dead, Prefix::Policy, Prefix::Unique]);
+        all.extend(Priority::ALL.into_iter().skip(1).map(Prefix::Priority));
+        all
+    }
 
     /// Names in which the bytes that matter are frequent.
     fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -110,22 +151,44 @@ mod tests {
 
         #[test]
         fn a_derived_key_lies_in_the_slot_of_its_name(name in name()) {
-            for prefix in PREFIXES {
+            for prefix in prefixes() {
                 if let Ok(key) = derive(prefix, &name, true) {
                     prop_assert_eq!(slot(&key), slot(&name));
                     prop_assert_eq!(derive(prefix, &name, false).unwrap(), key);
+                    let key = unique(&name, b"}{id", true).unwrap();
+                    prop_assert_eq!(slot(&key), slot(&name));
                 }
             }
         }
 
         #[test]
         fn different_names_have_different_keys(a in name(), b in name()) {
-            for x in PREFIXES {
-                for y in PREFIXES {
+            for x in prefixes() {
+                for y in prefixes() {
                     let same = derive(x, &a, false).unwrap() == derive(y, &b, false).unwrap();
                     prop_assert_eq!(same, a == b && x == y);
                 }
             }
+        }
+
+        #[test]
+        fn a_key_tells_the_name_that_it_belongs_to(name in name(), other in name()) {
+            for prefix in prefixes() {
+                let key = derive(prefix, &name, false).unwrap();
+                prop_assert_eq!(name_of(prefix, &key), Some(name.as_slice()));
+                if let Some(name) = name_of(prefix, &other) {
+                    prop_assert_eq!(derive(prefix, name, false).unwrap(), other.clone());
+                }
+            }
+        }
+
+        #[test]
+        fn every_unique_task_has_a_key_of_its_own(
+            (a, x) in (name(), name()),
+            (b, y) in (name(), name()),
+        ) {
+            let same = unique(&a, &x, false).unwrap() == unique(&b, &y, false).unwrap();
+            prop_assert_eq!(same, a == b && x == y);
         }
     }
 }

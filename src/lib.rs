@@ -45,8 +45,14 @@ const COMMANDS: &[Entry] = &[
     entry::<lock::info::Info>(),
     entry::<lock::release::Release>(),
     entry::<task::ack::Ack>(),
+    entry::<task::cancel::Cancel>(),
     entry::<task::consume::Consume>(),
+    entry::<task::extend::Extend>(),
+    entry::<task::info::Info>(),
+    entry::<task::nack::Nack>(),
+    entry::<task::policy::SetPolicy>(),
     entry::<task::publish::Publish>(),
+    entry::<task::redrive::Redrive>(),
     entry::<task::retry::Retry>(),
 ];
 

@@ -102,8 +102,6 @@ pub struct Rank {
 pub struct Waiter<F: Queue> {
     /// What it asked for.
     pub request: F::Request,
-    /// Whether the client speaks RESP3.
-    pub resp3: bool,
     /// Where it stands.
     pub address: Address,
     /// Its place there.
@@ -133,7 +131,6 @@ impl<F: Queue> Waiter<F> {
         });
         let waiter = Rc::new(Waiter {
             request,
-            resp3: server.resp3(),
             client: server.client_id(),
             address,
             place,

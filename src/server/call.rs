@@ -227,6 +227,12 @@ impl<'r> Element<'r> {
         self.at(position + 1)
     }
 
+    /// The pairs of a flat list of fields and values.
+    pub fn pairs(self) -> impl Iterator<Item = (&'r [u8], &'r [u8])> {
+        let pair = move |index| Some((self.at(index)?.bytes(), self.at(index + 1)?.bytes()));
+        (0..self.len()).step_by(2).filter_map(pair)
+    }
+
     pub(super) fn as_ptr(self) -> *mut raw::RedisModuleCallReply {
         self.raw.as_ptr()
     }

@@ -26,7 +26,14 @@ pub static WAKE_BYTES: Setting = Setting::new(c"wake-bytes", 8 << 20, 1, 1 << 32
 /// How long the last fencing token of a lock is kept after a grant, in ms.
 pub static FENCE_TTL: Setting = Setting::new(c"fence-ttl-ms", 86_400_000, 1, 1 << 42);
 
-static SETTINGS: [&Setting; 2] = [&FENCE_TTL, &WAKE_BYTES];
+/// How long a task is leased to a consumer, in ms, where the queue's policy says nothing; 0 is
+/// without end.
+pub static TASK_LEASE: Setting = Setting::new(c"task-lease-ms", 300_000, 0, 1 << 42);
+
+/// How often a task is tried, where the queue's policy says nothing; 0 is without end.
+pub static TASK_TRIES: Setting = Setting::new(c"task-tries", 20, 0, 1_000_000_000);
+
+static SETTINGS: [&Setting; 4] = [&FENCE_TTL, &TASK_LEASE, &TASK_TRIES, &WAKE_BYTES];
 
 impl Setting {
     const fn new(name: &'static CStr, default: i64, least: i64, most: i64) -> Self {

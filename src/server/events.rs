@@ -25,6 +25,8 @@ pub const STREAMS: c_int = raw::REDISMODULE_NOTIFY_STREAM;
 pub const STRINGS: c_int = raw::REDISMODULE_NOTIFY_STRING;
 /// Events of sorted sets.
 pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
+/// Events of hashes.
+pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 
 /// Whoever has to know what happens to keys.
 pub trait Listener: 'static {
@@ -108,6 +110,7 @@ pub(super) fn subscribe_to_databases(server: &Server) {
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
         (raw::REDISMODULE_EVENT_LOADING, loaded),
         (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
+        (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, replaced),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
@@ -172,7 +175,8 @@ unsafe extern "C" fn loaded(
     }
 }
 
-/// A replica has replaced its data by what it loaded beside them, or has given that up.
+/// A replica has replaced its data by what it loaded beside them, or has given that up; or it was
+/// promoted, or a master became a replica: what the other one did has not been seen here.
 unsafe extern "C" fn replaced(
     ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,

@@ -70,7 +70,7 @@ impl Key<'_> {
         }
     }
 
-    /// The length of a string in bytes.
+    /// The length of a string in bytes; of a stream or sorted set, its number of entries.
     pub fn len(&self) -> usize {
         // SAFETY: the key is open.
         self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })
@@ -81,6 +81,46 @@ impl Key<'_> {
         // SAFETY: the key is open.
         let at = self.raw.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
         at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_within_reach())
+    }
+
+    /// Walks through the entries of a stream behind an id, `most` at the most: how many there are,
+    /// and the id of the first.
+    pub fn entries_behind(&self, last: (u64, u64), most: usize) -> (usize, Option<(u64, u64)>) {
+        let Some(key) = self.raw.filter(|_| self.kind() == Type::Stream) else {
+            return (0, None);
+        };
+        let mut from = raw::RedisModuleStreamID { ms: last.0, seq: last.1 };
+        let (mut count, mut first) = (0, None);
+        // SAFETY: the key is open and a stream; without an end the walk goes to the last entry; it
+        // is stopped before the key is closed.
+        unsafe {
+            let started = need(raw::RedisModule_StreamIteratorStart)(
+                key.as_ptr(),
+                raw::REDISMODULE_STREAM_ITERATOR_EXCLUSIVE as c_int,
+                &mut from,
+                std::ptr::null_mut(),
+            );
+            if started != raw::REDISMODULE_OK as c_int {
+                return (0, None);
+            }
+            let (mut id, mut fields) = (raw::RedisModuleStreamID { ms: 0, seq: 0 }, 0);
+            while count < most
+                && need(raw::RedisModule_StreamIteratorNextID)(key.as_ptr(), &mut id, &mut fields)
+                    == raw::REDISMODULE_OK as c_int
+            {
+                first = first.or(Some((id.ms, id.seq)));
+                count += 1;
+                // The walk stands still, and the server stops, unless every field is passed.
+                while need(raw::RedisModule_StreamIteratorNextField)(
+                    key.as_ptr(),
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                ) == raw::REDISMODULE_OK as c_int
+                {}
+            }
+            need(raw::RedisModule_StreamIteratorStop)(key.as_ptr());
+        }
+        (count, first)
     }
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which

@@ -23,7 +23,7 @@ pub use api::MainThread;
 pub use call::Mode;
 pub use key::Type;
 pub use reply::Reply;
-pub use string::{OwnedStr, Str, words};
+pub use string::{CowStr, OwnedStr, Str, words};
 
 use crate::args::Argument;
 use crate::error::Error;
@@ -139,6 +139,11 @@ impl Server {
     /// The key that belongs to `name`, see [`keys::derive`].
     pub fn key_of(&self, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr, Error> {
         Ok(OwnedStr::concat(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
+    }
+
+    /// The key of a task that is published once, see [`keys::unique`].
+    pub fn unique_key_of(&self, name: Str<'_>, id: Str<'_>) -> Result<OwnedStr, Error> {
+        Ok(OwnedStr::new(&keys::unique(name.bytes(), id.bytes(), CLUSTER.get().get())?))
     }
 
     /// Refuses names that do not share a cluster slot. The server does this itself, but for the

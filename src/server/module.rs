@@ -148,6 +148,10 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_SetDisconnectCallback
             RedisModule_SetModuleOptions
             RedisModule_StopTimer
+            RedisModule_StreamIteratorNextField
+            RedisModule_StreamIteratorNextID
+            RedisModule_StreamIteratorStart
+            RedisModule_StreamIteratorStop
             RedisModule_StringDMA
             RedisModule_StringPtrLen
             RedisModule_SubscribeToKeyspaceEvents

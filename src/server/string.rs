@@ -94,6 +94,24 @@ impl OwnedStr {
     }
 }
 
+/// A string that was given, or that had to be made.
+pub enum CowStr<'a> {
+    /// Somebody else's.
+    Given(Str<'a>),
+    /// Made for this.
+    Made(OwnedStr),
+}
+
+impl CowStr<'_> {
+    /// The string, as long as this value lives.
+    pub fn borrow(&self) -> Str<'_> {
+        match self {
+            CowStr::Given(text) => *text,
+            CowStr::Made(text) => text.borrow(),
+        }
+    }
+}
+
 impl Drop for OwnedStr {
     fn drop(&mut self) {
         // SAFETY: this value holds the one reference that `new` was given.
@@ -125,7 +143,10 @@ words! {
     original_id = b"original_id",
     list = b"LIST", id = b"ID",
     infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
-    last = b"-1",
+    last = b"-1", minimum = b"-", maximum = b"+", stream = b"STREAM",
+    just_id = b"JUSTID", retries = b"RETRYCOUNT",
+    group_field = b"group", reason = b"reason", deliveries = b"deliveries", priority = b"priority",
+    del_consumer = b"DELCONSUMER", consumers = b"CONSUMERS",
 }
 
 static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));

@@ -1,14 +1,14 @@
 //! TASK.ACK
 
-use super::id::IdArg;
-use super::store;
+use super::id::{IdArg, Priority};
+use super::{ACKED, store};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::{Reply, Server, Str};
 
 /// `TASK.ACK stream group id [id ...]` finishes tasks for a group and replies how many were
-/// leased to it. An entry that every group is past is deleted.
+/// leased to it. An entry that every group is past is deleted, unless the policy keeps it.
 pub struct Ack;
 
 /// The arguments of TASK.ACK.
@@ -40,9 +40,26 @@ impl Command for Ack {
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        server.refuse_while_slot_moves(request.stream)?;
-        let ids: Vec<_> = request.ids.iter().map(IdArg::borrow).collect();
-        let acknowledged = store::finish(server, request.stream, request.group, &ids)?;
+        let Request { stream: queue, group, ids } = request;
+        server.refuse_while_slot_moves(queue)?;
+        let ids: Vec<_> = ids.iter().map(|id| (id.id, id.borrow())).collect();
+        let plain = ids.iter().all(|(id, _)| id.priority() == Some(Priority::LOWEST));
+        let acknowledged = if plain {
+            store::finish(server, queue, Priority::LOWEST, group, &ids)?
+        } else {
+            let mut acknowledged = 0;
+            for id in ids {
+                for priority in store::places(id.0) {
+                    let found = store::finish(server, queue, priority, group, &[id])?;
+                    acknowledged += found;
+                    if found > 0 {
+                        break;
+                    }
+                }
+            }
+            acknowledged
+        };
+        ACKED.add(acknowledged as u64);
         Ok(Reply::Integer(acknowledged))
     }
 }

@@ -1,32 +1,38 @@
 //! TASK.CONSUME
 
-use super::DELIVERED;
+use super::desk::{ServerDesk, Shape};
 use super::line::{self, Tasks, Wanted};
-use super::store::{self, IfMissing, Read};
+use super::store::IfMissing;
 use crate::args::{Args, Argument, Parsed, Patience};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::events::subscribe;
-use crate::server::{Mode, Reply, Server, words};
+use crate::server::{Reply, Server, Str, words};
 use crate::waiting::{Address, Waiter};
 
-/// `TASK.CONSUME group consumer stream [count [block_ms]]` leases up to `count` tasks (default 1)
-/// to a consumer, as XREADGROUP does. A missing group is created at the beginning of the stream.
-/// With `block_ms` it waits in line for a task; 0 is without end.
+/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META]` leases up to
+/// `count` tasks (default 1) to a consumer. A missing group is created at the beginning of the
+/// stream. Tasks whose lease is over come first, the oldest before the others, then new ones by
+/// their priority. With `block_ms` it waits in line for a task; 0 is without end. The reply is as
+/// XREADGROUP's, nil when there is nothing; with META it is `[[id, fields, idle_ms, deliveries],
+/// ...]`.
 pub struct Consume;
 
 /// The arguments of TASK.CONSUME.
 pub struct Request<'a> {
-    read: Read<'a>,
-    count: i64,
+    stream: Str<'a>,
+    group: Str<'a>,
+    consumer: Str<'a>,
+    count: Parsed<Str<'a>, i64>,
     patience: Option<Patience>,
+    meta: bool,
 }
 
 impl Command for Consume {
     const SPEC: Spec = Spec {
         name: c"task.consume",
         summary: c"Leases tasks to a consumer of a group, and waits for them if asked to.",
-        complexity: c"O(N) for N tasks returned.",
+        complexity: c"O(N) for N tasks returned or moved.",
         since: c"0.1.0",
         arity: -4,
         flags: c"write blocking",
@@ -39,44 +45,78 @@ impl Command for Consume {
             Arg::key(c"stream", 0),
             Arg::block(c"limits", &[Arg::integer(c"count"), Arg::integer(c"block_ms").optional()])
                 .optional(),
+            Arg::integer(c"count").after(c"COUNT").optional(),
+            Arg::integer(c"block_ms").after(c"BLOCK").optional(),
+            Arg::keyword(c"meta", c"META").optional(),
         ],
     };
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META"];
         let group = args.filled("group")?;
         let consumer = args.filled("consumer")?;
         let stream = args.name()?;
-        let count =
-            if args.more() { args.at_least(1)? } else { Parsed { arg: words().one(), value: 1 } };
-        let patience = if args.more() { Some(args.patience()?) } else { None };
-        let read = Read { stream, group, consumer, count: count.arg };
-        Ok(Request { read, count: count.value, patience })
+        let (mut count, mut patience, mut meta) = (None, None, false);
+        if args.more() && !args.next_is(OPTIONS) {
+            count = Some(args.at_least(1)?);
+            if args.more() && !args.next_is(OPTIONS) {
+                patience = Some(args.patience()?);
+            }
+        }
+        while let Some(option) = args.keyword() {
+            if option.is("COUNT") && count.is_none() {
+                count = Some(args.at_least(1)?);
+            } else if option.is("BLOCK") && patience.is_none() {
+                patience = Some(args.patience()?);
+            } else if option.is("META") && !meta {
+                meta = true;
+            } else {
+                return Err(Error::Syntax);
+            }
+        }
+        let count = count.unwrap_or(Parsed { arg: words().one(), value: 1 });
+        Ok(Request { stream, group, consumer, count, patience, meta })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let read = &request.read;
-        server.refuse_while_slot_moves(read.stream)?;
-        let others_wait =
-            line::serve_before_reading(server, read.stream.bytes(), read.group.bytes())?;
+        let Request { stream: queue, group, consumer, count, patience, meta } = request;
+        server.refuse_while_slot_moves(queue)?;
+        let shape = if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
+        let others_wait = line::serve_before_reading(server, queue.bytes(), group.bytes())?;
+        let mut more = false;
         if !others_wait {
-            let found = store::read(server, read, IfMissing::CreateAll, Mode::WriteForward)?;
-            if let Some(reply) = found {
-                DELIVERED.add(store::entries(&reply).map_or(0, |entries| entries.len()) as u64);
-                return Ok(Reply::Forward(reply));
+            let desk =
+                ServerDesk { server, queue, group, consumer, if_missing: IfMissing::CreateAll };
+            let plain = if meta { None } else { desk.serve_plain(count.arg)? };
+            match plain {
+                Some(Reply::NullArray) => {}
+                Some(tasks) => return Ok(tasks),
+                None => {
+                    let served = desk.serve(count.value)?;
+                    if !served.tasks.is_empty() {
+                        return Ok(shape.reply(queue.bytes(), served.tasks));
+                    }
+                    more = served.more;
+                }
             }
         }
-        match request.patience {
+        match patience {
             Some(patience) if server.may_block() => {
                 subscribe::<Tasks>(server);
-                let (name, part) = (read.stream.bytes().into(), read.group.bytes().into());
+                let (name, part) = (queue.bytes().into(), group.bytes().into());
                 let address = Address { db: server.db(), name, part };
-                let consumer = read.consumer.bytes().into();
-                let wanted = Wanted { consumer, count: request.count };
-                Waiter::<Tasks>::join(server, read.stream, address, None, patience, wanted)?;
+                let consumer = consumer.bytes().into();
+                let wanted = Wanted { consumer, count: count.value, shape };
+                Waiter::<Tasks>::join(server, queue, address, None, patience, wanted)?;
+                if more {
+                    line::look_at(server, queue.bytes());
+                } else {
+                    line::reschedule(server, queue.bytes());
+                }
                 Ok(Reply::Later)
             }
-            _ => Ok(Reply::NullArray),
+            _ => Ok(shape.nothing()),
         }
     }
 }

@@ -4,13 +4,13 @@
 //! acknowledgement costs XACK and XDEL and nothing else. Every event that can change it makes the
 //! module ask again.
 
-use super::Tasks;
 use super::id::EntryId;
+use super::{Tasks, store};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::events::{KeyEvent, subscribe};
-use crate::server::{MainThread, Mode, OwnedStr, Server, Str, words};
+use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
 use std::cell::{LazyCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -55,51 +55,101 @@ pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<boo
     }
 }
 
-/// Those of `ids` that every group is past: the group has read as far and has not got the entry
-/// pending.
+/// Whether `group` is the only one of the queue, and of this stream of it.
+pub fn is_only(
+    server: &Server,
+    queue: Str<'_>,
+    stream: Str<'_>,
+    group: Str<'_>,
+) -> Result<bool, Error> {
+    let only = |stream| -> Result<bool, Error> {
+        Ok(only_group(server, stream)?.is_some_and(|only| *only == *group.bytes()))
+    };
+    if queue.bytes() == stream.bytes() || server.type_of(queue) == Type::Absent {
+        return only(stream);
+    }
+    Ok(only(stream)? && only(queue)?)
+}
+
+/// Those of `ids` that every group of the queue is past in this stream of it: the group has read as
+/// far and has not got the entry pending.
 pub fn done_everywhere<'a>(
     server: &Server,
+    queue: Str<'_>,
     stream: Str<'_>,
-    ids: &[Str<'a>],
+    ids: &[(EntryId, Str<'a>)],
 ) -> Result<Vec<Str<'a>>, Error> {
+    let named = names(server, queue)?;
     with_groups(server, stream, |groups| {
+        // The queue's groups come into the stream of a priority when they first read from it. One
+        // that was destroyed in the queue counts no longer.
+        let here = |name: &[u8]| groups.elements().find(|g| text(*g, b"name") == Some(name));
+        let counting: Option<Vec<Element<'_>>> = match &named {
+            Some(named) if !named.is_empty() => named.iter().map(|name| here(name)).collect(),
+            _ => Some(groups.elements().collect()),
+        };
         let mut done = Vec::with_capacity(ids.len());
-        for id in ids {
+        for id in counting.as_ref().map_or(&[][..], |_| ids) {
             let mut past_all = true;
-            for group in groups.elements() {
-                past_all = past_all && is_past(server, stream, group, *id)?;
+            for group in counting.iter().flatten() {
+                past_all = past_all && is_past(server, stream, *group, *id)?;
             }
             if past_all {
-                done.push(*id);
+                done.push(id.1);
             }
         }
         Ok(done)
     })?
 }
 
+/// The names of all groups of a stream, if there is one.
+fn names(server: &Server, stream: Str<'_>) -> Result<Option<Vec<Box<[u8]>>>, Error> {
+    match server.type_of(stream) {
+        Type::Absent => Ok(None),
+        _ => with_groups(server, stream, |groups| {
+            Some(groups.elements().filter_map(|g| text(g, b"name")).map(Into::into).collect())
+        }),
+    }
+}
+
 fn is_past(
     server: &Server,
     stream: Str<'_>,
     group: Element<'_>,
-    id: Str<'_>,
+    (id, id_text): (EntryId, Str<'_>),
 ) -> Result<bool, Error> {
     let last = text(group, b"last-delivered-id").and_then(EntryId::parse);
-    if EntryId::parse(id.bytes()) > last {
+    if Some(id) > last {
         return Ok(false);
     }
     if group.field(b"pending").is_some_and(|pending| pending.integer() == 0) {
         return Ok(true);
     }
     let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
-    let args = [stream, name.borrow(), id, id, words().one()];
-    Ok(server.call(c"XPENDING", Mode::Read, &args)?.root().len() == 0)
+    Ok(store::pending(server, stream, name.borrow(), id_text)?.is_none())
 }
 
-fn text<'r>(group: Element<'r>, field: &[u8]) -> Option<&'r [u8]> {
+/// Whether an entry is leased in any group of a stream.
+pub fn is_leased(server: &Server, stream: Str<'_>, id: Str<'_>) -> Result<bool, Error> {
+    with_groups(server, stream, |groups| {
+        for group in groups.elements() {
+            let nothing = group.field(b"pending").is_some_and(|pending| pending.integer() == 0);
+            let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
+            if !nothing && store::pending(server, stream, name.borrow(), id)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })?
+}
+
+/// A field of what the server tells of a group.
+pub fn text<'r>(group: Element<'r>, field: &[u8]) -> Option<&'r [u8]> {
     group.field(field).map(Element::bytes)
 }
 
-fn with_groups<T>(
+/// Looks at what the server tells of the groups of a stream.
+pub fn with_groups<T>(
     server: &Server,
     stream: Str<'_>,
     look: impl FnOnce(Element<'_>) -> T,

@@ -1,18 +1,118 @@
 //! Stream entry ids: `<ms>-<seq>`, both unsigned 64-bit, in the order in which entries were added.
+//!
+//! The sequence tells where a task is, so that every command takes the one name of the queue: by
+//! 10^17 it is the priority, 0 to 9, or at least 10 for a task that is not due. Every id that is
+//! made here fits a signed 64-bit pair.
 
 use crate::args::Argument;
 use crate::error::Error;
-use crate::server::{OwnedStr, Str};
+use crate::server::{CowStr, OwnedStr, Str};
+use crate::time::UnixMs;
 use std::fmt;
 
+/// How many sequence numbers a priority has.
+const CLASS: u64 = 100_000_000_000_000_000;
+
+/// A priority from 0, the default, to 9, which is served first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// The default: the task is in the stream of the queue's name.
+    pub const LOWEST: Self = Self(0);
+
+    /// All of them, the lowest first.
+    pub const ALL: [Self; 10] =
+        [Self(0), Self(1), Self(2), Self(3), Self(4), Self(5), Self(6), Self(7), Self(8), Self(9)];
+
+    /// A priority from a number.
+    pub fn new(value: u64) -> Option<Self> {
+        u8::try_from(value).ok().filter(|value| *value < 10).map(Self)
+    }
+
+    /// The number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The first part of the key of its stream; the stream of priority 0 is the name itself.
+    pub const fn prefix(self) -> &'static [u8] {
+        const ALL: [&[u8]; 9] = [
+            b"priority1",
+            b"priority2",
+            b"priority3",
+            b"priority4",
+            b"priority5",
+            b"priority6",
+            b"priority7",
+            b"priority8",
+            b"priority9",
+        ];
+        match self.0 {
+            1 => ALL[0],
+            2 => ALL[1],
+            3 => ALL[2],
+            4 => ALL[3],
+            5 => ALL[4],
+            6 => ALL[5],
+            7 => ALL[6],
+            8 => ALL[7],
+            9 => ALL[8],
+            _ => b"priority0",
+        }
+    }
+}
+
 /// The id of a stream entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     ms: u64,
     seq: u64,
 }
 
 impl EntryId {
+    /// No id comes behind it.
+    pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
+
+    /// The id of a task that is due at `due`, made at `us` µs since the Unix epoch. Ids rise with
+    /// what they are made of.
+    pub fn delayed(due: UnixMs, us: i64) -> Self {
+        let (ms, us) = (u64::try_from(due.0).unwrap_or(0), u64::try_from(us).unwrap_or(0));
+        Self { ms, seq: (10 * CLASS).saturating_add(us) }
+    }
+
+    /// The next id of a stream of this priority, above 0, at `now`, behind the `last` one there.
+    /// None if there is none left.
+    pub fn next(priority: Priority, last: Option<Self>, now: UnixMs) -> Option<Self> {
+        let now = u64::try_from(now.0).unwrap_or(0);
+        let first = u64::from(priority.0) * CLASS;
+        let Some(last) = last else { return Some(Self { ms: now, seq: first }) };
+        let fresh = Self { ms: now.max(last.ms), seq: first };
+        if fresh > last {
+            return Some(fresh);
+        }
+        let following = Self { ms: last.ms, seq: last.seq.checked_add(1)? };
+        if following.priority() == Some(priority) {
+            return Some(following);
+        }
+        last.ms.checked_add(1).map(|ms| Self { ms, seq: first })
+    }
+
+    /// The priority of the stream to which it points; none if it points to the delayed tasks.
+    pub fn priority(self) -> Option<Priority> {
+        Priority::new(self.seq / CLASS)
+    }
+
+    /// Milliseconds and sequence.
+    pub fn parts(self) -> (u64, u64) {
+        (self.ms, self.seq)
+    }
+
+    /// The milliseconds: when the entry was added, or when the delayed task is due.
+    pub fn ms(self) -> u64 {
+        self.ms
+    }
+
     /// Reads `<ms>-<seq>`; `<ms>` alone means `<ms>-0`, as in the server's own commands, which
     /// take up to 127 characters, zeros in front included.
     pub fn parse(text: &[u8]) -> Option<Self> {
@@ -34,31 +134,36 @@ impl fmt::Display for EntryId {
 
 /// An id among the arguments, in the one form that means the same entry to every inner command:
 /// as the end of a range, `5` would mean all entries of that millisecond.
-pub enum IdArg<'a> {
-    /// As the caller wrote it.
-    Given(Str<'a>),
-    /// Written out.
-    Made(OwnedStr),
+pub struct IdArg<'a> {
+    /// What it says.
+    pub id: EntryId,
+    text: CowStr<'a>,
 }
 
 impl<'a> IdArg<'a> {
     /// Reads an argument; what is no entry id is refused in the server's words.
     pub fn read(arg: Str<'a>) -> Result<Self, Error> {
-        let id = EntryId::parse(arg.bytes()).ok_or(Error::StreamId)?.to_string();
-        Ok(if id.as_bytes() == arg.bytes() {
-            IdArg::Given(arg)
+        let id = EntryId::parse(arg.bytes()).ok_or(Error::StreamId)?;
+        // As it is written, unless that means something else elsewhere.
+        let text = if is_canonical(arg.bytes()) {
+            CowStr::Given(arg)
         } else {
-            IdArg::Made(OwnedStr::new(id.as_bytes()))
-        })
+            CowStr::Made(OwnedStr::new(id.to_string().as_bytes()))
+        };
+        Ok(Self { id, text })
     }
 
     /// The id, as long as this value lives.
     pub fn borrow(&self) -> Str<'_> {
-        match self {
-            IdArg::Given(arg) => *arg,
-            IdArg::Made(made) => made.borrow(),
-        }
+        self.text.borrow()
     }
+}
+
+/// Whether an id is written as the server writes it.
+fn is_canonical(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |b| *b == b'-');
+    let plain = |part: &[u8]| part == b"0" || !part.starts_with(b"0");
+    parts.next().is_some_and(plain) && parts.next().is_some_and(plain)
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
@@ -95,6 +200,46 @@ mod tests {
             let parse = |(ms, seq): (u64, u64)| EntryId::parse(format!("{ms}-{seq}").as_bytes());
             prop_assert_eq!(parse(a).unwrap().cmp(&parse(b).unwrap()), a.cmp(&b));
             prop_assert_eq!(parse(a).unwrap().to_string(), format!("{}-{}", a.0, a.1));
+        }
+
+        #[test]
+        fn an_id_that_is_taken_as_it_is_written_has_no_other_form(text in "[0-2]{0,3}-?[0-2]{0,3}") {
+            if let Some(id) = EntryId::parse(text.as_bytes()) {
+                prop_assert_eq!(is_canonical(text.as_bytes()), id.to_string() == text);
+            }
+        }
+
+        #[test]
+        fn the_next_id_is_behind_the_last_and_tells_its_priority(
+            priority in 1..=9u64,
+            last in prop::option::of((any::<u64>(), any::<u64>())),
+            now in 0..1i64 << 53,
+            close: bool,
+        ) {
+            let priority = Priority::new(priority).unwrap();
+            let last = last.map(|(ms, seq)| EntryId {
+                ms: if close { now as u64 + ms % 3 - 1 } else { ms },
+                seq: if close { seq % (11 * CLASS) } else { seq },
+            });
+            let next = EntryId::next(priority, last, UnixMs(now));
+            if let Some(next) = next {
+                prop_assert_eq!(next.priority(), Some(priority));
+                prop_assert!(Some(next) > last);
+                prop_assert!(next.ms >= now as u64);
+            } else {
+                prop_assert!(last.unwrap().ms == u64::MAX || last.unwrap().seq == u64::MAX);
+            }
+        }
+
+        #[test]
+        fn ids_of_delayed_tasks_rise_and_point_nowhere_else(
+            due in 0..1i64 << 53,
+            us in 0..1i64 << 55,
+        ) {
+            let id = EntryId::delayed(UnixMs(due), us);
+            prop_assert_eq!(id.priority(), None);
+            prop_assert!(id < EntryId::delayed(UnixMs(due), us + 1));
+            prop_assert!(i64::try_from(id.seq).is_ok());
         }
 
         #[test]

@@ -1,10 +1,12 @@
 //! Consumers that wait: one line for each group of a stream.
 
-use super::store::{self, IfMissing, Read};
-use super::{DELIVERED, groups};
+use super::desk::{ServerDesk, Shape};
+use super::store::IfMissing;
+use super::{groups, memory};
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent, Listener};
-use crate::server::{MainThread, Mode, OwnedStr, Reply, Server};
+use crate::server::{MainThread, OwnedStr, Reply, Server};
+use crate::time::UnixMs;
 use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,6 +20,8 @@ pub struct Wanted {
     pub consumer: Box<[u8]>,
     /// How many tasks at most.
     pub count: i64,
+    /// In which shape.
+    pub shape: Shape,
 }
 
 static HALL: Lines<Tasks> = no_lines();
@@ -29,37 +33,82 @@ impl Queue for Tasks {
         HALL.get()
     }
 
-    fn nothing(_server: &Server, _waiter: &Waiter<Self>) -> Reply<'static> {
-        Reply::NullArray
+    fn nothing(_server: &Server, waiter: &Waiter<Self>) -> Reply<'static> {
+        waiter.request.shape.nothing()
     }
 
     fn serve(server: &Server, db: i32, stream: &[u8], budget: &mut Budget) {
-        let parts = HALL.get().borrow().parts(db, stream);
-        for group in parts {
-            match serve_group(server, db, stream, &group, usize::MAX, budget) {
-                // What cures it raises an event.
-                Ok(()) | Err(Error::WrongType) => {}
-                Err(Error::Server(refused)) if refused.code() == "WRONGTYPE" => {}
-                Err(_) => waiting::look_later::<Self>(server, db, stream),
-            }
+        let queue = OwnedStr::new(stream);
+        let outcome = server
+            .refuse_while_slot_moves(queue.borrow())
+            .and_then(|()| serve_all(server, db, stream, usize::MAX, budget));
+        match outcome {
+            Ok(()) => schedule(server, db, stream),
+            // What cures it raises an event.
+            Err(Error::WrongType) => {}
+            Err(Error::Server(refused)) if refused.code() == "WRONGTYPE" => {}
+            Err(_) => waiting::look_later::<Self>(server, db, stream),
         }
     }
 }
 
 /// One task was added to `stream`: in every group the first in line gets it.
 pub fn hand_over_one(server: &Server, stream: &[u8]) {
+    hand_over(server, stream, 1);
+}
+
+/// Tasks were added to `stream`: in every group those who wait get them.
+pub fn hand_over_all(server: &Server, stream: &[u8]) {
+    hand_over(server, stream, usize::MAX);
+}
+
+fn hand_over(server: &Server, stream: &[u8], most: usize) {
     if HALL.get().borrow().len() == 0 {
         return;
     }
     let db = server.db();
-    let groups = HALL.get().borrow().parts(db, stream);
-    for group in groups {
-        // The task is published whatever becomes of this: then the timer looks.
-        if serve_group(server, db, stream, &group, 1, &mut Budget::wave()).is_err() {
+    // The task is there whatever becomes of this: then the timer looks.
+    match serve_all(server, db, stream, most, &mut Budget::wave()) {
+        Ok(()) => schedule(server, db, stream),
+        Err(_) => {
             HALL.get().borrow_mut().disturb(db, stream);
         }
     }
     waiting::settle(server);
+}
+
+/// Somebody may be served: whoever waits for `stream` is looked at by the timer, right after this.
+pub fn look_at(server: &Server, stream: &[u8]) {
+    if HALL.get().borrow_mut().disturb(server.db(), stream) {
+        waiting::settle(server);
+    }
+}
+
+/// When there will be something to hand out has changed.
+pub fn reschedule(server: &Server, stream: &[u8]) {
+    if HALL.get().borrow().len() > 0 {
+        schedule(server, server.db(), stream);
+        waiting::settle(server);
+    }
+}
+
+/// Sets when whoever waits for `stream` is looked at again: when the first delayed task is due or
+/// the first lease ends.
+fn schedule(server: &Server, db: i32, stream: &[u8]) {
+    let groups = HALL.get().borrow().parts(db, stream);
+    if groups.is_empty() {
+        return;
+    }
+    // Never in the past: the server's clock inside a command can lag a little.
+    let soonest = UnixMs(server.now().0.saturating_add(1));
+    let due = memory::next_look(db, stream, &groups).map(|due| due.max(soonest));
+    HALL.get().borrow_mut().set_due(db, stream, due);
+}
+
+/// How many consumers wait for tasks of `stream`.
+pub fn length(server: &Server, stream: &[u8]) -> usize {
+    let (db, hall) = (server.db(), HALL.get().borrow());
+    hall.parts(db, stream).iter().map(|group| hall.len_of(db, stream, group)).sum()
 }
 
 /// Serves a group's line before somebody new reads. True if some still wait after that: then
@@ -74,7 +123,22 @@ pub fn serve_before_reading(server: &Server, stream: &[u8], group: &[u8]) -> Res
     Ok(HALL.get().borrow().first(db, stream, group).is_some())
 }
 
-/// Serves a line until it is empty, nothing is left to read, `most` are served or the budget is
+/// Serves the lines of every group.
+fn serve_all(
+    server: &Server,
+    db: i32,
+    stream: &[u8],
+    most: usize,
+    budget: &mut Budget,
+) -> Result<(), Error> {
+    let groups = HALL.get().borrow().parts(db, stream);
+    // One group's trouble is not another's.
+    groups.iter().fold(Ok(()), |outcome, group| {
+        outcome.and(serve_group(server, db, stream, group, most, budget))
+    })
+}
+
+/// Serves a line until it is empty, nothing is left to hand out, `most` are served or the budget is
 /// spent; then the timer goes on.
 fn serve_group(
     server: &Server,
@@ -84,7 +148,7 @@ fn serve_group(
     most: usize,
     budget: &mut Budget,
 ) -> Result<(), Error> {
-    let (stream_key, group_name) = (OwnedStr::new(stream), OwnedStr::new(group));
+    let (queue, group_name) = (OwnedStr::new(stream), OwnedStr::new(group));
     let mut served = 0;
     while served < most
         && let Some(first) = Waiter::<Tasks>::first(db, stream, group)
@@ -97,26 +161,22 @@ fn serve_group(
             continue;
         }
         let consumer = OwnedStr::new(&first.request.consumer);
-        let count = OwnedStr::number(first.request.count);
-        let read = Read {
-            stream: stream_key.borrow(),
+        let desk = ServerDesk {
+            server,
+            queue: queue.borrow(),
             group: group_name.borrow(),
             consumer: consumer.borrow(),
-            count: count.borrow(),
+            if_missing: IfMissing::CreateGroup,
         };
-        let Some(found) = store::read(server, &read, IfMissing::CreateGroup, Mode::Write)? else {
+        let found = desk.serve(first.request.count)?;
+        budget.grants = budget.grants.saturating_sub(found.moved);
+        if found.tasks.is_empty() {
+            if found.more {
+                HALL.get().borrow_mut().disturb(db, stream);
+            }
             break;
-        };
-        let Some(entries) = store::entries(&found) else {
-            break;
-        };
-        DELIVERED.add(entries.len() as u64);
-        let (name, tasks) = (Reply::Bulk(stream.to_vec()), Reply::copy(entries));
-        let reply = if first.resp3 {
-            Reply::Map(vec![(name, tasks)])
-        } else {
-            Reply::Array(vec![Reply::Array(vec![name, tasks])])
-        };
+        }
+        let reply = first.request.shape.reply(stream, found.tasks);
         budget.spend(reply.size());
         served += 1;
         first.answer(reply);
@@ -127,19 +187,25 @@ fn serve_group(
 static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 
 impl Listener for Tasks {
-    const CLASSES: i32 = events::STREAMS | events::KEYS;
+    const CLASSES: i32 = events::STREAMS | events::KEYS | events::SORTED_SETS | events::HASHES;
 
     fn subscribed() -> &'static Cell<bool> {
         SUBSCRIBED.get()
     }
 
     fn key_changed(server: &Server, event: KeyEvent<'_>) {
+        let db = server.db();
         if groups::may_change(event) {
-            groups::forget(server.db(), event.key);
+            groups::forget(db, event.key);
         }
-        let ready = !event.own && may_be_ready(event);
-        if ready && Self::hall().borrow_mut().disturb(server.db(), event.key) {
-            waiting::settle(server);
+        if event.own {
+            return;
+        }
+        // Of the queue itself, or of what belongs to it.
+        let belongs = memory::key_changed(db, &event);
+        let ready = may_be_ready(event).then_some(event.key);
+        for name in [ready, belongs].into_iter().flatten() {
+            look_at(server, name);
         }
     }
 }

@@ -1,27 +1,46 @@
 //! TASK.PUBLISH
 
-use super::store::{self, Task};
-use super::{PUBLISHED, line};
-use crate::args::{Args, Argument};
+use super::entry::Task;
+use super::id::Priority;
+use super::policy::Policy;
+use super::store::{self, Fields};
+use super::{DEDUPLICATED, DELAYED, PUBLISHED, REFUSED, delayed, line};
+use crate::args::{Args, Argument, Parsed};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::server::{Reply, Server, Str, words};
+use crate::keys::Prefix;
+use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type, words};
+use crate::time::{Millis, UnixMs};
 
-/// `TASK.PUBLISH stream payload [retry_count]` adds a task and replies its id. A consumer that
-/// waits gets it in the same step.
+/// `TASK.PUBLISH stream payload [retry_count] [DELAY ms | AT unix_ms] [PRIORITY 0-9]
+/// [UNIQUE id ms]` adds a task and replies its id. A consumer that waits gets it in the same step.
+/// With DELAY or AT it waits until it is due. Tasks of a higher PRIORITY are served first. With
+/// UNIQUE the reply is the first task's id, and nothing is added, while the window of `ms` lasts.
 pub struct Publish;
 
 /// The arguments of TASK.PUBLISH.
 pub struct Request<'a> {
     stream: Str<'a>,
-    task: Task<'a>,
+    fields: Fields<'a>,
+    retry_count: i64,
+    when: When,
+    priority: Priority,
+    unique: Option<(Str<'a>, Parsed<Str<'a>, Millis>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    In(Millis),
+    At(UnixMs),
 }
 
 impl Command for Publish {
     const SPEC: Spec = Spec {
         name: c"task.publish",
         summary: c"Adds a task to a queue.",
-        complexity: c"O(1), plus O(G) for G consumer groups in which a consumer waits.",
+        complexity: c"O(1), plus O(G) for G consumer groups in which a consumer waits; O(log N) \
+                      with N delayed tasks.",
         since: c"0.1.0",
         arity: -3,
         flags: c"write deny-oom fast",
@@ -32,6 +51,15 @@ impl Command for Publish {
             Arg::key(c"stream", 0),
             Arg::string(c"payload"),
             Arg::integer(c"retry_count").optional(),
+            Arg::one_of(
+                c"due",
+                &[Arg::integer(c"delay_ms").after(c"DELAY"), Arg::integer(c"unix_ms").after(c"AT")],
+            )
+            .optional(),
+            Arg::integer(c"priority").after(c"PRIORITY").optional(),
+            Arg::block(c"unique", &[Arg::string(c"id"), Arg::integer(c"window_ms")])
+                .after(c"UNIQUE")
+                .optional(),
         ],
     };
     type Request<'a> = Request<'a>;
@@ -39,15 +67,119 @@ impl Command for Publish {
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let stream = args.name()?;
         let payload = args.any()?;
-        let retry_count = if args.more() { args.at_least(0)?.arg } else { words().zero() };
-        Ok(Request { stream, task: Task { payload, retry_count, original_id: None } })
+        let retry_count = if args.more() && !args.next_is(&["DELAY", "AT", "PRIORITY", "UNIQUE"]) {
+            args.at_least(0)?
+        } else {
+            Parsed { arg: words().zero(), value: 0 }
+        };
+        let (mut when, mut priority, mut unique) = (None, None, None);
+        while let Some(option) = args.keyword() {
+            if option.is("DELAY") && when.is_none() {
+                when = Some(When::In(args.span()?));
+            } else if option.is("AT") && when.is_none() {
+                when = Some(When::At(args.point()?));
+            } else if option.is("PRIORITY") && priority.is_none() {
+                priority = Priority::new(args.between(0, 9)?.unsigned_abs());
+            } else if option.is("UNIQUE") && unique.is_none() {
+                unique = Some((args.filled("unique id")?, args.lifetime()?));
+            } else {
+                return Err(Error::Syntax);
+            }
+        }
+        Ok(Request {
+            stream,
+            fields: Fields { payload, retry_count: retry_count.arg },
+            retry_count: retry_count.value,
+            when: when.unwrap_or(When::Now),
+            priority: priority.unwrap_or_default(),
+            unique,
+        })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        server.refuse_while_slot_moves(request.stream)?;
-        let id = store::add(server, request.stream, &request.task)?;
+        let queue = request.stream;
+        server.refuse_while_slot_moves(queue)?;
+        let unique = match &request.unique {
+            None => None,
+            Some((id, window)) => {
+                let key = server.unique_key_of(queue, *id)?;
+                if let Some(first) = first_of(server, key.borrow())? {
+                    DEDUPLICATED.add(1);
+                    return Ok(first);
+                }
+                Some((key, window.value))
+            }
+        };
+        if let Some(limit) = Policy::of(server, queue)?.limit()
+            && size(server, queue)? >= limit
+        {
+            REFUSED.add(1);
+            return Err(Error::TaskFull);
+        }
+        let reply = request.add(server)?;
         PUBLISHED.add(1);
-        line::hand_over_one(server, request.stream.bytes());
+        if let Some((key, window)) = unique {
+            remember(server, key.borrow(), window, &reply)?;
+        }
+        Ok(reply)
+    }
+}
+
+impl Request<'_> {
+    /// Adds the task, and serves whoever waits for it. The reply is its id.
+    fn add<'s>(&self, server: &'s Server) -> Result<Reply<'s>, Error> {
+        let (queue, now) = (self.stream, server.now());
+        let due = match self.when {
+            When::Now => now,
+            When::In(delay) => UnixMs(now.0.saturating_add(delay.0)),
+            When::At(due) => due,
+        };
+        if due > now {
+            if !matches!(server.type_of(queue), Type::Absent | Type::Stream) {
+                return Err(Error::WrongType);
+            }
+            let payload = Some(self.fields.payload.bytes());
+            let task = Task { payload, retry_count: self.retry_count, ..Task::default() };
+            let id = delayed::add(server, queue, self.priority, &task, due)?;
+            DELAYED.add(1);
+            line::reschedule(server, queue.bytes());
+            return Ok(Reply::Bulk(id.to_string().into_bytes()));
+        }
+        let id = store::publish(server, queue, self.priority, &self.fields)?;
+        line::hand_over_one(server, queue.bytes());
         Ok(Reply::Forward(id))
     }
+}
+
+/// The id of the first task with this unique key, if the window lasts.
+fn first_of<'s>(server: &'s Server, key: Str<'_>) -> Result<Option<Reply<'s>>, Error> {
+    if server.type_of(key) == Type::Absent {
+        return Ok(None);
+    }
+    let found = server.call(c"GET", Mode::Read, &[key])?;
+    Ok((!found.root().is_null()).then_some(Reply::Forward(found)))
+}
+
+/// Keeps the id of a task that is to be published once.
+fn remember(server: &Server, key: Str<'_>, window: Millis, reply: &Reply<'_>) -> Result<(), Error> {
+    let id = match reply {
+        Reply::Forward(id) => OwnedStr::new(id.root().bytes()),
+        Reply::Bulk(id) => OwnedStr::new(id),
+        _ => return Err(Error::Internal),
+    };
+    let end = OwnedStr::number(server.now().0.saturating_add(window.0));
+    let args = [key, id.borrow(), words().pxat(), end.borrow()];
+    server.call(c"SET", Mode::Write, &args).map(drop)
+}
+
+/// How many tasks a queue holds: ready, leased and delayed ones.
+fn size(server: &Server, queue: Str<'_>) -> Result<i64, Error> {
+    let mut size = 0usize;
+    for priority in Priority::ALL {
+        let stream = store::stream_of(server, queue, priority)?;
+        size = size.saturating_add(server.peek_key(stream.borrow()).len());
+    }
+    let delayed = server.key_of(Prefix::Delayed, queue)?;
+    size = size.saturating_add(server.peek_key(delayed.borrow()).len());
+    Ok(i64::try_from(size).unwrap_or(i64::MAX))
 }

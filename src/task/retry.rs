@@ -1,8 +1,9 @@
 //! TASK.RETRY
 
-use super::id::IdArg;
-use super::store::{self, Task};
-use super::{DEAD_LETTERED, REQUEUED, groups, line};
+use super::entry::Task;
+use super::id::{EntryId, IdArg, Priority};
+use super::store::{self, Entry, Target};
+use super::{ACKED, DEAD_LETTERED, REQUEUED, groups, line};
 use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -75,32 +76,58 @@ impl Command for Retry {
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Request { stream, id, payload, retry_count, group, .. } = request;
-        server.refuse_other_slots([stream, request.retry_stream, request.dlq_stream])?;
-        server.refuse_while_slot_moves(stream)?;
-        let id = id.borrow();
-        let finished_for = finished_for(server, stream, group)?;
-        let original = store::field_of(server, stream, id, b"original_id")?;
-        let (target, retry_count, counter) = if retry_count < request.max_retries {
+        let Request { stream: queue, payload, group, .. } = request;
+        server.refuse_other_slots([queue, request.retry_stream, request.dlq_stream])?;
+        server.refuse_while_slot_moves(queue)?;
+        let (id, text) = (request.id.id, request.id.borrow());
+        let finished_for = finished_for(server, queue, group)?;
+        let (priority, source) = source(server, queue, (id, text))?;
+        let task = source.as_ref().map(Entry::task).unwrap_or_default();
+        let (target, retry_count, counter) = if request.retry_count < request.max_retries {
             // Below an integer, so one more is in range.
-            (request.retry_stream, retry_count + 1, &REQUEUED)
+            (request.retry_stream, request.retry_count + 1, &REQUEUED)
         } else {
-            (request.dlq_stream, retry_count, &DEAD_LETTERED)
+            (request.dlq_stream, request.retry_count, &DEAD_LETTERED)
         };
-        let retry_count = OwnedStr::number(retry_count);
+        let several = match &finished_for {
+            Some(group) if target.bytes() == queue.bytes() => {
+                !groups::is_only(server, queue, queue, group.borrow())?
+            }
+            _ => false,
+        };
         let copy = Task {
-            payload,
-            retry_count: retry_count.borrow(),
-            original_id: Some(original.as_ref().map_or(id, OwnedStr::borrow)),
+            payload: Some(payload.bytes()),
+            retry_count,
+            original_id: task.original_id.or(Some(text.bytes())),
+            // The other groups go on with the entry itself.
+            group: finished_for.as_ref().filter(|_| several).map(|group| group.borrow().bytes()),
+            other: Vec::new(),
         };
-        store::add(server, target, &copy)?;
+        store::add_copy(server, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
         counter.add(1);
-        if let Some(group) = finished_for {
-            store::finish(server, stream, group.borrow(), &[id])?;
+        if let Some(group) = &finished_for {
+            let finished = store::finish(server, queue, priority, group.borrow(), &[(id, text)])?;
+            ACKED.add(finished as u64);
         }
         line::hand_over_one(server, target.bytes());
         Ok(Reply::Simple(c"OK"))
     }
+}
+
+/// The stream in which the entry is, and the entry, if it is still there.
+fn source<'s>(
+    server: &'s Server,
+    queue: Str<'_>,
+    id: (EntryId, Str<'_>),
+) -> Result<(Priority, Option<Entry<'s>>), Error> {
+    for priority in store::places(id.0) {
+        let stream = store::stream_of(server, queue, priority)?;
+        let found = store::entry(server, stream.borrow(), id.1)?;
+        if found.is_some() {
+            return Ok((priority, found));
+        }
+    }
+    Ok((Priority::LOWEST, None))
 }
 
 /// The group for which the source entry is finished.

@@ -1,40 +1,194 @@
 //! The inner commands of the queue.
 
-use super::{ACKED, groups};
+use super::entry::Task;
+use super::groups;
+use super::id::{EntryId, Priority};
+use super::memory;
+use super::policy::Policy;
+use crate::args::Argument;
 use crate::error::Error;
+use crate::keys::Prefix;
 use crate::server::call::{CallReply, Element};
-use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
-use std::cell::Cell;
+use crate::server::{CowStr, MainThread, Mode, OwnedStr, Server, Str, Type, words};
+use std::cell::{Cell, LazyCell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
-/// What a task carries.
-pub struct Task<'a> {
+/// The stream that holds the tasks of a priority.
+pub fn stream_of<'a>(
+    server: &Server,
+    queue: Str<'a>,
+    priority: Priority,
+) -> Result<CowStr<'a>, Error> {
+    if priority == Priority::LOWEST {
+        return Ok(CowStr::Given(queue));
+    }
+    Ok(CowStr::Made(server.key_of(Prefix::Priority(priority), queue)?))
+}
+
+/// The fields of a task that is published.
+pub struct Fields<'a> {
     /// Its payload.
     pub payload: Str<'a>,
     /// How often it was tried before.
     pub retry_count: Str<'a>,
-    /// The id of the first publish, in a copy of a task.
-    pub original_id: Option<Str<'a>>,
 }
 
-/// Adds a task to a stream; the reply is its id. Whoever waits for it is served by the caller.
-pub fn add<'s>(
+/// Adds a new task to its stream; the reply is its id. Whoever waits for it is served by the caller.
+pub fn publish<'s>(
     server: &'s Server,
-    stream: Str<'_>,
-    task: &Task<'_>,
+    queue: Str<'_>,
+    priority: Priority,
+    fields: &Fields<'_>,
 ) -> Result<CallReply<'s>, Error> {
     let w = words();
-    let second = timestamp(server);
+    let (second, payload) = (timestamp(server), fields.payload);
     let now = second.borrow();
-    let (any_id, payload, retry_count) = (w.any_id(), w.payload(), w.retry_count());
-    let plain =
-        [stream, any_id, payload, task.payload, w.timestamp(), now, retry_count, task.retry_count];
-    match task.original_id {
-        None => server.call(c"XADD", Mode::Write, &plain),
-        Some(original) => {
-            let copy = [plain.as_slice(), &[w.original_id(), original]].concat();
-            server.call(c"XADD", Mode::Write, &copy)
+    let fields = [w.payload(), payload, w.timestamp(), now, w.retry_count(), fields.retry_count];
+    add(server, queue, priority, &fields)
+}
+
+/// Adds an entry to the stream of a priority.
+fn add<'s>(
+    server: &'s Server,
+    queue: Str<'_>,
+    priority: Priority,
+    fields: &[Str<'_>],
+) -> Result<CallReply<'s>, Error> {
+    let stream = stream_of(server, queue, priority)?;
+    let stream = stream.borrow();
+    let reply = if priority == Priority::LOWEST {
+        add_as(server, stream, words().any_id(), fields)?
+    } else {
+        let known = last_id(server, stream)?;
+        match add_behind(server, stream, priority, known, fields) {
+            // Another client has added to the stream since.
+            Err(Error::Server(_)) => {
+                let last = stored_last_id(server, stream)?;
+                add_behind(server, stream, priority, last, fields)?
+            }
+            other => other?,
         }
+    };
+    memory::added(server.db(), queue.bytes(), priority);
+    Ok(reply)
+}
+
+fn add_as<'s>(
+    server: &'s Server,
+    stream: Str<'_>,
+    id: Str<'_>,
+    fields: &[Str<'_>],
+) -> Result<CallReply<'s>, Error> {
+    const ROOM: usize = 10;
+    let mut args = [id; ROOM];
+    // The common case without an allocation.
+    match args.get_mut(..2 + fields.len()) {
+        Some(args) => {
+            let all = [stream, id].into_iter().chain(fields.iter().copied());
+            args.iter_mut().zip(all).for_each(|(place, arg)| *place = arg);
+            server.call(c"XADD", Mode::Write, args)
+        }
+        None => server.call(c"XADD", Mode::Write, &[&[stream, id], fields].concat()),
+    }
+}
+
+fn add_behind<'s>(
+    server: &'s Server,
+    stream: Str<'_>,
+    priority: Priority,
+    last: Option<EntryId>,
+    fields: &[Str<'_>],
+) -> Result<CallReply<'s>, Error> {
+    // A stream that has no id left refuses this one in the server's words.
+    let id = EntryId::next(priority, last, server.now()).or(last).unwrap_or(EntryId::LAST);
+    let text = OwnedStr::new(id.to_string().as_bytes());
+    let reply = add_as(server, stream, text.borrow(), fields)?;
+    let mut known = LAST_IDS.get().borrow_mut();
+    let known = known.entry(server.db()).or_default();
+    if known.len() >= REMEMBERED {
+        known.clear();
+    }
+    known.insert(stream.bytes().into(), id);
+    Ok(reply)
+}
+
+type LastIds = HashMap<i32, HashMap<Box<[u8]>, EntryId>>;
+
+/// The id that was last made here for the streams of priorities, by database and key. It spares
+/// asking the server; if it is wrong, the server refuses the next one.
+static LAST_IDS: MainThread<LazyCell<RefCell<LastIds>>> =
+    MainThread::new(LazyCell::new(RefCell::default));
+
+/// How many streams of a database are remembered.
+const REMEMBERED: usize = 4096;
+
+fn last_id(server: &Server, stream: Str<'_>) -> Result<Option<EntryId>, Error> {
+    let known = {
+        let known = LAST_IDS.get().borrow();
+        known.get(&server.db()).and_then(|known| known.get(stream.bytes())).copied()
+    };
+    match known {
+        Some(id) => Ok(Some(id)),
+        None => stored_last_id(server, stream),
+    }
+}
+
+fn stored_last_id(server: &Server, stream: Str<'_>) -> Result<Option<EntryId>, Error> {
+    match server.type_of(stream) {
+        Type::Absent => Ok(None),
+        Type::Stream => {
+            let info = server.call(c"XINFO", Mode::Read, &[words().stream(), stream])?;
+            let last = info.root().field(b"last-generated-id");
+            Ok(last.and_then(|id| EntryId::parse(id.bytes())))
+        }
+        _ => Err(Error::WrongType),
+    }
+}
+
+/// Where a copy of a task is added.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// To a queue, with a priority.
+    Queue(Str<'a>, Priority),
+    /// To a stream that is named.
+    Stream(Str<'a>),
+}
+
+/// Adds a copy of a task. `last` are fields that come behind those of the task.
+pub fn add_copy(
+    server: &Server,
+    target: Target<'_>,
+    task: &Task<'_>,
+    last: &[(Str<'_>, OwnedStr)],
+) -> Result<(), Error> {
+    let w = words();
+    let second = timestamp(server);
+    let payload = task.payload.map(OwnedStr::new);
+    let retry_count = OwnedStr::number(task.retry_count);
+    let original_id = task.original_id.map(OwnedStr::new);
+    let group = task.group.map(OwnedStr::new);
+    let other: Vec<OwnedStr> = task
+        .other
+        .iter()
+        .flat_map(|(field, value)| [field, value].map(|x| OwnedStr::new(x)))
+        .collect();
+    let mut fields = Vec::with_capacity(10 + 2 * last.len() + other.len());
+    if let Some(payload) = &payload {
+        fields.extend([w.payload(), payload.borrow()]);
+    }
+    fields.extend([w.timestamp(), second.borrow(), w.retry_count(), retry_count.borrow()]);
+    if let Some(original_id) = &original_id {
+        fields.extend([w.original_id(), original_id.borrow()]);
+    }
+    if let Some(group) = &group {
+        fields.extend([w.group_field(), group.borrow()]);
+    }
+    fields.extend(other.iter().map(OwnedStr::borrow));
+    fields.extend(last.iter().flat_map(|(field, value)| [*field, value.borrow()]));
+    match target {
+        Target::Queue(queue, priority) => add(server, queue, priority, &fields).map(drop),
+        Target::Stream(stream) => add_as(server, stream, w.any_id(), &fields).map(drop),
     }
 }
 
@@ -56,11 +210,14 @@ fn timestamp(server: &Server) -> Rc<OwnedStr> {
 /// The module is unloaded.
 pub fn forget() {
     SECOND.get().take();
+    LAST_IDS.get().take();
 }
 
 /// A read of new entries for one consumer.
 pub struct Read<'a> {
-    /// The stream.
+    /// The queue.
+    pub queue: Str<'a>,
+    /// The stream of one of its priorities.
     pub stream: Str<'a>,
     /// The consumer group.
     pub group: Str<'a>,
@@ -102,11 +259,17 @@ pub fn read<'s>(
     let read_group = || server.call(c"XREADGROUP", mode, &args);
     let reply = match read_group() {
         Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
-            let no_stream = server.type_of(read.stream) == Type::Absent;
-            if no_stream && if_missing == IfMissing::CreateGroup {
+            // The stream of a priority is made by its first task; the queue's own by its first
+            // consumer.
+            let is_queue = read.stream.bytes() == read.queue.bytes();
+            let exists = |stream| server.type_of(stream) != Type::Absent;
+            if !exists(read.stream) && (!is_queue || if_missing == IfMissing::CreateGroup) {
                 return Ok(None);
             }
-            create_group(server, read, if_missing)?;
+            create_group(server, read.stream, read.group, if_missing)?;
+            if !is_queue && !groups::has_group(server, read.queue, read.group)? {
+                create_group(server, read.queue, read.group, if_missing)?;
+            }
             read_group()?
         }
         other => other?,
@@ -114,9 +277,14 @@ pub fn read<'s>(
     Ok((!reply.root().is_null()).then_some(reply))
 }
 
-fn create_group(server: &Server, read: &Read<'_>, if_missing: IfMissing) -> Result<(), Error> {
+fn create_group(
+    server: &Server,
+    stream: Str<'_>,
+    group: Str<'_>,
+    if_missing: IfMissing,
+) -> Result<(), Error> {
     let words = words();
-    let args = [words.create(), read.stream, read.group, words.zero(), words.mkstream()];
+    let args = [words.create(), stream, group, words.zero(), words.mkstream()];
     let (args, mode) = match if_missing {
         IfMissing::CreateAll => (args.as_slice(), Mode::WriteIfMemory),
         IfMissing::CreateGroup => (args.get(..4).unwrap_or_default(), Mode::Write),
@@ -129,40 +297,121 @@ pub fn entries<'r>(reply: &'r CallReply<'_>) -> Option<Element<'r>> {
     reply.root().first_value()
 }
 
-/// The value of a field of an entry, if the entry and the field are there.
-pub fn field_of(
-    server: &Server,
-    stream: Str<'_>,
-    id: Str<'_>,
-    field: &[u8],
-) -> Result<Option<OwnedStr>, Error> {
-    let found = server.call(c"XRANGE", Mode::Read, &[stream, id, id])?;
-    let fields = found.root().at(0).and_then(|entry| entry.at(1));
-    Ok(fields.and_then(|f| f.field(field)).map(|value| OwnedStr::new(value.bytes())))
+/// An entry of a stream.
+pub struct Entry<'s>(CallReply<'s>);
+
+impl Entry<'_> {
+    /// The entry: its id and its fields.
+    pub fn whole(&self) -> Option<Element<'_>> {
+        self.0.root().at(0)
+    }
+
+    /// The task that it holds.
+    pub fn task(&self) -> Task<'_> {
+        let fields = self.whole().and_then(|entry| entry.at(1));
+        Task::of(fields.into_iter().flat_map(Element::pairs))
+    }
 }
 
-/// Acknowledges entries for a group, and deletes those that every group is past. The number is
-/// that of the entries which were pending for the group.
-pub fn finish(
+/// The entry with this id, if it is there.
+pub fn entry<'s>(
+    server: &'s Server,
+    stream: Str<'_>,
+    id: Str<'_>,
+) -> Result<Option<Entry<'s>>, Error> {
+    let found = Entry(server.call(c"XRANGE", Mode::Read, &[stream, id, id])?);
+    Ok(found.whole().is_some().then_some(found))
+}
+
+/// What the server knows of a lease.
+pub struct Pending {
+    /// The consumer.
+    pub consumer: Box<[u8]>,
+    /// How long ago it began, in ms.
+    pub idle: i64,
+    /// How often the entry was delivered.
+    pub deliveries: i64,
+}
+
+/// The lease of an entry in a group, if there is one.
+pub fn pending(
     server: &Server,
     stream: Str<'_>,
     group: Str<'_>,
-    ids: &[Str<'_>],
+    id: Str<'_>,
+) -> Result<Option<Pending>, Error> {
+    let args = [stream, group, id, id, words().one()];
+    let reply = match server.call(c"XPENDING", Mode::Read, &args) {
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => return Ok(None),
+        other => other?,
+    };
+    Ok(reply.root().at(0).and_then(|lease| {
+        Some(Pending {
+            consumer: lease.at(1)?.bytes().into(),
+            idle: lease.at(2)?.integer(),
+            deliveries: lease.at(3)?.integer(),
+        })
+    }))
+}
+
+/// The stream in which an entry is leased to a group, and how: where its id points, or else in the
+/// queue's own stream, where other clients may add whatever id they like.
+pub fn find_lease<'a>(
+    server: &Server,
+    queue: Str<'a>,
+    group: Str<'_>,
+    id: (EntryId, Str<'_>),
+) -> Result<Option<(Priority, CowStr<'a>, Pending)>, Error> {
+    for priority in places(id.0) {
+        let stream = stream_of(server, queue, priority)?;
+        if let Some(lease) = pending(server, stream.borrow(), group, id.1)? {
+            return Ok(Some((priority, stream, lease)));
+        }
+    }
+    Ok(None)
+}
+
+/// The streams in which an entry of this id may be, the likely one first.
+pub fn places(id: EntryId) -> impl Iterator<Item = Priority> {
+    let above_zero = id.priority().filter(|priority| *priority > Priority::LOWEST);
+    above_zero.into_iter().chain([Priority::LOWEST])
+}
+
+/// Acknowledges entries of one stream for a group, and deletes those that every group is past. The
+/// number is that of the entries which were pending for the group.
+pub fn finish(
+    server: &Server,
+    queue: Str<'_>,
+    priority: Priority,
+    group: Str<'_>,
+    ids: &[(EntryId, Str<'_>)],
 ) -> Result<i64, Error> {
+    let stream = stream_of(server, queue, priority)?;
+    let stream = stream.borrow();
+    let texts: Vec<Str<'_>> = ids.iter().map(|(_, text)| *text).collect();
     let acknowledged = {
-        let args = [&[stream, group], ids].concat();
+        let args = [&[stream, group], texts.as_slice()].concat();
         server.call(c"XACK", Mode::Write, &args)?.root().integer()
     };
     if acknowledged == 0 {
         return Ok(0);
     }
-    ACKED.add(acknowledged as u64);
+    memory::ended(
+        server.db(),
+        queue.bytes(),
+        group.bytes(),
+        priority,
+        ids.iter().map(|(id, _)| *id),
+    );
+    if Policy::of(server, queue)?.keeps() {
+        return Ok(acknowledged);
+    }
     // Every id was pending here, so with a single group everybody is past all of them.
     let all_were_pending = usize::try_from(acknowledged) == Ok(ids.len());
-    let done = if all_were_pending && groups::only_group(server, stream)?.is_some() {
-        ids.to_vec()
+    let done = if all_were_pending && groups::is_only(server, queue, stream, group)? {
+        texts
     } else {
-        groups::done_everywhere(server, stream, ids)?
+        groups::done_everywhere(server, queue, stream, ids)?
     };
     if !done.is_empty() {
         let args = [&[stream], done.as_slice()].concat();

@@ -1,0 +1,120 @@
+//! Tasks that are not due: members of the sorted set `delayed:{stream}`, scored by when they are.
+
+use super::entry::{self, Task};
+use super::id::{EntryId, Priority};
+use super::store::{self, Target};
+use super::{PROMOTED, memory};
+use crate::args::Argument;
+use crate::error::Error;
+use crate::keys::Prefix;
+use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
+use crate::time::UnixMs;
+use std::cell::Cell;
+
+/// The µs of the last id that was made: ids rise.
+static LAST_US: MainThread<Cell<i64>> = MainThread::new(Cell::new(0));
+
+/// Adds a task that is due later. Its id is valid until then.
+pub fn add(
+    server: &Server,
+    queue: Str<'_>,
+    priority: Priority,
+    task: &Task<'_>,
+    due: UnixMs,
+) -> Result<EntryId, Error> {
+    let us = server.unix_us().max(LAST_US.get().get().saturating_add(1));
+    LAST_US.get().set(us);
+    let id = EntryId::delayed(due, us);
+    let key = server.key_of(Prefix::Delayed, queue)?;
+    let (score, member) =
+        (OwnedStr::number(due.0), OwnedStr::new(&entry::encode(id, priority, task)));
+    server.call(c"ZADD", Mode::Write, &[key.borrow(), score.borrow(), member.borrow()])?;
+    memory::delayed(server.db(), queue.bytes(), due);
+    Ok(id)
+}
+
+/// How many tasks enter their streams in one inner read.
+const PAGE: usize = 1024;
+
+/// Lets at most `most` tasks that are due enter their streams, those that were due first before the
+/// others. How many did.
+pub fn promote(server: &Server, queue: Str<'_>, most: usize, now: UnixMs) -> Result<usize, Error> {
+    let key = server.key_of(Prefix::Delayed, queue)?;
+    let key = key.borrow();
+    if server.type_of(key) == Type::Absent {
+        memory::with(server.db(), queue.bytes(), |known| known.due = None);
+        return Ok(0);
+    }
+    let w = words();
+    let (until, limit) = (OwnedStr::number(now.0), OwnedStr::number(most.min(PAGE) as i64));
+    let args = [key, w.minus_infinity(), until.borrow(), w.limit(), w.zero(), limit.borrow()];
+    let due = server.call(c"ZRANGEBYSCORE", Mode::Read, &args)?;
+    let mut gone = vec![key];
+    let members: Vec<OwnedStr> =
+        due.root().elements().map(|member| OwnedStr::new(member.bytes())).collect();
+    let mut outcome = Ok(());
+    for member in &members {
+        outcome = enter(server, queue, member.borrow().bytes());
+        if outcome.is_err() {
+            break;
+        }
+        gone.push(member.borrow());
+    }
+    let moved = gone.len().saturating_sub(1);
+    if moved > 0 {
+        server.call(c"ZREM", Mode::Write, &gone)?;
+        PROMOTED.add(moved as u64);
+    }
+    outcome?;
+    let next = memory::first_due(server, key)?;
+    memory::with(server.db(), queue.bytes(), |known| known.due = next);
+    Ok(moved)
+}
+
+/// A task enters its stream.
+fn enter(server: &Server, queue: Str<'_>, member: &[u8]) -> Result<(), Error> {
+    let group = entry::group_of(member);
+    let mut delayed = entry::decode(member, group.as_deref());
+    let id = delayed.id.map(|id| id.to_string());
+    delayed.task.original_id = delayed.task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
+    store::add_copy(server, Target::Queue(queue, delayed.priority), &delayed.task, &[])
+}
+
+/// Removes the task of this id. True if it was there.
+pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Error> {
+    let key = server.key_of(Prefix::Delayed, queue)?;
+    let key = key.borrow();
+    if server.type_of(key) == Type::Absent {
+        return Ok(false);
+    }
+    let due = OwnedStr::new(id.ms().to_string().as_bytes());
+    let before = OwnedStr::new(format!("({}", id.ms()).as_bytes());
+    let count = |from: Str<'_>, to: Str<'_>| -> Result<i64, Error> {
+        Ok(server.call(c"ZCOUNT", Mode::Read, &[key, from, to])?.root().integer())
+    };
+    // Members that are due together are in the order of their ids.
+    let mut low = count(words().minus_infinity(), before.borrow())?;
+    let mut high = low.saturating_add(count(due.borrow(), due.borrow())?);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let rank = OwnedStr::number(middle);
+        let found = server.call(c"ZRANGE", Mode::Read, &[key, rank.borrow(), rank.borrow()])?;
+        let Some(member) = found.root().at(0) else { return Ok(false) };
+        match entry::id_of(member.bytes()) {
+            Some(found) if found == id => {
+                let member = OwnedStr::new(member.bytes());
+                server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
+                return Ok(true);
+            }
+            Some(found) if found < id => low = middle + 1,
+            // What other clients add can stand anywhere; digits, with which ids begin, stand first.
+            _ => high = middle,
+        }
+    }
+    Ok(false)
+}
+
+/// The module is unloaded.
+pub fn forget() {
+    LAST_US.get().set(0);
+}

@@ -1,0 +1,402 @@
+//! A queue on the server, as one consumer of one group sees it: see [`rules::pass`].
+
+use super::entry::Task;
+use super::id::{EntryId, Priority};
+use super::memory::{self, Outlook};
+use super::moves::{Leased, Obituary};
+use super::policy::Policy;
+use super::rules::{self, Batch, Desk, Oldest, Passed, Tried};
+use super::store::{self, Entry, IfMissing, Pending, Read, Target};
+use super::{DELIVERED, RECLAIMED, delayed, groups, line, sweep};
+use crate::args::Argument;
+use crate::error::Error;
+use crate::server::call::{CallReply, Element};
+use crate::server::{Mode, OwnedStr, Reply, Server, Str, words};
+use crate::time::UnixMs;
+
+/// A task that a consumer gets.
+pub struct Delivery {
+    /// Its id.
+    pub id: Reply<'static>,
+    /// Its fields and their values.
+    pub fields: Reply<'static>,
+    /// How long ago its last lease began, in ms; 0 if it had none.
+    pub idle: i64,
+    /// How often it was delivered, this time included.
+    pub deliveries: i64,
+}
+
+impl Delivery {
+    fn new(entry: Element<'_>, idle: i64, deliveries: i64) -> Self {
+        let part = |index| entry.at(index).map_or(Reply::Null, Reply::copy);
+        Self { id: part(0), fields: part(1), idle, deliveries }
+    }
+}
+
+/// The shape of CONSUME's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As XREADGROUP replies; in RESP3 that is a map.
+    Streams {
+        /// Whether the client speaks RESP3.
+        resp3: bool,
+    },
+    /// A list of tasks, with what is known of each.
+    Meta,
+}
+
+impl Shape {
+    /// The reply that hands out tasks of a queue.
+    pub fn reply(self, queue: &[u8], tasks: Vec<Delivery>) -> Reply<'static> {
+        let whole = |task: Delivery| match self {
+            Shape::Streams { .. } => Reply::Array(vec![task.id, task.fields]),
+            Shape::Meta => Reply::Array(vec![
+                task.id,
+                task.fields,
+                Reply::Integer(task.idle),
+                Reply::Integer(task.deliveries),
+            ]),
+        };
+        let tasks = Reply::Array(tasks.into_iter().map(whole).collect());
+        let name = Reply::Bulk(queue.to_vec());
+        match self {
+            Shape::Streams { resp3: true } => Reply::Map(vec![(name, tasks)]),
+            Shape::Streams { resp3: false } => Reply::Array(vec![Reply::Array(vec![name, tasks])]),
+            Shape::Meta => tasks,
+        }
+    }
+
+    /// The reply that there is nothing.
+    pub fn nothing(self) -> Reply<'static> {
+        match self {
+            Shape::Streams { .. } => Reply::NullArray,
+            Shape::Meta => Reply::Array(Vec::new()),
+        }
+    }
+}
+
+/// What is left of a batch that was read.
+enum Kept {
+    /// All of it: this many.
+    All(usize),
+    /// The others were skipped.
+    Some(Vec<Delivery>, usize),
+}
+
+/// A queue as one consumer of one group sees it.
+pub struct ServerDesk<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// The queue.
+    pub queue: Str<'a>,
+    /// The group.
+    pub group: Str<'a>,
+    /// The consumer.
+    pub consumer: Str<'a>,
+    /// What to do when the group is missing.
+    pub if_missing: IfMissing,
+}
+
+/// What came of serving a consumer.
+pub struct Served {
+    /// What it gets.
+    pub tasks: Vec<Delivery>,
+    /// Tasks that were moved without being delivered.
+    pub moved: usize,
+    /// Whether there may be more to move.
+    pub more: bool,
+}
+
+impl<'a> ServerDesk<'a> {
+    /// Hands out up to `count` tasks.
+    pub fn serve(&self, count: i64) -> Result<Served, Error> {
+        let now = self.server.now();
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let db = self.server.db();
+        let mut pass = Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new() };
+        let outcome = match memory::outlook(db, self.queue.bytes(), self.group.bytes(), now) {
+            Outlook::Plain => pass.read(Priority::LOWEST, count).map(|batch| Passed {
+                delivered: batch.delivered,
+                moved: batch.skipped,
+                more: batch.skipped > 0,
+            }),
+            Outlook::Mixed => pass.run(count),
+        };
+        let tasks = pass.tasks;
+        match outcome {
+            // What was handed out before the error is the consumer's.
+            Err(error) if tasks.is_empty() => Err(error),
+            outcome => {
+                DELIVERED.add(tasks.len() as u64);
+                let Passed { moved, more, .. } = outcome.unwrap_or_default();
+                Ok(Served { tasks, moved, more })
+            }
+        }
+    }
+
+    /// Hands out up to `count` tasks, if there is nothing but new ones, in the shape in which the
+    /// server itself replies. `None` if somebody has to look closer.
+    pub fn serve_plain(&self, count: Str<'_>) -> Result<Option<Reply<'a>>, Error> {
+        let (now, db) = (self.server.now(), self.server.db());
+        let (queue, group) = (self.queue.bytes(), self.group.bytes());
+        if memory::outlook(db, queue, group, now) == Outlook::Mixed {
+            return Ok(None);
+        }
+        let Some(found) = self.read_new(self.queue, count, Mode::WriteForward)? else {
+            return Ok(Some(Reply::NullArray));
+        };
+        match self.keep(Priority::LOWEST, self.queue, &found, now)? {
+            Kept::All(number) => {
+                DELIVERED.add(number as u64);
+                Ok(Some(Reply::Forward(found)))
+            }
+            Kept::Some(tasks, _) if tasks.is_empty() => Ok(None),
+            Kept::Some(tasks, _) => {
+                DELIVERED.add(tasks.len() as u64);
+                let shape = Shape::Streams { resp3: self.server.resp3() };
+                Ok(Some(shape.reply(queue, tasks)))
+            }
+        }
+    }
+
+    fn read_new(
+        &self,
+        stream: Str<'_>,
+        count: Str<'_>,
+        mode: Mode,
+    ) -> Result<Option<CallReply<'a>>, Error> {
+        let ServerDesk { queue, group, consumer, .. } = *self;
+        let read = Read { queue, stream, group, consumer, count };
+        store::read(self.server, &read, self.if_missing, mode)
+    }
+
+    /// Keeps what the consumer gets of a batch that was read, and finishes the rest for the group:
+    /// copies that are for another one, and entries whose id points elsewhere, which come again with
+    /// a right one.
+    fn keep(
+        &self,
+        priority: Priority,
+        stream: Str<'_>,
+        found: &CallReply<'_>,
+        now: UnixMs,
+    ) -> Result<Kept, Error> {
+        let Some(entries) = store::entries(found) else { return Ok(Kept::All(0)) };
+        let (db, queue, group) = (self.server.db(), self.queue.bytes(), self.group.bytes());
+        let id_of = |entry: Element<'_>| {
+            entry.at(0).and_then(|id| EntryId::parse(id.bytes())).unwrap_or(EntryId::LAST)
+        };
+        let is_kept = |entry: Element<'_>| {
+            let misplaced =
+                priority > Priority::LOWEST && id_of(entry).priority() != Some(priority);
+            !misplaced && entry.at(1).is_none_or(|fields| is_for(fields, group))
+        };
+        let kept = || entries.elements().filter(|entry| is_kept(*entry));
+        let number = kept().count();
+        memory::begun(db, queue, group, priority, kept().map(id_of), now);
+        if number == entries.len() {
+            return Ok(Kept::All(number));
+        }
+        let tasks = kept().map(|entry| Delivery::new(entry, 0, 1)).collect();
+        let mut skipped = Vec::new();
+        for entry in entries.elements().filter(|entry| !is_kept(*entry)) {
+            let text = OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
+            let fields = entry.at(1).into_iter().flat_map(Element::pairs);
+            if entry.at(1).is_none_or(|fields| is_for(fields, group)) {
+                self.place_anew(priority, stream, text.borrow(), Task::of(fields))?;
+            }
+            skipped.push((id_of(entry), text));
+        }
+        let ids: Vec<_> = skipped.iter().map(|(id, text)| (*id, text.borrow())).collect();
+        store::finish(self.server, self.queue, priority, self.group, &ids)?;
+        Ok(Kept::Some(tasks, ids.len()))
+    }
+
+    /// An entry that another client has added to the stream of a priority comes again with an id
+    /// that tells where it is.
+    fn place_anew<'t>(
+        &'t self,
+        priority: Priority,
+        stream: Str<'_>,
+        id: Str<'t>,
+        mut task: Task<'t>,
+    ) -> Result<(), Error> {
+        task.original_id = task.original_id.or(Some(id.bytes()));
+        if !groups::is_only(self.server, self.queue, stream, self.group)? {
+            task.group = Some(self.group.bytes());
+        }
+        store::add_copy(self.server, Target::Queue(self.queue, priority), &task, &[])
+    }
+}
+
+/// Whether a group gets an entry with these fields. What PUBLISH adds has three of them, and what
+/// is for one group only more than that.
+fn is_for(fields: Element<'_>, group: &[u8]) -> bool {
+    const PUBLISHED: usize = 6;
+    fields.len() <= PUBLISHED
+        || Task::of(fields.pairs()).group.is_none_or(|for_group| for_group == group)
+}
+
+/// One pass.
+struct Pass<'d, 'a> {
+    desk: &'d ServerDesk<'a>,
+    now: UnixMs,
+    policy: Policy,
+    tasks: Vec<Delivery>,
+}
+
+/// A lease that is over.
+struct Over<'s> {
+    priority: Priority,
+    id: EntryId,
+    text: OwnedStr,
+    entry: Entry<'s>,
+    idle: i64,
+    deliveries: i64,
+}
+
+impl Pass<'_, '_> {
+    fn run(&mut self, count: usize) -> Result<Passed, Error> {
+        let ServerDesk { server, queue, group, .. } = *self.desk;
+        self.policy = memory::learn(server, queue, group.bytes())?;
+        if self.policy.is_paused() {
+            return Ok(Passed::default());
+        }
+        sweep::look(server, queue, group, &self.policy, self.now)?;
+        let tries = self.policy.tries();
+        rules::pass(self, count, tries)
+    }
+
+    fn leased<'x>(&'x self, over: &'x Over<'_>) -> Leased<'x> {
+        Leased {
+            queue: self.desk.queue,
+            priority: over.priority,
+            group: self.desk.group,
+            id: (over.id, over.text.borrow()),
+        }
+    }
+}
+
+impl<'a> Desk for Pass<'_, 'a> {
+    type Error = Error;
+    type Lease = Over<'a>;
+
+    fn promote(&mut self, most: usize) -> Result<usize, Error> {
+        let ServerDesk { server, queue, .. } = *self.desk;
+        let mut moved = 0;
+        let is_due = || {
+            let due = memory::with(server.db(), queue.bytes(), |known| known.due);
+            due.is_none_or(|due| due.is_some_and(|due| due <= self.now))
+        };
+        while moved < most && is_due() {
+            let page = delayed::promote(server, queue, most - moved, self.now)?;
+            moved += page;
+            if page == 0 {
+                break;
+            }
+        }
+        if moved > 0 {
+            // Other groups may wait for them.
+            line::look_at(server, queue.bytes());
+        }
+        Ok(moved)
+    }
+
+    fn oldest(&mut self) -> Result<Oldest<Over<'a>>, Error> {
+        let ServerDesk { server, queue, group, .. } = *self.desk;
+        let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
+        let Some(lease) = self.policy.lease() else { return Ok(Oldest::Lasts) };
+        let oldest = memory::with_group(db, name, group_name, |group| group.oldest()).flatten();
+        let Some((since, id, priority)) = oldest else { return Ok(Oldest::Lasts) };
+        if since.0.saturating_add(lease.0) > self.now.0 {
+            return Ok(Oldest::Lasts);
+        }
+        let stream = store::stream_of(server, queue, priority)?;
+        let text = OwnedStr::new(id.to_string().as_bytes());
+        let Some(pending) = store::pending(server, stream.borrow(), group, text.borrow())? else {
+            memory::ended(db, name, group_name, priority, [id].into_iter());
+            return Ok(Oldest::Settled);
+        };
+        if pending.idle < lease.0 {
+            let since = UnixMs(self.now.0.saturating_sub(pending.idle));
+            memory::begun(db, name, group_name, priority, [id].into_iter(), since);
+            return Ok(Oldest::Settled);
+        }
+        let Some(entry) = store::entry(server, stream.borrow(), text.borrow())? else {
+            // Another client has deleted it: nothing is left to be done.
+            store::finish(server, queue, priority, group, &[(id, text.borrow())])?;
+            return Ok(Oldest::Settled);
+        };
+        let tried = Tried { before: entry.task().retry_count, deliveries: pending.deliveries };
+        let Pending { idle, deliveries, .. } = pending;
+        Ok(Oldest::Over(Over { priority, id, text, entry, idle, deliveries }, tried))
+    }
+
+    fn reclaim(&mut self, over: Over<'a>) -> Result<(), Error> {
+        let ServerDesk { server, queue, group, consumer, .. } = *self.desk;
+        let w = words();
+        let stream = store::stream_of(server, queue, over.priority)?;
+        let deliveries = over.deliveries.saturating_add(1);
+        let count = OwnedStr::number(deliveries);
+        let (text, zero) = (over.text.borrow(), w.zero());
+        let args = [
+            stream.borrow(),
+            group,
+            consumer,
+            zero,
+            text,
+            w.retries(),
+            count.borrow(),
+            w.just_id(),
+        ];
+        server.call(c"XCLAIM", Mode::Write, &args)?;
+        let ids = [over.id].into_iter();
+        memory::begun(server.db(), queue.bytes(), group.bytes(), over.priority, ids, self.now);
+        RECLAIMED.add(1);
+        if let Some(entry) = over.entry.whole() {
+            self.tasks.push(Delivery::new(entry, over.idle, deliveries));
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, over: Over<'a>) -> Result<(), Error> {
+        let task = over.entry.task();
+        let tried = Tried { before: task.retry_count, deliveries: over.deliveries };
+        let obituary = Obituary { reason: b"lease expired", deliveries: over.deliveries };
+        self.leased(&over).bury(self.desk.server, task, tried.in_all(), &obituary)
+    }
+
+    fn may_hold(&self, priority: Priority) -> bool {
+        let ServerDesk { server, queue, group, .. } = *self.desk;
+        let unread = memory::with_group(server.db(), queue.bytes(), group.bytes(), |group| {
+            group.unread.contains(priority)
+        });
+        priority == Priority::LOWEST || unread.unwrap_or(true)
+    }
+
+    fn read(&mut self, priority: Priority, most: usize) -> Result<Batch, Error> {
+        let ServerDesk { server, queue, group, .. } = *self.desk;
+        let stream = store::stream_of(server, queue, priority)?;
+        let count = OwnedStr::number(i64::try_from(most).unwrap_or(i64::MAX));
+        let drained = || memory::drained(server.db(), queue.bytes(), group.bytes(), priority);
+        let Some(found) = self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write)? else {
+            drained();
+            return Ok(Batch::default());
+        };
+        let batch = match self.desk.keep(priority, stream.borrow(), &found, self.now)? {
+            Kept::All(number) => {
+                let entries = store::entries(&found).into_iter().flat_map(Element::elements);
+                self.tasks.extend(entries.map(|entry| Delivery::new(entry, 0, 1)));
+                Batch { delivered: number, skipped: 0 }
+            }
+            Kept::Some(tasks, skipped) => {
+                let delivered = tasks.len();
+                self.tasks.extend(tasks);
+                Batch { delivered, skipped }
+            }
+        };
+        if batch.delivered + batch.skipped < most && batch.skipped == 0 {
+            drained();
+        }
+        Ok(batch)
+    }
+}

@@ -1,0 +1,322 @@
+//! What a task carries from one place to the next, and how it is written where it waits to be due.
+//! Nothing here knows a server.
+//!
+//! A member of `delayed:{stream}` is `<id> <priority> <retry_count> <group> <payload>`. The group is
+//! percent-encoded, `-` for none. In a copy the id is followed by `:` and the original id. A task
+//! with fields of its own has a `+` behind its retry count, and in the place of the payload all
+//! fields and values, each as `<length>:<bytes>`. Whatever is not of this form, such as what other
+//! clients add, is a task of which it is the payload: nothing is lost.
+
+use super::id::{EntryId, Priority};
+use crate::args::integer;
+
+/// A field and its value.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// What a task carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task<'a> {
+    /// The payload, which an entry that another client added may not have.
+    pub payload: Option<&'a [u8]>,
+    /// How often it was tried before.
+    pub retry_count: i64,
+    /// The id that PUBLISH replied, in a copy of a task.
+    pub original_id: Option<&'a [u8]>,
+    /// The only consumer group that it is for.
+    pub group: Option<&'a [u8]>,
+    /// Fields that mean nothing here.
+    pub other: Vec<Pair<'a>>,
+}
+
+impl<'a> Task<'a> {
+    /// A task from the fields of its entry. A bad retry count is 0.
+    pub fn of(fields: impl Iterator<Item = Pair<'a>>) -> Self {
+        let mut task = Self::default();
+        let (mut retry_count, mut timestamp) = (None, None);
+        for (field, value) in fields {
+            let place = match field {
+                b"payload" => &mut task.payload,
+                b"retry_count" => &mut retry_count,
+                b"timestamp" => &mut timestamp,
+                b"original_id" => &mut task.original_id,
+                b"group" => &mut task.group,
+                _ => {
+                    task.other.push((field, value));
+                    continue;
+                }
+            };
+            if place.is_none() {
+                *place = Some(value);
+            } else {
+                task.other.push((field, value));
+            }
+        }
+        // What is no id tells nothing.
+        task.original_id = task.original_id.filter(|id| EntryId::parse(id).is_some());
+        // Only a copy is for one group; anybody may have a field of that name.
+        if task.original_id.is_none()
+            && let Some(group) = task.group.take()
+        {
+            task.other.push((b"group", group));
+        }
+        task.retry_count = retry_count.and_then(integer).filter(|n| *n >= 0).unwrap_or(0);
+        task
+    }
+
+    /// Takes out what a dead letter tells beside its task, which comes last: `reason`, `deliveries`
+    /// and, if it was above 0, `priority`, which is returned. Dead letters that others have written
+    /// may have fields of these names for themselves.
+    pub fn forget_death(&mut self) -> Option<&'a [u8]> {
+        let named = |index: usize, name: &[u8]| {
+            let index = self.other.len().checked_sub(index)?;
+            self.other.get(index).filter(|(field, _)| *field == name).map(|(_, value)| *value)
+        };
+        let priority = named(1, b"priority");
+        let last = if priority.is_some() { 1 } else { 0 };
+        let is_ours = self.original_id.is_some()
+            && named(last + 1, b"deliveries").is_some()
+            && named(last + 2, b"reason").is_some();
+        if !is_ours {
+            return None;
+        }
+        self.other.truncate(self.other.len().saturating_sub(last + 2));
+        priority
+    }
+}
+
+/// A task that is not due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delayed<'a> {
+    /// Its id; what another client added has none.
+    pub id: Option<EntryId>,
+    /// Into which stream it will be added.
+    pub priority: Priority,
+    /// The task.
+    pub task: Task<'a>,
+}
+
+/// The member that stands for a task until it is due.
+pub fn encode(id: EntryId, priority: Priority, task: &Task<'_>) -> Vec<u8> {
+    let mut member = id.to_string().into_bytes();
+    if let Some(original) = task.original_id {
+        member.push(b':');
+        member.extend(original);
+    }
+    let own_fields = !task.other.is_empty() || task.payload.is_none();
+    let mark = if own_fields { "+" } else { "" };
+    member.extend(format!(" {} {}{mark} ", priority.number(), task.retry_count).into_bytes());
+    encode_group(task.group, &mut member);
+    member.push(b' ');
+    if own_fields {
+        let payload = task.payload.map(|payload| (b"payload".as_slice(), payload));
+        for (field, value) in payload.iter().chain(&task.other) {
+            for part in [field, value] {
+                member.extend(format!("{}:", part.len()).into_bytes());
+                member.extend(*part);
+            }
+        }
+    } else {
+        member.extend(task.payload.unwrap_or_default());
+    }
+    member
+}
+
+/// The group of a member, to be kept as long as what [`decode`] makes of it.
+pub fn group_of(member: &[u8]) -> Option<Vec<u8>> {
+    member.splitn(5, |b| *b == b' ').nth(3).filter(|group| *group != b"-").and_then(decode_group)
+}
+
+/// The task that a member stands for; `group` is what [`group_of`] tells.
+pub fn decode<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Delayed<'a> {
+    read(member, group).unwrap_or_else(|| Delayed {
+        id: None,
+        priority: Priority::LOWEST,
+        task: Task { payload: Some(member), ..Task::default() },
+    })
+}
+
+fn read<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Option<Delayed<'a>> {
+    let mut parts = member.splitn(5, |b| *b == b' ');
+    let (id, original_id) = ids(parts.next()?)?;
+    let priority = integer(parts.next()?).and_then(|n| Priority::new(u64::try_from(n).ok()?))?;
+    let retry_count = parts.next()?;
+    let (retry_count, own_fields) = match retry_count.strip_suffix(b"+") {
+        Some(retry_count) => (retry_count, true),
+        None => (retry_count, false),
+    };
+    let retry_count = integer(retry_count).filter(|n| *n >= 0)?;
+    let named = parts.next()? != b"-";
+    let rest = parts.next()?;
+    let mut task = if own_fields {
+        let fields = pairs(rest)?;
+        let mut fields = fields.into_iter().peekable();
+        let payload = fields.next_if(|(field, _)| field == b"payload").map(|(_, payload)| payload);
+        Task { payload, other: fields.collect(), ..Task::default() }
+    } else {
+        Task { payload: Some(rest), ..Task::default() }
+    };
+    task.retry_count = retry_count;
+    task.original_id = original_id;
+    task.group = if named { Some(group?) } else { None };
+    Some(Delayed { id: Some(id), priority, task })
+}
+
+/// The id of a member, and what stands behind it in a copy.
+fn ids(word: &[u8]) -> Option<(EntryId, Option<&[u8]>)> {
+    let mut words = word.splitn(2, |b| *b == b':');
+    let id = EntryId::parse(words.next()?).filter(|id| id.priority().is_none())?;
+    Some((id, words.next()))
+}
+
+/// The id of a member, if it is one of ours.
+pub fn id_of(member: &[u8]) -> Option<EntryId> {
+    ids(member.split(|b| *b == b' ').next()?).map(|(id, _)| id)
+}
+
+fn pairs(mut text: &[u8]) -> Option<Vec<Pair<'_>>> {
+    let mut pairs = Vec::new();
+    while !text.is_empty() {
+        let (field, rest) = part(text)?;
+        let (value, rest) = part(rest)?;
+        pairs.push((field, value));
+        text = rest;
+    }
+    Some(pairs)
+}
+
+/// `<length>:<bytes>`, and what follows it.
+fn part(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = text.iter().position(|b| *b == b':')?;
+    let length = integer(text.get(..colon)?).and_then(|n| usize::try_from(n).ok())?;
+    text.get(colon + 1..)?.split_at_checked(length)
+}
+
+fn encode_group(group: Option<&[u8]>, member: &mut Vec<u8>) {
+    match group {
+        None => member.push(b'-'),
+        // It would stand for none.
+        Some(b"-") => member.extend(b"%2D"),
+        Some(group) => {
+            for byte in group {
+                match byte {
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        member.push(*byte);
+                    }
+                    _ => member.extend(format!("%{byte:02X}").into_bytes()),
+                }
+            }
+        }
+    }
+}
+
+fn decode_group(text: &[u8]) -> Option<Vec<u8>> {
+    let mut group = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        group.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(*bytes.next()?).to_digit(16);
+                u8::try_from(16 * digit()? + digit()?).ok()?
+            }
+            _ => *byte,
+        });
+    }
+    Some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::UnixMs;
+    use proptest::prelude::*;
+
+    type Owned = (Vec<u8>, Vec<u8>);
+
+    #[test]
+    fn a_member_is_readable() {
+        let id = EntryId::parse(b"1700000000000-1001700000000000000").unwrap();
+        let task = Task { payload: Some(b"send mail"), ..Task::default() };
+        let first = encode(id, Priority::new(3).unwrap(), &task);
+        assert_eq!(first, b"1700000000000-1001700000000000000 3 0 - send mail");
+        let copy = Task {
+            original_id: Some(b"1690000000000-0"),
+            retry_count: 2,
+            group: Some(b"billing eu"),
+            ..task
+        };
+        assert_eq!(
+            encode(id, Priority::LOWEST, &copy),
+            b"1700000000000-1001700000000000000:1690000000000-0 0 2 billing%20eu send mail"
+        );
+    }
+
+    #[test]
+    fn what_other_clients_add_is_a_payload() {
+        for member in ["", "x", "1-1 0 0 - p", "a b c d e", "5-1000000000000000000 10 0 - p"] {
+            let group = group_of(member.as_bytes());
+            let found = decode(member.as_bytes(), group.as_deref());
+            assert_eq!(found.id, None, "{member:?}");
+            assert_eq!(found.task.payload, Some(member.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn fields_that_stand_twice_or_mean_nothing_here_are_kept() {
+        let fields: [(&[u8], &[u8]); 5] = [
+            (b"payload", b"a"),
+            (b"payload", b"b"),
+            (b"colour", b"red"),
+            (b"retry_count", b"-7"),
+            (b"timestamp", b"1"),
+        ];
+        let task = Task::of(fields.into_iter());
+        assert_eq!(task.payload, Some(b"a".as_slice()));
+        assert_eq!(task.retry_count, 0);
+        assert_eq!(task.other, [(b"payload".as_slice(), b"b".as_slice()), (b"colour", b"red")]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn whatever_a_task_carries_is_read_back(
+            (due, us) in (0..1i64 << 53, 0..1i64 << 55),
+            priority in 0..10u64,
+            payload: Option<Vec<u8>>,
+            retry_count in 0..i64::MAX,
+            original in prop::option::of((any::<u64>(), any::<u64>())),
+            group: Option<Vec<u8>>,
+            other: Vec<Owned>,
+        ) {
+            let id = EntryId::delayed(UnixMs(due), us);
+            let priority = Priority::new(priority).unwrap();
+            let original = original.map(|(ms, seq)| format!("{ms}-{seq}"));
+            let group = group.filter(|group| !group.is_empty());
+            let mut other: Vec<Pair> =
+                other.iter().map(|(f, v)| (f.as_slice(), v.as_slice())).collect();
+            if payload.is_none() {
+                // The first of that name is the payload.
+                other.retain(|(field, _)| *field != b"payload");
+            }
+            let task = Task {
+                payload: payload.as_deref(),
+                retry_count,
+                original_id: original.as_deref().map(str::as_bytes),
+                group: group.as_deref(),
+                other,
+            };
+            let member = encode(id, priority, &task);
+            prop_assert_eq!(id_of(&member), Some(id));
+            let found = group_of(&member);
+            prop_assert_eq!(decode(&member, found.as_deref()), Delayed { id: Some(id), priority, task });
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(member: Vec<u8>, text in "[-0-9:+ %a]{0,60}") {
+            for member in [member, text.into_bytes()] {
+                let _ = id_of(&member);
+                let _ = decode(&member, group_of(&member).as_deref());
+            }
+        }
+    }
+}

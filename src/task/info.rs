@@ -1,0 +1,178 @@
+//! TASK.INFO
+
+use super::groups::{text, with_groups};
+use super::id::{EntryId, Priority};
+use super::policy::Policy;
+use super::{line, memory, store};
+use crate::args::{Args, Argument};
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::keys::Prefix;
+use crate::server::call::Element;
+use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type, words};
+use crate::time::UnixMs;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `TASK.INFO stream` tells of a queue: `length` (entries in all its streams), `delayed`, `dead`,
+/// `oldest_ready_ms` (how long the oldest entry that some group has not read is there; 0 without
+/// one), `next_due_ms` (until the first delayed task is due; 0 if it is, -1 without one),
+/// `priorities` (entries by priority above 0), `waiting_consumers`, `groups` (of each its `name`, how
+/// many tasks are `ready` and `leased`, its `consumers`, and `oldest_leased_ms`) and the `policy` in
+/// force.
+pub struct Info;
+
+/// How many entries are counted one by one; beyond that the server's own estimate is told.
+const COUNTED: usize = 10_000;
+
+/// How many leases are looked at for the oldest.
+const LOOKED_AT: i64 = 128;
+
+impl Command for Info {
+    const SPEC: Spec = Spec {
+        name: c"task.info",
+        summary: c"Tells of a queue, its groups and its policy.",
+        complexity: c"O(G) for G consumer groups.",
+        since: c"0.1.0",
+        arity: 2,
+        flags: c"readonly",
+        categories: c"read stream slow",
+        keys: &[Key { position: 1, access: Access::Read }],
+        legacy_keys: (1, 1, 1),
+        args: &[Arg::key(c"stream", 0)],
+    };
+    type Request<'a> = Str<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Str<'a>, Error> {
+        args.name()
+    }
+
+    fn run<'a>(queue: Str<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
+        let now = server.now();
+        let mut groups: BTreeMap<Box<[u8]>, Group> = BTreeMap::new();
+        let (mut length, mut oldest) = (0, None);
+        let mut priorities = Vec::new();
+        for priority in Priority::ALL {
+            let stream = store::stream_of(server, queue, priority)?;
+            let stream = stream.borrow();
+            match server.type_of(stream) {
+                Type::Absent => continue,
+                Type::Stream => {}
+                _ => return Err(Error::WrongType),
+            }
+            let entries = server.peek_key(stream).len() as i64;
+            length += entries;
+            if priority > Priority::LOWEST && entries > 0 {
+                let number = priority.number().to_string();
+                priorities.push((Reply::Bulk(number.into_bytes()), Reply::Integer(entries)));
+            }
+            let first_ready = look_at_groups(server, stream, entries, &mut groups)?;
+            oldest = [oldest, first_ready].into_iter().flatten().min();
+        }
+        let delayed = server.key_of(Prefix::Delayed, queue)?;
+        let next_due = match memory::first_due(server, delayed.borrow())? {
+            None => -1,
+            Some(due) => due.0.saturating_sub(now.0).max(0),
+        };
+        let dead = server.key_of(Prefix::Dead, queue)?;
+        let policy = Policy::of(server, queue)?;
+        let age = |since: UnixMs| now.0.saturating_sub(since.0).max(0);
+        let known = |name: &[u8]| {
+            let known = memory::with_group(server.db(), queue.bytes(), name, |g| g.oldest());
+            known.flatten().map_or(0, |(since, ..)| age(since))
+        };
+        let groups = groups.into_iter().map(|(name, group)| {
+            let leased = if group.leased > 0 { group.oldest_leased.max(known(&name)) } else { 0 };
+            Reply::Map(vec![
+                field("name", Reply::Bulk(name.into())),
+                field("ready", Reply::Integer(group.ready)),
+                field("leased", Reply::Integer(group.leased)),
+                field("consumers", Reply::Integer(group.consumers)),
+                field("oldest_leased_ms", Reply::Integer(leased)),
+            ])
+        });
+        let count = |key: Str<'_>| Reply::Integer(server.peek_key(key).len() as i64);
+        Ok(Reply::Map(vec![
+            field("length", Reply::Integer(length)),
+            field("delayed", count(delayed.borrow())),
+            field("dead", count(dead.borrow())),
+            field("oldest_ready_ms", Reply::Integer(oldest.map_or(0, age))),
+            field("next_due_ms", Reply::Integer(next_due)),
+            field("priorities", Reply::Map(priorities)),
+            field("waiting_consumers", Reply::Integer(line::length(server, queue.bytes()) as i64)),
+            field("groups", Reply::Array(groups.collect())),
+            field(
+                "policy",
+                Reply::Map(
+                    policy.fields().map(|(name, value)| field(name, Reply::Integer(value))).into(),
+                ),
+            ),
+        ]))
+    }
+}
+
+fn field<'a>(name: &str, value: Reply<'a>) -> (Reply<'a>, Reply<'a>) {
+    (Reply::Bulk(name.as_bytes().to_vec()), value)
+}
+
+/// What is told of a group, over all streams of the queue.
+#[derive(Default)]
+struct Group {
+    ready: i64,
+    leased: i64,
+    consumers: i64,
+    oldest_leased: i64,
+}
+
+/// Adds what one stream tells of its groups. The reply is when the first entry was added that some
+/// group has not read, or nobody, if there is no group.
+fn look_at_groups(
+    server: &Server,
+    stream: Str<'_>,
+    entries: i64,
+    all: &mut BTreeMap<Box<[u8]>, Group>,
+) -> Result<Option<UnixMs>, Error> {
+    with_groups(server, stream, |groups| {
+        let name_of = |told: Element<'_>| Box::from(text(told, b"name").unwrap_or_default());
+        let here: BTreeSet<Box<[u8]>> = groups.elements().map(name_of).collect();
+        let behind = |last: EntryId| {
+            let (count, first) = server.peek_key(stream).entries_behind(last.parts(), COUNTED);
+            (count, first.map(|(ms, _)| UnixMs(i64::try_from(ms).unwrap_or(i64::MAX))))
+        };
+        // A group comes into the stream of a priority when it first reads from it.
+        let missing = all.iter_mut().filter(|(name, _)| !here.contains(*name));
+        let missing = missing.map(|(_, group)| group.ready += entries).count();
+        let unread_by_all = missing > 0 || here.is_empty();
+        let mut oldest = if unread_by_all { behind(EntryId::default()).1 } else { None };
+        for told in groups.elements() {
+            let number = |field: &[u8]| told.field(field).map_or(0, Element::integer);
+            let last = text(told, b"last-delivered-id").and_then(EntryId::parse);
+            let (counted, first) = behind(last.unwrap_or_default());
+            let ready = match counted {
+                COUNTED => number(b"lag").min(entries).max(COUNTED as i64),
+                counted => counted as i64,
+            };
+            oldest = [oldest, first].into_iter().flatten().min();
+            let leased = number(b"pending");
+            let group = all.entry(name_of(told)).or_default();
+            group.ready += ready;
+            group.leased += leased;
+            group.consumers = group.consumers.max(number(b"consumers"));
+            if leased > 0 {
+                let name = OwnedStr::new(&name_of(told));
+                let longest = longest_lease(server, stream, name.borrow())?;
+                group.oldest_leased = group.oldest_leased.max(longest);
+            }
+        }
+        Ok(oldest)
+    })?
+}
+
+/// How long ago the oldest of a group's leases began, in ms, as far as the first of them tell.
+fn longest_lease(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<i64, Error> {
+    let w = words();
+    let count = OwnedStr::number(LOOKED_AT);
+    let args = [stream, group, w.minimum(), w.maximum(), count.borrow()];
+    let leases = server.call(c"XPENDING", Mode::Read, &args)?;
+    let idle = |lease: Element<'_>| lease.at(2).map_or(0, Element::integer);
+    Ok(leases.root().elements().map(idle).max().unwrap_or(0))
+}

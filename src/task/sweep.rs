@@ -1,0 +1,145 @@
+//! The walk through what is leased in a group, page by page: it finds the leases that this process
+//! does not know, and consumers that are gone.
+
+use super::id::{EntryId, Priority};
+use super::memory;
+use super::policy::Policy;
+use super::store;
+use crate::args::Argument;
+use crate::error::Error;
+use crate::server::call::Element;
+use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
+use crate::time::UnixMs;
+
+/// Entries in a page.
+const PAGE: usize = 128;
+
+/// Reads one page, if it is due.
+pub fn look(
+    server: &Server,
+    queue: Str<'_>,
+    group: Str<'_>,
+    policy: &Policy,
+    now: UnixMs,
+) -> Result<(), Error> {
+    let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
+    let Some(lease) = policy.lease() else { return Ok(()) };
+    let due = memory::with_group(db, name, group_name, |group| {
+        (group.sweep.due <= now).then_some(group.seen)
+    });
+    let Some(Some(seen)) = due else { return Ok(()) };
+    let (priority, last) = seen.unwrap_or((Priority::LOWEST, None));
+    let (found, is_full) = page(server, queue, group, priority, last)?;
+    let last = found.last().map(|(id, _)| *id);
+    let next = if is_full { Some((priority, last)) } else { next_stream(db, name, priority) };
+    memory::with_group(db, name, group_name, |group| {
+        let leases = group.leases.entry(priority).or_default();
+        for (id, idle) in found {
+            if !leases.knows(id) {
+                leases.begin(id, UnixMs(now.0.saturating_sub(idle)));
+            }
+        }
+        group.seen = next;
+        match next {
+            Some(_) => group.sweep.page_read(now),
+            None => group.sweep.finished(now, lease),
+        }
+    });
+    if next.is_none() {
+        tidy(server, queue, group, now)?;
+    }
+    Ok(())
+}
+
+/// The stream that follows that of a priority.
+fn next_stream(db: i32, queue: &[u8], priority: Priority) -> Option<(Priority, Option<EntryId>)> {
+    let streams = memory::with(db, queue, |known| known.streams)?;
+    let mut above = Priority::ALL.into_iter().filter(|next| *next > priority);
+    above.find(|next| streams.contains(*next)).map(|next| (next, None))
+}
+
+/// The leases behind `last`: ids, and how long ago they began, in ms. Whether there may be more.
+fn page(
+    server: &Server,
+    queue: Str<'_>,
+    group: Str<'_>,
+    priority: Priority,
+    last: Option<EntryId>,
+) -> Result<(Vec<(EntryId, i64)>, bool), Error> {
+    let stream = store::stream_of(server, queue, priority)?;
+    let w = words();
+    let behind = last.map(|id| OwnedStr::new(format!("({id}").as_bytes()));
+    let from = behind.as_ref().map_or(w.minimum(), OwnedStr::borrow);
+    let count = OwnedStr::number(PAGE as i64);
+    let args = [stream.borrow(), group, from, w.maximum(), count.borrow()];
+    let reply = match server.call(c"XPENDING", Mode::Read, &args) {
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
+            return Ok((Vec::new(), false));
+        }
+        other => other?,
+    };
+    let lease =
+        |lease: Element<'_>| Some((EntryId::parse(lease.at(0)?.bytes())?, lease.at(2)?.integer()));
+    let leases: Vec<_> = reply.root().elements().filter_map(lease).collect();
+    let is_full = leases.len() >= PAGE;
+    Ok((leases, is_full))
+}
+
+/// How long a consumer without leases must have been idle to be taken for gone, in ms.
+const GONE: i64 = 3_600_000;
+
+/// How often consumers that are gone are looked for, in ms.
+const EVERY: i64 = 600_000;
+
+/// How many consumers are dropped at once.
+const DROPPED: usize = 1000;
+
+/// Drops consumers that are gone: names that no worker uses any more would pile up.
+fn tidy(server: &Server, queue: Str<'_>, group: Str<'_>, now: UnixMs) -> Result<(), Error> {
+    let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
+    let is_due = memory::with_group(db, name, group_name, |group| {
+        let is_due = group.tidied.is_none_or(|last| last.0.saturating_add(EVERY) <= now.0);
+        if is_due {
+            group.tidied = Some(now);
+        }
+        is_due
+    });
+    if is_due != Some(true) {
+        return Ok(());
+    }
+    let mut next = Some(Priority::LOWEST);
+    while let Some(priority) = next {
+        let stream = store::stream_of(server, queue, priority)?;
+        if server.type_of(stream.borrow()) == Type::Stream
+            && drop_idle(server, stream.borrow(), group)? >= DROPPED
+        {
+            memory::with_group(db, name, group_name, |group| group.tidied = None);
+        }
+        next = next_stream(db, name, priority).map(|(priority, _)| priority);
+    }
+    Ok(())
+}
+
+fn drop_idle(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<usize, Error> {
+    let w = words();
+    let reply = match server.call(c"XINFO", Mode::Read, &[w.consumers(), stream, group]) {
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => return Ok(0),
+        other => other?,
+    };
+    let is_gone = |consumer: &Element<'_>| {
+        let number = |field| consumer.field(field).map(Element::integer);
+        number(b"pending".as_slice()) == Some(0) && number(b"idle") >= Some(GONE)
+    };
+    let gone: Vec<OwnedStr> = reply
+        .root()
+        .elements()
+        .filter(is_gone)
+        .filter_map(|consumer| Some(OwnedStr::new(consumer.field(b"name")?.bytes())))
+        .take(DROPPED)
+        .collect();
+    for consumer in &gone {
+        let args = [w.del_consumer(), stream, group, consumer.borrow()];
+        server.call(c"XGROUP", Mode::Write, &args)?;
+    }
+    Ok(gone.len())
+}
