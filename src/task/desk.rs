@@ -259,6 +259,8 @@ impl Pass<'_, '_> {
         let ServerDesk { server, queue, group, .. } = *self.desk;
         self.policy = memory::learn(server, queue, group.bytes())?;
         if self.policy.is_paused() {
+            // From here on nothing is deleted that the group has not seen.
+            store::ensure_group(server, queue, group, self.desk.if_missing)?;
             return Ok(Passed::default());
         }
         sweep::look(server, queue, group, &self.policy, self.now)?;

@@ -133,9 +133,11 @@ fn serve_all(
 ) -> Result<(), Error> {
     let groups = HALL.get().borrow().parts(db, stream);
     // One group's trouble is not another's.
-    groups.iter().fold(Ok(()), |outcome, group| {
-        outcome.and(serve_group(server, db, stream, group, most, budget))
-    })
+    let mut outcome = Ok(());
+    for group in &groups {
+        outcome = outcome.and(serve_group(server, db, stream, group, most, budget));
+    }
+    outcome
 }
 
 /// Serves a line until it is empty, nothing is left to hand out, `most` are served or the budget is

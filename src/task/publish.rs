@@ -134,10 +134,13 @@ impl Request<'_> {
             When::In(delay) => UnixMs(now.0.saturating_add(delay.0)),
             When::At(due) => due,
         };
+        // What is not added to the queue's own stream is refused all the same if that is none.
+        if (due > now || self.priority > Priority::LOWEST)
+            && !matches!(server.type_of(queue), Type::Absent | Type::Stream)
+        {
+            return Err(Error::WrongType);
+        }
         if due > now {
-            if !matches!(server.type_of(queue), Type::Absent | Type::Stream) {
-                return Err(Error::WrongType);
-            }
             let payload = Some(self.fields.payload.bytes());
             let task = Task { payload, retry_count: self.retry_count, ..Task::default() };
             let id = delayed::add(server, queue, self.priority, &task, due)?;

@@ -7,6 +7,7 @@ use super::{ACKED, DEAD_LETTERED, REQUEUED, groups, line};
 use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
+use crate::keys::Prefix;
 use crate::server::{OwnedStr, Reply, Server, Str, Type};
 
 /// `TASK.RETRY stream id payload retry_count retry_stream dlq_stream max_retries [group]` moves a
@@ -82,17 +83,19 @@ impl Command for Retry {
         let (id, text) = (request.id.id, request.id.borrow());
         let finished_for = finished_for(server, queue, group)?;
         let (priority, source) = source(server, queue, (id, text))?;
-        let task = source.as_ref().map(Entry::task).unwrap_or_default();
+        let mut task = source.as_ref().map(Entry::task).unwrap_or_default();
+        // Dead letters can be consumed, and retried, as well.
+        task.forget_death();
         let (target, retry_count, counter) = if request.retry_count < request.max_retries {
             // Below an integer, so one more is in range.
             (request.retry_stream, request.retry_count + 1, &REQUEUED)
         } else {
             (request.dlq_stream, request.retry_count, &DEAD_LETTERED)
         };
+        let dead = server.key_of(Prefix::Dead, queue)?;
+        let stays = [queue.bytes(), dead.borrow().bytes()].contains(&target.bytes());
         let several = match &finished_for {
-            Some(group) if target.bytes() == queue.bytes() => {
-                !groups::is_only(server, queue, queue, group.borrow())?
-            }
+            Some(group) if stays => !groups::is_only(server, queue, queue, group.borrow())?,
             _ => false,
         };
         let copy = Task {
@@ -101,7 +104,7 @@ impl Command for Retry {
             original_id: task.original_id.or(Some(text.bytes())),
             // The other groups go on with the entry itself.
             group: finished_for.as_ref().filter(|_| several).map(|group| group.borrow().bytes()),
-            other: Vec::new(),
+            other: task.other,
         };
         store::add_copy(server, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
         counter.add(1);

@@ -266,15 +266,29 @@ pub fn read<'s>(
             if !exists(read.stream) && (!is_queue || if_missing == IfMissing::CreateGroup) {
                 return Ok(None);
             }
-            create_group(server, read.stream, read.group, if_missing)?;
-            if !is_queue && !groups::has_group(server, read.queue, read.group)? {
-                create_group(server, read.queue, read.group, if_missing)?;
+            if !is_queue {
+                ensure_group(server, read.queue, read.group, if_missing)?;
             }
+            create_group(server, read.stream, read.group, if_missing)?;
             read_group()?
         }
         other => other?,
     };
     Ok((!reply.root().is_null()).then_some(reply))
+}
+
+/// Creates a consumer group of a queue, unless it is there.
+pub fn ensure_group(
+    server: &Server,
+    queue: Str<'_>,
+    group: Str<'_>,
+    if_missing: IfMissing,
+) -> Result<(), Error> {
+    let is_there = match server.type_of(queue) {
+        Type::Absent => if_missing == IfMissing::CreateGroup,
+        _ => groups::has_group(server, queue, group)?,
+    };
+    if is_there { Ok(()) } else { create_group(server, queue, group, if_missing) }
 }
 
 fn create_group(
