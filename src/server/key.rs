@@ -70,7 +70,12 @@ impl Key<'_> {
         }
     }
 
-    /// The length of a string in bytes; of a stream or sorted set, its number of entries.
+    /// The number of entries of a stream or members of a sorted set; 0 of anything else.
+    pub fn entries(&self) -> usize {
+        if matches!(self.kind(), Type::Stream | Type::SortedSet) { self.len() } else { 0 }
+    }
+
+    /// The length of a string in bytes.
     pub fn len(&self) -> usize {
         // SAFETY: the key is open.
         self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })

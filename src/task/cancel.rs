@@ -55,7 +55,7 @@ impl Command for Cancel {
     }
 }
 
-/// Removes an entry that is leased in no group. True if it was there.
+/// Removes an entry that is ready. True if it was there.
 fn remove_ready(server: &Server, queue: Str<'_>, id: &IdArg<'_>) -> Result<bool, Error> {
     for priority in store::places(id.id) {
         let stream = store::stream_of(server, queue, priority)?;
@@ -67,7 +67,7 @@ fn remove_ready(server: &Server, queue: Str<'_>, id: &IdArg<'_>) -> Result<bool,
             Type::Absent => return Ok(false),
             _ => return Err(Error::WrongType),
         }
-        if !groups::is_leased(server, stream, id.borrow())?
+        if groups::is_ready(server, queue, stream, (id.id, id.borrow()))?
             && server.call(c"XDEL", Mode::Write, &[stream, id.borrow()])?.root().integer() > 0
         {
             return Ok(true);

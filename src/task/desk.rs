@@ -115,10 +115,13 @@ impl<'a> ServerDesk<'a> {
         let db = self.server.db();
         let mut pass = Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new() };
         let outcome = match memory::outlook(db, self.queue.bytes(), self.group.bytes(), now) {
-            Outlook::Plain => pass.read(Priority::LOWEST, count).map(|batch| Passed {
-                delivered: batch.delivered,
-                moved: batch.skipped,
-                more: batch.skipped > 0,
+            Outlook::Plain => pass.read(Priority::LOWEST, count).and_then(|batch| {
+                if batch.skipped == 0 {
+                    return Ok(Passed { delivered: batch.delivered, ..Passed::default() });
+                }
+                // What comes behind the skipped may be for this group.
+                let rest = pass.run(count.saturating_sub(batch.delivered))?;
+                Ok(Passed { moved: rest.moved + batch.skipped, ..rest })
             }),
             Outlook::Mixed => pass.run(count),
         };

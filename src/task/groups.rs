@@ -65,7 +65,7 @@ pub fn is_only(
     let only = |stream| -> Result<bool, Error> {
         Ok(only_group(server, stream)?.is_some_and(|only| *only == *group.bytes()))
     };
-    if queue.bytes() == stream.bytes() || server.type_of(queue) == Type::Absent {
+    if queue.bytes() == stream.bytes() || server.type_of(queue) != Type::Stream {
         return only(stream);
     }
     Ok(only(stream)? && only(queue)?)
@@ -79,19 +79,13 @@ pub fn done_everywhere<'a>(
     stream: Str<'_>,
     ids: &[(EntryId, Str<'a>)],
 ) -> Result<Vec<Str<'a>>, Error> {
-    let named = names(server, queue)?;
+    let named = names(server, queue, stream)?;
     with_groups(server, stream, |groups| {
-        // The queue's groups come into the stream of a priority when they first read from it. One
-        // that was destroyed in the queue counts no longer.
-        let here = |name: &[u8]| groups.elements().find(|g| text(*g, b"name") == Some(name));
-        let counting: Option<Vec<Element<'_>>> = match &named {
-            Some(named) if !named.is_empty() => named.iter().map(|name| here(name)).collect(),
-            _ => Some(groups.elements().collect()),
-        };
+        let Some(counting) = counting(&named, groups) else { return Ok(Vec::new()) };
         let mut done = Vec::with_capacity(ids.len());
-        for id in counting.as_ref().map_or(&[][..], |_| ids) {
+        for id in ids {
             let mut past_all = true;
-            for group in counting.iter().flatten() {
+            for group in &counting {
                 past_all = past_all && is_past(server, stream, *group, *id)?;
             }
             if past_all {
@@ -102,14 +96,25 @@ pub fn done_everywhere<'a>(
     })?
 }
 
-/// The names of all groups of a stream, if there is one.
-fn names(server: &Server, stream: Str<'_>) -> Result<Option<Vec<Box<[u8]>>>, Error> {
-    match server.type_of(stream) {
-        Type::Absent => Ok(None),
-        _ => with_groups(server, stream, |groups| {
-            Some(groups.elements().filter_map(|g| text(g, b"name")).map(Into::into).collect())
-        }),
+/// The names of the groups of a queue, if `stream` is another one of its streams and there are any.
+fn names(server: &Server, queue: Str<'_>, stream: Str<'_>) -> Result<Vec<Box<[u8]>>, Error> {
+    if queue.bytes() == stream.bytes() || server.type_of(queue) != Type::Stream {
+        return Ok(Vec::new());
     }
+    with_groups(server, queue, |groups| {
+        groups.elements().filter_map(|group| text(group, b"name")).map(Into::into).collect()
+    })
+}
+
+/// The groups of a stream that count. The queue's groups come into the stream of a priority when
+/// they first read from it: none if one of them is not here yet. One that was destroyed in the queue
+/// counts no longer.
+fn counting<'r>(named: &[Box<[u8]>], groups: Element<'r>) -> Option<Vec<Element<'r>>> {
+    if named.is_empty() {
+        return Some(groups.elements().collect());
+    }
+    let here = |name: &[u8]| groups.elements().find(|group| text(*group, b"name") == Some(name));
+    named.iter().map(|name| here(name)).collect()
 }
 
 fn is_past(
@@ -118,8 +123,7 @@ fn is_past(
     group: Element<'_>,
     (id, id_text): (EntryId, Str<'_>),
 ) -> Result<bool, Error> {
-    let last = text(group, b"last-delivered-id").and_then(EntryId::parse);
-    if Some(id) > last {
+    if Some(id) > last_read(group) {
         return Ok(false);
     }
     if group.field(b"pending").is_some_and(|pending| pending.integer() == 0) {
@@ -129,18 +133,31 @@ fn is_past(
     Ok(store::pending(server, stream, name.borrow(), id_text)?.is_none())
 }
 
-/// Whether an entry is leased in any group of a stream.
-pub fn is_leased(server: &Server, stream: Str<'_>, id: Str<'_>) -> Result<bool, Error> {
+/// Whether an entry, if it is there, is ready: leased in no group, and not read by every one.
+pub fn is_ready(
+    server: &Server,
+    queue: Str<'_>,
+    stream: Str<'_>,
+    id: (EntryId, Str<'_>),
+) -> Result<bool, Error> {
+    let named = names(server, queue, stream)?;
     with_groups(server, stream, |groups| {
+        let counting = counting(&named, groups);
+        let mut unread = counting.as_ref().is_none_or(Vec::is_empty);
         for group in groups.elements() {
-            let nothing = group.field(b"pending").is_some_and(|pending| pending.integer() == 0);
-            let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
-            if !nothing && store::pending(server, stream, name.borrow(), id)?.is_some() {
-                return Ok(true);
+            if Some(id.0) > last_read(group) {
+                unread = true;
+            } else if !is_past(server, stream, group, id)? {
+                return Ok(false);
             }
         }
-        Ok(false)
+        Ok(unread)
     })?
+}
+
+/// The last entry that a group has read.
+fn last_read(group: Element<'_>) -> Option<EntryId> {
+    text(group, b"last-delivered-id").and_then(EntryId::parse)
 }
 
 /// A field of what the server tells of a group.

@@ -59,7 +59,7 @@ impl Command for Info {
                 Type::Stream => {}
                 _ => return Err(Error::WrongType),
             }
-            let entries = server.peek_key(stream).len() as i64;
+            let entries = server.peek_key(stream).entries() as i64;
             length += entries;
             if priority > Priority::LOWEST && entries > 0 {
                 let number = priority.number().to_string();
@@ -74,6 +74,9 @@ impl Command for Info {
             Some(due) => due.0.saturating_sub(now.0).max(0),
         };
         let dead = server.key_of(Prefix::Dead, queue)?;
+        if !matches!(server.type_of(dead.borrow()), Type::Absent | Type::Stream) {
+            return Err(Error::WrongType);
+        }
         let policy = Policy::of(server, queue)?;
         let age = |since: UnixMs| now.0.saturating_sub(since.0).max(0);
         let known = |name: &[u8]| {
@@ -90,7 +93,7 @@ impl Command for Info {
                 field("oldest_leased_ms", Reply::Integer(leased)),
             ])
         });
-        let count = |key: Str<'_>| Reply::Integer(server.peek_key(key).len() as i64);
+        let count = |key: Str<'_>| Reply::Integer(server.peek_key(key).entries() as i64);
         Ok(Reply::Map(vec![
             field("length", Reply::Integer(length)),
             field("delayed", count(delayed.borrow())),

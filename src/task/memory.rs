@@ -99,8 +99,7 @@ impl Known {
             !policy.is_paused()
                 && self.due.is_none_or(|due| due > now)
                 && self.groups.get(group).is_some_and(|group| {
-                    group.unread == Priorities::default()
-                        && group.next_look(policy).is_none_or(|look| look > now)
+                    group.unread == Priorities::default() && group.next_look(policy) > now
                 })
         });
         if quiet { Outlook::Plain } else { Outlook::Mixed }
@@ -114,9 +113,9 @@ impl Known {
         }
         let groups = groups.iter().map(|name| match self.groups.get(name) {
             Some(group) => group.next_look(policy),
-            None => Some(UnixMs(0)),
+            None => UnixMs(0),
         });
-        groups.chain([self.due]).flatten().min()
+        groups.chain(self.due).min()
     }
 }
 
@@ -130,10 +129,12 @@ impl Group {
     }
 
     /// When the first lease ends, or the next page of the sweep is due.
-    fn next_look(&self, policy: &Policy) -> Option<UnixMs> {
-        let lease = policy.lease()?;
-        let end = self.oldest().map(|(since, ..)| UnixMs(since.0.saturating_add(lease.0)));
-        Some(end.map_or(self.sweep.due, |end| end.min(self.sweep.due)))
+    fn next_look(&self, policy: &Policy) -> UnixMs {
+        let end = policy.lease().and_then(|lease| {
+            let (since, ..) = self.oldest()?;
+            Some(UnixMs(since.0.saturating_add(lease.0)))
+        });
+        end.map_or(self.sweep.due, |end| end.min(self.sweep.due))
     }
 }
 

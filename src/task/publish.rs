@@ -180,9 +180,9 @@ fn size(server: &Server, queue: Str<'_>) -> Result<i64, Error> {
     let mut size = 0usize;
     for priority in Priority::ALL {
         let stream = store::stream_of(server, queue, priority)?;
-        size = size.saturating_add(server.peek_key(stream.borrow()).len());
+        size = size.saturating_add(server.peek_key(stream.borrow()).entries());
     }
     let delayed = server.key_of(Prefix::Delayed, queue)?;
-    size = size.saturating_add(server.peek_key(delayed.borrow()).len());
+    size = size.saturating_add(server.peek_key(delayed.borrow()).entries());
     Ok(i64::try_from(size).unwrap_or(i64::MAX))
 }

@@ -402,6 +402,8 @@ pub fn finish(
 ) -> Result<i64, Error> {
     let stream = stream_of(server, queue, priority)?;
     let stream = stream.borrow();
+    // Whatever can be refused comes before the first change.
+    let keeps = Policy::of(server, queue)?.keeps();
     let texts: Vec<Str<'_>> = ids.iter().map(|(_, text)| *text).collect();
     let acknowledged = {
         let args = [&[stream, group], texts.as_slice()].concat();
@@ -417,7 +419,7 @@ pub fn finish(
         priority,
         ids.iter().map(|(id, _)| *id),
     );
-    if Policy::of(server, queue)?.keeps() {
+    if keeps {
         return Ok(acknowledged);
     }
     // Every id was pending here, so with a single group everybody is past all of them.

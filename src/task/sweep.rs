@@ -9,12 +9,12 @@ use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
-use crate::time::UnixMs;
+use crate::time::{Millis, UnixMs};
 
 /// Entries in a page.
 const PAGE: usize = 128;
 
-/// Reads one page, if it is due.
+/// Reads about one page, if it is due.
 pub fn look(
     server: &Server,
     queue: Str<'_>,
@@ -23,32 +23,42 @@ pub fn look(
     now: UnixMs,
 ) -> Result<(), Error> {
     let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
-    let Some(lease) = policy.lease() else { return Ok(()) };
     let due = memory::with_group(db, name, group_name, |group| {
         (group.sweep.due <= now).then_some(group.seen)
     });
     let Some(Some(seen)) = due else { return Ok(()) };
-    let (priority, last) = seen.unwrap_or((Priority::LOWEST, None));
-    let (found, is_full) = page(server, queue, group, priority, last)?;
-    let last = found.last().map(|(id, _)| *id);
-    let next = if is_full { Some((priority, last)) } else { next_stream(db, name, priority) };
-    memory::with_group(db, name, group_name, |group| {
-        let leases = group.leases.entry(priority).or_default();
-        for (id, idle) in found {
-            if !leases.knows(id) {
-                leases.begin(id, UnixMs(now.0.saturating_sub(idle)));
+    let mut next = seen.or(Some((Priority::LOWEST, None)));
+    let mut found = 0;
+    // Without a lease nothing ends.
+    while policy.lease().is_some()
+        && found < PAGE
+        && let Some((priority, last)) = next
+    {
+        let leases = page(server, queue, group, priority, last)?;
+        found += leases.len();
+        next = match leases.last() {
+            Some((last, _)) if leases.len() >= PAGE => Some((priority, Some(*last))),
+            _ => next_stream(db, name, priority),
+        };
+        memory::with_group(db, name, group_name, |group| {
+            let known = group.leases.entry(priority).or_default();
+            for (id, idle) in leases {
+                if !known.knows(id) {
+                    known.begin(id, UnixMs(now.0.saturating_sub(idle)));
+                }
             }
-        }
-        group.seen = next;
-        match next {
-            Some(_) => group.sweep.page_read(now),
-            None => group.sweep.finished(now, lease),
+        });
+    }
+    let finished = next.is_none() || policy.lease().is_none();
+    memory::with_group(db, name, group_name, |group| {
+        group.seen = next.filter(|_| !finished);
+        match policy.lease() {
+            _ if !finished => group.sweep.page_read(now),
+            Some(lease) => group.sweep.finished(now, lease),
+            None => group.sweep.finished(now, Millis(EVERY)),
         }
     });
-    if next.is_none() {
-        tidy(server, queue, group, now)?;
-    }
-    Ok(())
+    if finished { tidy(server, queue, group, now) } else { Ok(()) }
 }
 
 /// The stream that follows that of a priority.
@@ -58,14 +68,14 @@ fn next_stream(db: i32, queue: &[u8], priority: Priority) -> Option<(Priority, O
     above.find(|next| streams.contains(*next)).map(|next| (next, None))
 }
 
-/// The leases behind `last`: ids, and how long ago they began, in ms. Whether there may be more.
+/// At most a page of the leases behind `last`: ids, and how long ago they began, in ms.
 fn page(
     server: &Server,
     queue: Str<'_>,
     group: Str<'_>,
     priority: Priority,
     last: Option<EntryId>,
-) -> Result<(Vec<(EntryId, i64)>, bool), Error> {
+) -> Result<Vec<(EntryId, i64)>, Error> {
     let stream = store::stream_of(server, queue, priority)?;
     let w = words();
     let behind = last.map(|id| OwnedStr::new(format!("({id}").as_bytes()));
@@ -74,15 +84,13 @@ fn page(
     let args = [stream.borrow(), group, from, w.maximum(), count.borrow()];
     let reply = match server.call(c"XPENDING", Mode::Read, &args) {
         Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
-            return Ok((Vec::new(), false));
+            return Ok(Vec::new());
         }
         other => other?,
     };
     let lease =
         |lease: Element<'_>| Some((EntryId::parse(lease.at(0)?.bytes())?, lease.at(2)?.integer()));
-    let leases: Vec<_> = reply.root().elements().filter_map(lease).collect();
-    let is_full = leases.len() >= PAGE;
-    Ok((leases, is_full))
+    Ok(reply.root().elements().filter_map(lease).collect())
 }
 
 /// How long a consumer without leases must have been idle to be taken for gone, in ms.
