@@ -2,6 +2,7 @@
 //! each, so that the server's side names none of them.
 
 use crate::server::Server;
+use crate::server::events::KeyEvent;
 use crate::stats::Counter;
 use crate::time::UnixMs;
 use crate::waiting::Budget;
@@ -19,6 +20,8 @@ pub struct Family {
     pub next_look: fn(now: UnixMs) -> Option<UnixMs>,
     /// The timer looks: serves whoever can be served, within the budget.
     pub look_again: fn(&Server, &mut Budget),
+    /// Some key was changed, of which a family has asked to be told. Writes nothing.
+    pub key_changed: fn(&Server, KeyEvent<'_>),
     /// Databases were flushed, swapped or loaded; none named means all of them. A waiting client
     /// goes on waiting in the database that it has selected, as with the server's own blocking
     /// commands.

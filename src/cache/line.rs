@@ -12,11 +12,11 @@ use super::rules::{Fetch, Lease, Token};
 use super::{COALESCED, HANDOFFS, LOADS, STALE, WAIT_TIMEOUTS, stats};
 use crate::args::Argument;
 use crate::error::Error;
-use crate::server::events::{self, KeyEvent, Listener, subscribe};
+use crate::server::events::{self, KeyEvent, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
 use crate::waiting::{self, Address, Budget, Hall, Lines, Place, Queue, Waiter, Why, no_lines};
-use std::cell::{Cell, LazyCell, RefCell};
+use std::cell::{LazyCell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
@@ -61,7 +61,6 @@ struct Memory {
 }
 
 static HALL: Lines<Caches> = no_lines();
-static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 static MEMORY: MainThread<LazyCell<RefCell<Memory>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
@@ -103,27 +102,26 @@ impl Queue for Caches {
     }
 }
 
-impl Listener for Caches {
-    const CLASSES: i32 = events::KEYS | events::STRINGS;
+/// The events that matter here.
+pub const EVENTS: i32 = events::KEYS | events::STRINGS;
 
-    fn subscribed() -> &'static Cell<bool> {
-        SUBSCRIBED.get()
+/// See [`crate::family::Family::key_changed`].
+pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
+    // That a value expires or is evicted, or lives longer or shorter, is no news for its loader.
+    if event.own || matches!(event.name, b"expired" | b"evicted" | b"expire" | b"persist") {
+        return;
     }
-
-    fn key_changed(server: &Server, event: KeyEvent<'_>) {
-        // That a value expires or is evicted, or lives longer or shorter, is no news for its loader.
-        if event.own || matches!(event.name, b"expired" | b"evicted" | b"expire" | b"persist") {
-            return;
-        }
-        let name = (server.db(), Box::from(event.key));
-        let mut memory = MEMORY.get().borrow_mut();
-        let Some(lent) = memory.lent.get_mut(&name) else { return };
-        if !std::mem::replace(&mut lent.void, true) {
-            memory.void.push(name);
-        }
-        drop(memory);
-        waiting::settle(server);
+    let mut memory = MEMORY.get().borrow_mut();
+    if memory.lent.is_empty() {
+        return;
     }
+    let name = (server.db(), Box::from(event.key));
+    let Some(lent) = memory.lent.get_mut(&name) else { return };
+    if !std::mem::replace(&mut lent.void, true) {
+        memory.void.push(name);
+    }
+    drop(memory);
+    waiting::settle(server);
 }
 
 /// `[status, value, token]`
@@ -292,7 +290,7 @@ impl Memory {
 
 /// A lease was given out. True if it follows one that ended by its time.
 pub fn lent(server: &Server, key: Str<'_>, token: Token, now: UnixMs, until: UnixMs) -> bool {
-    subscribe::<Caches>(server);
+    subscribe(server, EVENTS);
     let name = (server.db(), key.bytes().into());
     let lent = Lent { token, since: Some(now), until, void: false };
     let before = MEMORY.get().borrow_mut().remember(name, lent, now);
@@ -308,7 +306,7 @@ pub fn adopt(server: &Server, key: Str<'_>, token: Token, until: UnixMs) {
         let lent = Lent { token, since: None, until, void: false };
         memory.remember(name, lent, server.now());
         drop(memory);
-        subscribe::<Caches>(server);
+        subscribe(server, EVENTS);
     }
 }
 
@@ -391,5 +389,4 @@ pub fn databases_changed(dbs: &[i32]) {
 pub fn forget() {
     HALL.get().take();
     MEMORY.get().take();
-    SUBSCRIBED.get().set(false);
 }

@@ -71,6 +71,7 @@ pub const FAMILY: Family = Family {
         line::drop_void(server);
         serve_restless::<Caches>(server, budget);
     },
+    key_changed: line::key_changed,
     databases_changed: line::databases_changed,
     forget: || {
         line::forget();

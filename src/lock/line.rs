@@ -12,11 +12,11 @@ use super::stats::{self, Grant};
 use super::{ACQUIRED, HANDOFFS, WAIT_MS, WAIT_TIMEOUTS, WAITS};
 use crate::args::{Argument, Patience};
 use crate::error::Error;
-use crate::server::events::{self, KeyEvent, Listener, subscribe};
+use crate::server::events::{self, KeyEvent, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
 use crate::waiting::{self, Address, Budget, Hall, Lines, Queue, Rank, Waiter, Why, no_lines};
-use std::cell::{Cell, LazyCell, RefCell};
+use std::cell::{LazyCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
@@ -39,7 +39,6 @@ pub struct Wish {
 }
 
 static HALL: Lines<Locks> = no_lines();
-static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 static RANKS: MainThread<LazyCell<RefCell<Ranks>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
@@ -111,27 +110,23 @@ impl Queue for Locks {
     }
 }
 
-impl Listener for Locks {
-    const CLASSES: i32 = events::KEYS | events::STRINGS | events::SORTED_SETS;
+/// The events that matter here.
+pub const EVENTS: i32 = events::KEYS | events::STRINGS | events::SORTED_SETS;
 
-    fn subscribed() -> &'static Cell<bool> {
-        SUBSCRIBED.get()
+/// See [`crate::family::Family::key_changed`].
+pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
+    if event.own || HALL.get().borrow().len() == 0 {
+        return;
     }
-
-    fn key_changed(server: &Server, event: KeyEvent<'_>) {
-        if event.own || HALL.get().borrow().len() == 0 {
-            return;
+    let db = server.db();
+    if event.name == b"evicted" {
+        let known = HALL.get().borrow().end(db, event.key);
+        if let Some(end) = known {
+            evicted::note(server, event.key, end);
         }
-        let db = server.db();
-        if event.name == b"evicted" {
-            let known = HALL.get().borrow().end(db, event.key);
-            if let Some(end) = known {
-                evicted::note(server, event.key, end);
-            }
-        }
-        if HALL.get().borrow_mut().disturb(db, event.key) {
-            waiting::settle(server);
-        }
+    }
+    if HALL.get().borrow_mut().disturb(db, event.key) {
+        waiting::settle(server);
     }
 }
 
@@ -257,7 +252,7 @@ pub fn wait(
     candidate: &Candidate<'_>,
     patience: Patience,
 ) -> Result<Reply<'static>, Error> {
-    subscribe::<Locks>(server);
+    subscribe(server, EVENTS);
     let address = Address { db: server.db(), name: key.bytes().into(), part: Box::default() };
     let wish = Wish {
         name: candidate.name.bytes().into(),
@@ -320,5 +315,4 @@ pub fn length(server: &Server, key: Str<'_>) -> (usize, Option<UnixMs>) {
 pub fn forget() {
     HALL.get().take();
     RANKS.get().take();
-    SUBSCRIBED.get().set(false);
 }

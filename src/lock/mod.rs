@@ -56,6 +56,7 @@ pub const FAMILY: Family = Family {
     waiters: || Locks::hall().borrow().len(),
     next_look: |now| Locks::hall().borrow().next_look(now),
     look_again: serve_restless::<Locks>,
+    key_changed: line::key_changed,
     databases_changed: |dbs| {
         evicted::databases_changed(dbs);
         Locks::hall().borrow_mut().disturb_databases(dbs);

@@ -28,18 +28,6 @@ pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
 /// Events of hashes.
 pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 
-/// Whoever has to know what happens to keys.
-pub trait Listener: 'static {
-    /// Which events.
-    const CLASSES: c_int;
-
-    /// Whether they were asked for since the module was loaded.
-    fn subscribed() -> &'static Cell<bool>;
-
-    /// A key was changed. Writes nothing.
-    fn key_changed(server: &Server, event: KeyEvent<'_>);
-}
-
 /// What happened to a key.
 #[derive(Clone, Copy)]
 pub struct KeyEvent<'a> {
@@ -53,19 +41,25 @@ pub struct KeyEvent<'a> {
     pub own: bool,
 }
 
-/// Asks for the keyspace events of a listener, once.
-pub fn subscribe<L: Listener>(server: &Server) {
-    if L::subscribed().replace(true) {
-        return;
+/// The classes of events that were asked for since the module was loaded.
+static ASKED: MainThread<Cell<c_int>> = MainThread::new(Cell::new(0));
+
+/// Asks for classes of keyspace events, each once: every write of the server pays for each
+/// subscription. Every family is told.
+pub fn subscribe(server: &Server, classes: c_int) {
+    let missing = classes & !ASKED.get().get();
+    if missing != 0 {
+        ASKED.get().set(ASKED.get().get() | missing);
+        // SAFETY: the context belongs to this module.
+        unsafe {
+            need(raw::RedisModule_SubscribeToKeyspaceEvents)(server.ctx, missing, Some(key_changed))
+        };
     }
-    // SAFETY: the context belongs to this module.
-    unsafe {
-        need(raw::RedisModule_SubscribeToKeyspaceEvents)(
-            server.ctx,
-            L::CLASSES,
-            Some(key_changed::<L>),
-        )
-    };
+}
+
+/// The module is unloaded, and the server forgets its subscriptions.
+pub(super) fn forget() {
+    ASKED.get().set(0);
 }
 
 /// Until the returned value is dropped, also by a panic, events are the module's own.
@@ -81,7 +75,7 @@ impl Drop for Quiet {
     }
 }
 
-unsafe extern "C" fn key_changed<L: Listener>(
+unsafe extern "C" fn key_changed(
     ctx: *mut raw::RedisModuleCtx,
     class: c_int,
     event: *const c_char,
@@ -99,7 +93,7 @@ unsafe extern "C" fn key_changed<L: Listener>(
         };
         (Server::new(ctx), event)
     };
-    guard((), || L::key_changed(&server, event));
+    guard((), || FAMILIES.iter().for_each(|family| (family.key_changed)(&server, event)));
     raw::REDISMODULE_OK as c_int
 }
 

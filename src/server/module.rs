@@ -72,6 +72,7 @@ fn release() {
     guard((), || {
         FAMILIES.iter().for_each(|family| (family.forget)());
         string::forget_words();
+        events::forget();
     });
     forget_panics();
     // The crate makes a context of its own at load and never frees it.

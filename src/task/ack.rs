@@ -47,6 +47,7 @@ impl Command for Ack {
         let acknowledged = if plain {
             store::finish(server, queue, Priority::LOWEST, group, &ids)?
         } else {
+            store::check_places(server, queue, ids.iter().map(|(id, _)| *id))?;
             let mut acknowledged = 0;
             for id in ids {
                 for priority in store::places(id.0) {

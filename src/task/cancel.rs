@@ -1,6 +1,6 @@
 //! TASK.CANCEL
 
-use super::id::{IdArg, Priority};
+use super::id::IdArg;
 use super::{CANCELLED, delayed, groups, store};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
@@ -42,6 +42,8 @@ impl Command for Cancel {
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let queue = request.stream;
         server.refuse_while_slot_moves(queue)?;
+        store::check_places(server, queue, request.ids.iter().map(|id| id.id))?;
+        delayed::check(server, queue)?;
         let mut cancelled = 0;
         for id in &request.ids {
             let gone = match id.id.priority() {
@@ -60,14 +62,8 @@ fn remove_ready(server: &Server, queue: Str<'_>, id: &IdArg<'_>) -> Result<bool,
     for priority in store::places(id.id) {
         let stream = store::stream_of(server, queue, priority)?;
         let stream = stream.borrow();
-        match server.type_of(stream) {
-            Type::Stream => {}
-            // The queue's own name is looked at whatever the id.
-            Type::Absent if priority > Priority::LOWEST => continue,
-            Type::Absent => return Ok(false),
-            _ => return Err(Error::WrongType),
-        }
-        if groups::is_ready(server, queue, stream, (id.id, id.borrow()))?
+        if server.type_of(stream) == Type::Stream
+            && groups::is_ready(server, queue, stream, (id.id, id.borrow()))?
             && server.call(c"XDEL", Mode::Write, &[stream, id.borrow()])?.root().integer() > 0
         {
             return Ok(true);

@@ -1,6 +1,6 @@
 //! TASK.CONSUME
 
-use super::desk::{ServerDesk, Shape};
+use super::desk::{Plain, Served, ServerDesk, Shape};
 use super::line::{self, Tasks, Wanted};
 use super::store::IfMissing;
 use crate::args::{Args, Argument, Parsed, Patience};
@@ -83,27 +83,36 @@ impl Command for Consume {
         let Request { stream: queue, group, consumer, count, patience, meta } = request;
         server.refuse_while_slot_moves(queue)?;
         let shape = if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
-        let others_wait = line::serve_before_reading(server, queue.bytes(), group.bytes())?;
+        let others_wait = line::serve_before_reading(server, queue, group.bytes())?;
         let mut more = false;
         if !others_wait {
             let desk =
                 ServerDesk { server, queue, group, consumer, if_missing: IfMissing::CreateAll };
-            let plain = if meta { None } else { desk.serve_plain(count.arg)? };
+            let plain =
+                if meta { Plain::LookCloser(Vec::new()) } else { desk.serve_plain(count.arg)? };
             match plain {
-                Some(Reply::NullArray) => {}
-                Some(tasks) => return Ok(tasks),
-                None => {
-                    let served = desk.serve(count.value)?;
-                    if !served.tasks.is_empty() {
-                        return Ok(shape.reply(queue.bytes(), served.tasks));
+                Plain::Reply(tasks) => return Ok(tasks),
+                Plain::Nothing => {}
+                Plain::LookCloser(mut tasks) => {
+                    let rest = count.value.saturating_sub(tasks.len() as i64);
+                    match if rest > 0 { desk.serve(rest) } else { Ok(Served::default()) } {
+                        Ok(served) => {
+                            tasks.extend(served.tasks);
+                            more = served.more;
+                        }
+                        Err(error) if tasks.is_empty() => return Err(error),
+                        // What was handed out before the error is the consumer's.
+                        Err(_) => {}
                     }
-                    more = served.more;
+                    if !tasks.is_empty() {
+                        return Ok(shape.reply(queue.bytes(), tasks));
+                    }
                 }
             }
         }
         match patience {
             Some(patience) if server.may_block() => {
-                subscribe::<Tasks>(server);
+                subscribe(server, line::EVENTS);
                 let (name, part) = (queue.bytes().into(), group.bytes().into());
                 let address = Address { db: server.db(), name, part };
                 let consumer = consumer.bytes().into();

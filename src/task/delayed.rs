@@ -80,6 +80,15 @@ fn enter(server: &Server, queue: Str<'_>, member: &[u8]) -> Result<(), Error> {
     store::add_copy(server, Target::Queue(queue, delayed.priority), &delayed.task, &[])
 }
 
+/// Refuses what is no sorted set in the place of the delayed tasks.
+pub fn check(server: &Server, queue: Str<'_>) -> Result<(), Error> {
+    let key = server.key_of(Prefix::Delayed, queue)?;
+    match server.type_of(key.borrow()) {
+        Type::Absent | Type::SortedSet => Ok(()),
+        _ => Err(Error::WrongType),
+    }
+}
+
 /// Removes the task of this id. True if it was there.
 pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Error> {
     let key = server.key_of(Prefix::Delayed, queue)?;
@@ -92,23 +101,28 @@ pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Erro
     let count = |from: Str<'_>, to: Str<'_>| -> Result<i64, Error> {
         Ok(server.call(c"ZCOUNT", Mode::Read, &[key, from, to])?.root().integer())
     };
-    // Members that are due together are in the order of their ids.
-    let mut low = count(words().minus_infinity(), before.borrow())?;
-    let mut high = low.saturating_add(count(due.borrow(), due.borrow())?);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let rank = OwnedStr::number(middle);
-        let found = server.call(c"ZRANGE", Mode::Read, &[key, rank.borrow(), rank.borrow()])?;
-        let Some(member) = found.root().at(0) else { return Ok(false) };
-        match entry::id_of(member.bytes()) {
-            Some(found) if found == id => {
-                let member = OwnedStr::new(member.bytes());
-                server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
-                return Ok(true);
-            }
-            Some(found) if found < id => low = middle + 1,
-            // What other clients add can stand anywhere; digits, with which ids begin, stand first.
-            _ => high = middle,
+    let first = count(words().minus_infinity(), before.borrow())?;
+    let last = first.saturating_add(count(due.borrow(), due.borrow())?);
+    let member_at = |rank: i64| {
+        let rank = OwnedStr::number(rank);
+        server.call(c"ZRANGE", Mode::Read, &[key, rank.borrow(), rank.borrow()])
+    };
+    // Members that are due together are in the order of their bytes. The original id of a copy
+    // stands behind a colon.
+    for begin in [format!("{id} "), format!("{id}:")] {
+        let (mut low, mut high) = (first, last);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let found = member_at(middle)?;
+            let is_before = found.root().at(0).is_some_and(|m| m.bytes() < begin.as_bytes());
+            if is_before { low = middle + 1 } else { high = middle }
+        }
+        let found = member_at(low)?;
+        let found = found.root().at(0).filter(|m| m.bytes().starts_with(begin.as_bytes()));
+        if let Some(member) = found {
+            let member = OwnedStr::new(member.bytes());
+            server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
+            return Ok(true);
         }
     }
     Ok(false)

@@ -83,6 +83,16 @@ enum Kept {
     Some(Vec<Delivery>, usize),
 }
 
+/// What [`ServerDesk::serve_plain`] comes to.
+pub enum Plain<'a> {
+    /// The server's own reply.
+    Reply(Reply<'a>),
+    /// There is nothing.
+    Nothing,
+    /// These tasks, and perhaps others: they are not the only ones, or some had to be skipped.
+    LookCloser(Vec<Delivery>),
+}
+
 /// A queue as one consumer of one group sees it.
 pub struct ServerDesk<'a> {
     /// The server.
@@ -98,6 +108,7 @@ pub struct ServerDesk<'a> {
 }
 
 /// What came of serving a consumer.
+#[derive(Default)]
 pub struct Served {
     /// What it gets.
     pub tasks: Vec<Delivery>,
@@ -138,26 +149,24 @@ impl<'a> ServerDesk<'a> {
     }
 
     /// Hands out up to `count` tasks, if there is nothing but new ones, in the shape in which the
-    /// server itself replies. `None` if somebody has to look closer.
-    pub fn serve_plain(&self, count: Str<'_>) -> Result<Option<Reply<'a>>, Error> {
+    /// server itself replies.
+    pub fn serve_plain(&self, count: Str<'_>) -> Result<Plain<'a>, Error> {
         let (now, db) = (self.server.now(), self.server.db());
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
         if memory::outlook(db, queue, group, now) == Outlook::Mixed {
-            return Ok(None);
+            return Ok(Plain::LookCloser(Vec::new()));
         }
         let Some(found) = self.read_new(self.queue, count, Mode::WriteForward)? else {
-            return Ok(Some(Reply::NullArray));
+            return Ok(Plain::Nothing);
         };
         match self.keep(Priority::LOWEST, self.queue, &found, now)? {
             Kept::All(number) => {
                 DELIVERED.add(number as u64);
-                Ok(Some(Reply::Forward(found)))
+                Ok(Plain::Reply(Reply::Forward(found)))
             }
-            Kept::Some(tasks, _) if tasks.is_empty() => Ok(None),
             Kept::Some(tasks, _) => {
                 DELIVERED.add(tasks.len() as u64);
-                let shape = Shape::Streams { resp3: self.server.resp3() };
-                Ok(Some(shape.reply(queue, tasks)))
+                Ok(Plain::LookCloser(tasks))
             }
         }
     }

@@ -168,11 +168,6 @@ fn ids(word: &[u8]) -> Option<(EntryId, Option<&[u8]>)> {
     Some((id, words.next()))
 }
 
-/// The id of a member, if it is one of ours.
-pub fn id_of(member: &[u8]) -> Option<EntryId> {
-    ids(member.split(|b| *b == b' ').next()?).map(|(id, _)| id)
-}
-
 fn pairs(mut text: &[u8]) -> Option<Vec<Pair<'_>>> {
     let mut pairs = Vec::new();
     while !text.is_empty() {
@@ -306,7 +301,6 @@ mod tests {
                 other,
             };
             let member = encode(id, priority, &task);
-            prop_assert_eq!(id_of(&member), Some(id));
             let found = group_of(&member);
             prop_assert_eq!(decode(&member, found.as_deref()), Delayed { id: Some(id), priority, task });
         }
@@ -314,7 +308,6 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(member: Vec<u8>, text in "[-0-9:+ %a]{0,60}") {
             for member in [member, text.into_bytes()] {
-                let _ = id_of(&member);
                 let _ = decode(&member, group_of(&member).as_deref());
             }
         }

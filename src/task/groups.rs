@@ -5,7 +5,7 @@
 //! module ask again.
 
 use super::id::EntryId;
-use super::{Tasks, store};
+use super::{line, store};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::server::call::Element;
@@ -29,7 +29,7 @@ pub fn only_group(server: &Server, stream: Str<'_>) -> Result<Option<Rc<[u8]>>, 
     if let Some(name) = ONLY.get().borrow().get(&db).and_then(|known| known.get(key)) {
         return Ok(Some(name.clone()));
     }
-    subscribe::<Tasks>(server);
+    subscribe(server, line::EVENTS);
     let only: Option<Rc<[u8]>> = with_groups(server, stream, |groups| {
         let name = groups.at(0).and_then(|g| text(g, b"name"));
         name.filter(|_| groups.len() == 1).map(Into::into)

@@ -31,7 +31,7 @@ impl Command for Info {
     const SPEC: Spec = Spec {
         name: c"task.info",
         summary: c"Tells of a queue, its groups and its policy.",
-        complexity: c"O(G) for G consumer groups.",
+        complexity: c"O(G) for G consumer groups; O(C) for C consumers where there are priorities.",
         since: c"0.1.0",
         arity: 2,
         flags: c"readonly",
@@ -65,7 +65,7 @@ impl Command for Info {
                 let number = priority.number().to_string();
                 priorities.push((Reply::Bulk(number.into_bytes()), Reply::Integer(entries)));
             }
-            let first_ready = look_at_groups(server, stream, entries, &mut groups)?;
+            let first_ready = look_at_groups(server, (priority, stream), entries, &mut groups)?;
             oldest = [oldest, first_ready].into_iter().flatten().min();
         }
         let delayed = server.key_of(Prefix::Delayed, queue)?;
@@ -83,8 +83,15 @@ impl Command for Info {
             let known = memory::with_group(server.db(), queue.bytes(), name, |g| g.oldest());
             known.flatten().map_or(0, |(since, ..)| age(since))
         };
+        for (name, group) in &mut groups {
+            if group.streams.len() > 1 {
+                group.consumers = count_consumers(server, queue, name, &group.streams)?;
+            }
+        }
         let groups = groups.into_iter().map(|(name, group)| {
-            let leased = if group.leased > 0 { group.oldest_leased.max(known(&name)) } else { 0 };
+            // The server's word is exact, for as many leases as were looked at.
+            let all = group.leased <= LOOKED_AT;
+            let leased = group.oldest_leased.max(if all { 0 } else { known(&name) });
             Reply::Map(vec![
                 field("name", Reply::Bulk(name.into())),
                 field("ready", Reply::Integer(group.ready)),
@@ -122,7 +129,10 @@ fn field<'a>(name: &str, value: Reply<'a>) -> (Reply<'a>, Reply<'a>) {
 struct Group {
     ready: i64,
     leased: i64,
+    /// Of the last stream.
     consumers: i64,
+    /// Those in which the group is known.
+    streams: Vec<Priority>,
     oldest_leased: i64,
 }
 
@@ -130,7 +140,7 @@ struct Group {
 /// group has not read, or nobody, if there is no group.
 fn look_at_groups(
     server: &Server,
-    stream: Str<'_>,
+    (priority, stream): (Priority, Str<'_>),
     entries: i64,
     all: &mut BTreeMap<Box<[u8]>, Group>,
 ) -> Result<Option<UnixMs>, Error> {
@@ -159,7 +169,8 @@ fn look_at_groups(
             let group = all.entry(name_of(told)).or_default();
             group.ready += ready;
             group.leased += leased;
-            group.consumers = group.consumers.max(number(b"consumers"));
+            group.streams.push(priority);
+            group.consumers = number(b"consumers");
             if leased > 0 {
                 let name = OwnedStr::new(&name_of(told));
                 let longest = longest_lease(server, stream, name.borrow())?;
@@ -168,6 +179,24 @@ fn look_at_groups(
         }
         Ok(oldest)
     })?
+}
+
+/// How many different consumers a group has in these streams of a queue.
+fn count_consumers(
+    server: &Server,
+    queue: Str<'_>,
+    group: &[u8],
+    streams: &[Priority],
+) -> Result<i64, Error> {
+    let group = OwnedStr::new(group);
+    let mut names: BTreeSet<Box<[u8]>> = BTreeSet::new();
+    for priority in streams {
+        let stream = store::stream_of(server, queue, *priority)?;
+        let args = [words().consumers(), stream.borrow(), group.borrow()];
+        let consumers = server.call(c"XINFO", Mode::Read, &args)?;
+        names.extend(consumers.root().elements().filter_map(|c| text(c, b"name")).map(Box::from));
+    }
+    Ok(names.len() as i64)
 }
 
 /// How long ago the oldest of a group's leases began, in ms, as far as the first of them tell.

@@ -3,12 +3,13 @@
 use super::desk::{ServerDesk, Shape};
 use super::store::IfMissing;
 use super::{groups, memory};
+use crate::args::Argument;
 use crate::error::Error;
-use crate::server::events::{self, KeyEvent, Listener};
-use crate::server::{MainThread, OwnedStr, Reply, Server};
+use crate::server::events::{self, KeyEvent};
+use crate::server::{OwnedStr, Reply, Server, Str, Type};
 use crate::time::UnixMs;
 use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The family of waiting consumers.
@@ -113,11 +114,16 @@ pub fn length(server: &Server, stream: &[u8]) -> usize {
 
 /// Serves a group's line before somebody new reads. True if some still wait after that: then
 /// there is nothing left to read, or what is left is theirs.
-pub fn serve_before_reading(server: &Server, stream: &[u8], group: &[u8]) -> Result<bool, Error> {
+pub fn serve_before_reading(server: &Server, queue: Str<'_>, group: &[u8]) -> Result<bool, Error> {
     if HALL.get().borrow().len() == 0 {
         return Ok(false);
     }
-    let db = server.db();
+    let (db, stream) = (server.db(), queue.bytes());
+    // A calm line has nothing to be handed out. Whoever comes to what is no stream is told so.
+    let calm = HALL.get().borrow().is_calm(db, stream, group);
+    if calm && matches!(server.type_of(queue), Type::Absent | Type::Stream) {
+        return Ok(true);
+    }
     serve_group(server, db, stream, group, usize::MAX, &mut Budget::wave())?;
     waiting::settle(server);
     Ok(HALL.get().borrow().first(db, stream, group).is_some())
@@ -186,29 +192,26 @@ fn serve_group(
     Ok(())
 }
 
-static SUBSCRIBED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
+/// The events that matter here.
+pub const EVENTS: i32 = events::STREAMS | events::KEYS | events::SORTED_SETS | events::HASHES;
 
-impl Listener for Tasks {
-    const CLASSES: i32 = events::STREAMS | events::KEYS | events::SORTED_SETS | events::HASHES;
-
-    fn subscribed() -> &'static Cell<bool> {
-        SUBSCRIBED.get()
+/// See [`crate::family::Family::key_changed`].
+pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
+    if matches!(event.name, b"expire" | b"persist") {
+        return;
     }
-
-    fn key_changed(server: &Server, event: KeyEvent<'_>) {
-        let db = server.db();
-        if groups::may_change(event) {
-            groups::forget(db, event.key);
-        }
-        if event.own {
-            return;
-        }
-        // Of the queue itself, or of what belongs to it.
-        let belongs = memory::key_changed(db, &event);
-        let ready = may_be_ready(event).then_some(event.key);
-        for name in [ready, belongs].into_iter().flatten() {
-            look_at(server, name);
-        }
+    let db = server.db();
+    if groups::may_change(event) {
+        groups::forget(db, event.key);
+    }
+    if event.own {
+        return;
+    }
+    // Of the queue itself, or of what belongs to it.
+    let belongs = memory::key_changed(db, &event);
+    let ready = may_be_ready(event).then_some(event.key);
+    for name in [ready, belongs].into_iter().flatten() {
+        look_at(server, name);
     }
 }
 

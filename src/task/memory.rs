@@ -7,7 +7,7 @@
 
 use super::id::{EntryId, Priority};
 use super::leases::{Leases, Sweep};
-use super::line::Tasks;
+use super::line;
 use super::policy::Policy;
 use crate::args::Argument;
 use crate::error::Error;
@@ -178,7 +178,7 @@ pub fn learn(server: &Server, stream: Str<'_>, group: &[u8]) -> Result<Policy, E
     if let Some(Some(policy)) = known {
         return Ok(policy);
     }
-    subscribe::<Tasks>(server);
+    subscribe(server, line::EVENTS);
     let policy = Policy::of(server, stream)?;
     let found = if known.is_none() { Some(find(server, stream)?) } else { None };
     let mut queues = QUEUES.get().borrow_mut();

@@ -48,7 +48,6 @@ pub use id::Priority;
 pub use line::Tasks;
 
 use crate::family::Family;
-use crate::server::events::Listener;
 use crate::stats::Counter;
 use crate::waiting::{Queue, serve_restless};
 
@@ -87,6 +86,7 @@ pub const FAMILY: Family = Family {
     waiters: || Tasks::hall().borrow().len(),
     next_look: |now| Tasks::hall().borrow().next_look(now),
     look_again: serve_restless::<Tasks>,
+    key_changed: line::key_changed,
     databases_changed: |dbs| {
         groups::forget_all();
         memory::databases_changed(dbs);
@@ -98,6 +98,5 @@ pub const FAMILY: Family = Family {
         store::forget();
         delayed::forget();
         Tasks::hall().take();
-        Tasks::subscribed().set(false);
     },
 };

@@ -176,7 +176,8 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
             passed.delivered += batch.delivered;
             passed.moved += batch.skipped;
             skips = skips.saturating_sub(batch.skipped);
-            if batch.delivered + batch.skipped < wanted {
+            // What was skipped can have come again behind the rest.
+            if batch.skipped == 0 && batch.delivered < wanted {
                 break;
             }
         }

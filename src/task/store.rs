@@ -3,7 +3,7 @@
 use super::entry::Task;
 use super::groups;
 use super::id::{EntryId, Priority};
-use super::memory;
+use super::memory::{self, Priorities};
 use super::policy::Policy;
 use crate::args::Argument;
 use crate::error::Error;
@@ -389,6 +389,26 @@ pub fn find_lease<'a>(
 pub fn places(id: EntryId) -> impl Iterator<Item = Priority> {
     let above_zero = id.priority().filter(|priority| *priority > Priority::LOWEST);
     above_zero.into_iter().chain([Priority::LOWEST])
+}
+
+/// Refuses ids that point to what is no stream, before anything is changed.
+pub fn check_places(
+    server: &Server,
+    queue: Str<'_>,
+    ids: impl Iterator<Item = EntryId>,
+) -> Result<(), Error> {
+    let mut seen = Priorities::default();
+    for priority in ids.flat_map(places) {
+        if seen.contains(priority) {
+            continue;
+        }
+        seen.insert(priority);
+        let stream = stream_of(server, queue, priority)?;
+        if !matches!(server.type_of(stream.borrow()), Type::Absent | Type::Stream) {
+            return Err(Error::WrongType);
+        }
+    }
+    Ok(())
 }
 
 /// Acknowledges entries of one stream for a group, and deletes those that every group is past. The

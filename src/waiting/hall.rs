@@ -152,6 +152,11 @@ impl<T> Hall<T> {
         self.room(db, name)?.lines.get(part)?.first()
     }
 
+    /// Whether somebody waits in a line and nothing has happened since it was looked at.
+    pub fn is_calm(&self, db: i32, name: &[u8], part: &[u8]) -> bool {
+        self.room(db, name).is_some_and(|room| !room.restless && room.lines.contains_key(part))
+    }
+
     /// The parts of a name for which somebody waits.
     pub fn parts(&self, db: i32, name: &[u8]) -> Vec<Box<[u8]>> {
         self.room(db, name).map(|room| room.lines.keys().cloned().collect()).unwrap_or_default()
