@@ -229,7 +229,14 @@ pub fn policy(server: &Server, stream: Str<'_>) -> Option<Policy> {
 
 /// The policy has changed.
 pub fn policy_changed(db: i32, stream: &[u8]) {
-    with(db, stream, |known| known.policy = None);
+    with(db, stream, |known| {
+        known.policy = None;
+        // Without a lease nothing was looked for.
+        known.groups.values_mut().for_each(|group| {
+            group.sweep = Sweep::first();
+            group.seen = None;
+        });
+    });
 }
 
 /// A task of this priority was added.
@@ -314,4 +321,9 @@ pub fn key_changed<'k>(db: i32, event: &KeyEvent<'k>) -> Option<&'k [u8]> {
 pub fn databases_changed(dbs: &[i32]) {
     let mut queues = QUEUES.get().borrow_mut();
     queues.retain(|db, _| !dbs.is_empty() && !dbs.contains(db));
+}
+
+/// The module is unloaded.
+pub fn forget() {
+    QUEUES.get().take();
 }

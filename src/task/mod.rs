@@ -94,7 +94,7 @@ pub const FAMILY: Family = Family {
     },
     forget: || {
         groups::forget_all();
-        memory::databases_changed(&[]);
+        memory::forget();
         store::forget();
         delayed::forget();
         Tasks::hall().take();

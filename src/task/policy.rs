@@ -132,7 +132,7 @@ impl Command for SetPolicy {
         arity: -4,
         flags: c"write fast",
         categories: c"write stream fast",
-        keys: &[Key { position: 1, access: Access::Overwrite }],
+        keys: &[Key { position: 1, access: Access::Update }],
         legacy_keys: (1, 1, 1),
         args: &[
             Arg::key(c"stream", 0),

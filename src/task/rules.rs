@@ -147,11 +147,17 @@ pub struct Passed {
 /// How many tasks one pass promotes, reclaims, buries and skips at least, if there are so many.
 pub const MOVES: usize = 128;
 
+/// How many it moves at most, however many are asked for: the server has other clients.
+pub const MOST_MOVES: usize = 4096;
+
 /// Serves a consumer that asks for `count` tasks: what is due enters, what was leased for too long
 /// is given out again or buried, the oldest first, then new tasks come by their priority.
 pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<Passed, D::Error> {
-    let bound = count.max(MOVES);
-    let mut passed = Passed { moved: desk.promote(bound)?, ..Passed::default() };
+    let bound = count.clamp(MOVES, MOST_MOVES);
+    // Neither what is due nor what was leased for too long keeps the other back.
+    let due = bound / 2;
+    let promoted = desk.promote(due)?;
+    let mut passed = Passed { moved: promoted, ..Passed::default() };
     while passed.delivered < count && passed.moved < bound {
         match desk.oldest()? {
             Oldest::Lasts => break,
@@ -182,6 +188,10 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
             }
         }
     }
-    passed.more = passed.moved >= bound;
+    passed.more = passed.moved >= bound || promoted >= due;
     Ok(passed)
 }
+
+#[cfg(test)]
+#[path = "rules_model.rs"]
+mod model;

@@ -1,0 +1,1279 @@
+//! The rules, model-checked: arbitrary sequences of requests and events on one queue that is kept
+//! in memory, against a plain description of what may become of each of its tasks.
+
+use super::super::id::EntryId;
+use super::super::leases::{Leases, Sweep};
+use super::*;
+use crate::time::UnixMs;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
+
+/// A group, and a consumer, by number.
+type Group = usize;
+type Consumer = u8;
+
+/// What a task is for one group, by where it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Delayed,
+    Ready,
+    Leased,
+    Dead,
+    Done,
+}
+
+/// An entry of a stream, a delayed task or a dead letter.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The number of its task, which is its payload as well.
+    task: usize,
+    retry_count: i64,
+    original: Option<EntryId>,
+    group: Option<Group>,
+    /// The number of the addition to a stream by which it came.
+    order: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    consumer: Consumer,
+    since: UnixMs,
+    deliveries: i64,
+}
+
+/// A consumer group in one stream.
+#[derive(Default)]
+struct Reader {
+    last: EntryId,
+    pending: BTreeMap<EntryId, Lease>,
+}
+
+#[derive(Default)]
+struct Stream {
+    entries: BTreeMap<EntryId, Entry>,
+    last: Option<EntryId>,
+    groups: BTreeMap<Group, Reader>,
+}
+
+impl Stream {
+    /// Where an entry that is for this group, and in no other place, is.
+    fn state(&self, group: Group, id: EntryId, entry: &Entry) -> State {
+        let reader = self.groups.get(&group);
+        if entry.group.is_some_and(|only| only != group) {
+            State::Done
+        } else if reader.is_none_or(|reader| id > reader.last) {
+            State::Ready
+        } else if reader.is_some_and(|reader| reader.pending.contains_key(&id)) {
+            State::Leased
+        } else {
+            State::Done
+        }
+    }
+
+    fn unread(&self, group: Group) -> impl Iterator<Item = &Entry> {
+        let ready =
+            move |(id, entry): &(&EntryId, &Entry)| self.state(group, **id, entry) == State::Ready;
+        self.entries.iter().filter(ready).map(|(_, entry)| entry)
+    }
+}
+
+/// What the process remembers of a group, as in `memory`.
+struct Remembered {
+    unread: BTreeSet<Priority>,
+    leases: BTreeMap<Priority, Leases>,
+    sweep: Sweep,
+    seen: Option<(Priority, Option<EntryId>)>,
+    /// The same leases, plainly.
+    known: BTreeMap<(Priority, EntryId), UnixMs>,
+}
+
+impl Remembered {
+    fn oldest(&self) -> Option<(UnixMs, EntryId, Priority)> {
+        let oldest = |(priority, leases): (&Priority, &Leases)| {
+            leases.oldest().map(|(since, id)| (since, id, *priority))
+        };
+        self.leases.iter().filter_map(oldest).min()
+    }
+}
+
+/// What the process remembers of the queue, until it starts anew.
+struct Memory {
+    streams: BTreeSet<Priority>,
+    due: Option<UnixMs>,
+    groups: BTreeMap<Group, Remembered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    lease: Option<Millis>,
+    tries: Option<i64>,
+    backoff: Backoff,
+    limit: Option<usize>,
+    keep: bool,
+    paused: bool,
+}
+
+/// What must be true of a task for one group, whatever the streams say.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    done: bool,
+    /// How often it was tried, as far as that counts.
+    tried: i64,
+    /// Whether the tries count against TRIES: they are not those that a publisher told of.
+    counted: bool,
+    priority: Priority,
+}
+
+struct Published {
+    id: EntryId,
+    told: Vec<Told>,
+}
+
+/// What one pass did, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Entered(UnixMs, EntryId),
+    Settled,
+    Again(UnixMs, EntryId, Priority),
+    Buried(UnixMs, EntryId, Priority),
+    New(Priority, u64),
+    Skipped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    lease: Option<i64>,
+    tries: Option<i64>,
+    backoff: (i64, i64),
+    limit: Option<usize>,
+    keep: bool,
+    paused: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish {
+        many: usize,
+        priority: u64,
+        retry_count: i64,
+        delay: i64,
+    },
+    Consume {
+        group: Group,
+        consumer: Consumer,
+        count: usize,
+    },
+    Ack {
+        group: Group,
+        nth: usize,
+        many: usize,
+    },
+    Extend {
+        group: Group,
+        nth: usize,
+        owner: bool,
+    },
+    Nack {
+        group: Group,
+        nth: usize,
+        owner: bool,
+        failure: Failure,
+        delay: Option<i64>,
+        random: u64,
+    },
+    Retry {
+        group: Group,
+        nth: usize,
+        most: i64,
+    },
+    Cancel {
+        nth: usize,
+    },
+    CancelDelayed {
+        nth: usize,
+    },
+    Redrive {
+        count: usize,
+    },
+    Policy(Change),
+    Pass {
+        ms: i64,
+    },
+    /// The process starts anew, or another one is promoted.
+    Restart,
+    SecondGroup,
+    /// XADD by a plain client.
+    PlainAdd {
+        priority: u64,
+    },
+    /// XREADGROUP by a plain client.
+    PlainRead {
+        group: Group,
+        count: usize,
+    },
+    /// XCLAIM by a plain client.
+    PlainClaim {
+        group: Group,
+        nth: usize,
+        consumer: Consumer,
+    },
+    /// XACK by a plain client.
+    PlainAck {
+        group: Group,
+        nth: usize,
+    },
+    /// XDEL by a plain client.
+    PlainDelete {
+        nth: usize,
+    },
+}
+
+/// A change of state that a step may bring, for one group and one task or for all of them.
+struct May(Option<Group>, Option<usize>, State, State);
+
+struct World {
+    now: UnixMs,
+    last_us: i64,
+    added: u64,
+    streams: BTreeMap<Priority, Stream>,
+    delayed: BTreeMap<(UnixMs, EntryId), (Priority, Entry)>,
+    dead: VecDeque<(Priority, Entry)>,
+    policy: Policy,
+    /// The greatest TRIES so far.
+    tries: Option<i64>,
+    /// Whether finished entries were ever kept.
+    kept: bool,
+    /// Entries in a page of the sweep.
+    page: usize,
+    memory: Option<Memory>,
+    groups: usize,
+    tasks: Vec<Published>,
+}
+
+impl World {
+    fn new(groups: usize, page: usize) -> Self {
+        let mut world = Self {
+            now: UnixMs(1_000_000),
+            last_us: 0,
+            added: 0,
+            streams: BTreeMap::from([(Priority::LOWEST, Stream::default())]),
+            delayed: BTreeMap::new(),
+            dead: VecDeque::new(),
+            policy: Policy {
+                lease: Some(Millis(2_000)),
+                tries: Some(4),
+                backoff: Backoff { base: Millis(100), max: Millis(5_000) },
+                limit: None,
+                keep: false,
+                paused: false,
+            },
+            tries: Some(4),
+            kept: false,
+            page,
+            memory: None,
+            groups,
+            tasks: Vec::new(),
+        };
+        for group in 0..groups {
+            world.queue().groups.insert(group, Reader::default());
+        }
+        world
+    }
+
+    fn queue(&mut self) -> &mut Stream {
+        self.streams.get_mut(&Priority::LOWEST).unwrap()
+    }
+
+    fn stream(&mut self, priority: Priority) -> &mut Stream {
+        self.streams.entry(priority).or_default()
+    }
+
+    fn at(&self, span: i64) -> UnixMs {
+        UnixMs(self.now.0 + span)
+    }
+
+    // What the server and `store` do.
+
+    /// An entry comes to the tail of a stream with this id, or the next one.
+    fn add(&mut self, priority: Priority, id: Option<EntryId>, mut entry: Entry) -> EntryId {
+        entry.order = self.added;
+        self.added += 1;
+        let now = self.now;
+        let stream = self.stream(priority);
+        let id = id.or_else(|| EntryId::next(priority, stream.last, now)).unwrap();
+        assert!(Some(id) > stream.last);
+        stream.last = Some(id);
+        stream.entries.insert(id, entry);
+        if priority > Priority::LOWEST
+            && let Some(memory) = &mut self.memory
+        {
+            memory.streams.insert(priority);
+            for group in memory.groups.values_mut() {
+                group.unread.insert(priority);
+            }
+        }
+        id
+    }
+
+    fn delay(&mut self, priority: Priority, entry: Entry, due: UnixMs) -> EntryId {
+        self.last_us = (self.now.0 * 1_000).max(self.last_us + 1);
+        let id = EntryId::delayed(due, self.last_us);
+        self.delayed.insert((due, id), (priority, entry));
+        if let Some(memory) = &mut self.memory {
+            memory.due = Some(memory.due.map_or(due, |known| known.min(due)));
+        }
+        id
+    }
+
+    fn is_only(&self, priority: Priority, group: Group) -> bool {
+        let only =
+            |priority| self.streams.get(priority).is_some_and(|s| s.groups.keys().eq([&group]));
+        [Priority::LOWEST, priority].iter().all(only)
+    }
+
+    /// The entry is acknowledged for the group, and deleted if every group is past it. Whether it
+    /// was pending.
+    fn finish(&mut self, priority: Priority, group: Group, id: EntryId) -> bool {
+        let reader = self.stream(priority).groups.get_mut(&group);
+        if reader.is_none_or(|reader| reader.pending.remove(&id).is_none()) {
+            return false;
+        }
+        self.ended(group, priority, id);
+        let stream = &self.streams[&priority];
+        let is_past = |group: &Group| {
+            stream.groups.get(group).is_some_and(|r| id <= r.last && !r.pending.contains_key(&id))
+        };
+        let all_past = || self.streams[&Priority::LOWEST].groups.keys().all(is_past);
+        if !self.policy.keep && (self.is_only(priority, group) || all_past()) {
+            self.stream(priority).entries.remove(&id);
+        }
+        true
+    }
+
+    /// What the copy of an entry carries.
+    fn copy(&self, priority: Priority, group: Group, id: EntryId, retry_count: i64) -> Entry {
+        let entry = self.streams[&priority].entries[&id];
+        let only = if self.is_only(priority, group) { None } else { Some(group) };
+        Entry {
+            retry_count,
+            original: entry.original.or(Some(id)),
+            group: entry.group.or(only),
+            ..entry
+        }
+    }
+
+    fn bury(&mut self, priority: Priority, group: Group, id: EntryId, retry_count: i64) {
+        let copy = self.copy(priority, group, id, retry_count);
+        self.dead.push_back((priority, copy));
+        assert!(self.finish(priority, group, id));
+    }
+
+    /// XREADGROUP.
+    fn read(
+        &mut self,
+        priority: Priority,
+        group: Group,
+        consumer: Consumer,
+        most: usize,
+    ) -> Vec<(EntryId, Entry)> {
+        let since = self.now;
+        let Some(stream) = self.streams.get_mut(&priority) else { return Vec::new() };
+        let reader = stream.groups.entry(group).or_default();
+        let behind = (std::ops::Bound::Excluded(reader.last), std::ops::Bound::Unbounded);
+        let found: Vec<_> =
+            stream.entries.range(behind).take(most).map(|(id, entry)| (*id, *entry)).collect();
+        for (id, _) in &found {
+            reader.last = *id;
+            reader.pending.insert(*id, Lease { consumer, since, deliveries: 1 });
+        }
+        found
+    }
+
+    /// A task was given to somebody.
+    fn delivered(&mut self, group: Group, entry: &Entry) {
+        let told = &mut self.tasks[entry.task].told[group];
+        told.tried += 1;
+        told.counted = true;
+    }
+
+    // What `memory` and `sweep` do.
+
+    fn remembered(&mut self, group: Group) -> Option<&mut Remembered> {
+        self.memory.as_mut()?.groups.get_mut(&group)
+    }
+
+    fn learn(&mut self, group: Group) {
+        let streams: BTreeSet<_> =
+            self.streams.keys().copied().filter(|priority| *priority > Priority::LOWEST).collect();
+        let due = self.delayed.keys().next().map(|(due, _)| *due);
+        let memory =
+            self.memory.get_or_insert_with(|| Memory { streams, due, groups: BTreeMap::new() });
+        let unread = memory.streams.clone();
+        memory.groups.entry(group).or_insert_with(|| Remembered {
+            unread,
+            leases: BTreeMap::new(),
+            sweep: Sweep::first(),
+            seen: None,
+            known: BTreeMap::new(),
+        });
+    }
+
+    fn begun(&mut self, group: Group, priority: Priority, id: EntryId, since: UnixMs) {
+        if let Some(group) = self.remembered(group) {
+            group.leases.entry(priority).or_default().begin(id, since);
+            group.known.insert((priority, id), since);
+        }
+    }
+
+    fn ended(&mut self, group: Group, priority: Priority, id: EntryId) {
+        if let Some(group) = self.remembered(group) {
+            if let Some(leases) = group.leases.get_mut(&priority) {
+                leases.end(id);
+            }
+            group.known.remove(&(priority, id));
+        }
+    }
+
+    fn sweep(&mut self, name: Group) {
+        let Self { now, page, memory: Some(memory), streams, policy, .. } = self else { return };
+        let group = memory.groups.get_mut(&name).unwrap();
+        if group.sweep.due > *now {
+            return;
+        }
+        let mut next = group.seen.or(Some((Priority::LOWEST, None)));
+        let mut found = 0;
+        while policy.lease.is_some()
+            && found < *page
+            && let Some((priority, last)) = next
+        {
+            let pending = streams.get(&priority).and_then(|stream| stream.groups.get(&name));
+            let leases: Vec<_> = pending
+                .into_iter()
+                .flat_map(|reader| &reader.pending)
+                .filter(|(id, _)| last.is_none_or(|last| **id > last))
+                .take(*page)
+                .map(|(id, lease)| (*id, lease.since))
+                .collect();
+            found += leases.len();
+            next = match leases.last() {
+                Some((last, _)) if leases.len() >= *page => Some((priority, Some(*last))),
+                _ => memory.streams.iter().find(|p| **p > priority).map(|next| (*next, None)),
+            };
+            let known = group.leases.entry(priority).or_default();
+            for (id, since) in leases {
+                assert_eq!(known.knows(id), group.known.contains_key(&(priority, id)));
+                if !known.knows(id) {
+                    let since = since.min(*now);
+                    known.begin(id, since);
+                    group.known.insert((priority, id), since);
+                }
+            }
+        }
+        let finished = next.is_none() || policy.lease.is_none();
+        group.seen = next.filter(|_| !finished);
+        if finished {
+            group.sweep.finished(*now, policy.lease.unwrap_or(Millis(600_000)));
+        } else {
+            group.sweep.page_read(*now);
+        }
+    }
+
+    // What the commands do.
+
+    fn size(&self) -> usize {
+        self.streams.values().map(|stream| stream.entries.len()).sum::<usize>() + self.delayed.len()
+    }
+
+    fn published(&mut self, id: EntryId, priority: Priority, retry_count: i64) {
+        let told = Told { done: false, tried: retry_count, counted: false, priority };
+        self.tasks.push(Published { id, told: vec![told; self.groups] });
+    }
+
+    fn publish(&mut self, priority: Priority, retry_count: i64, delay: i64) {
+        if self.policy.limit.is_some_and(|limit| self.size() >= limit) {
+            return;
+        }
+        let task = self.tasks.len();
+        let entry = Entry { task, retry_count, original: None, group: None, order: 0 };
+        let id = if delay > 0 {
+            self.delay(priority, entry, self.at(delay))
+        } else {
+            self.add(priority, None, entry)
+        };
+        self.published(id, priority, retry_count);
+    }
+
+    /// CONSUME without BLOCK: one pass.
+    fn consume(&mut self, group: Group, consumer: Consumer, count: usize) -> Passed {
+        self.learn(group);
+        if self.policy.paused {
+            return Passed::default();
+        }
+        self.sweep(group);
+        let over = self.known_as_it_is_and_over(group);
+        let tries = self.policy.tries;
+        let mut desk = InMemory { world: self, group, consumer, events: Vec::new() };
+        let Ok(passed) = pass(&mut desk, count, tries);
+        let events = desk.events;
+        self.check_pass(group, count, passed, &events, &over);
+        passed
+    }
+
+    /// The `nth` lease of a group whose entry is there.
+    fn leased(&self, group: Group, nth: usize) -> Option<(Priority, EntryId, Lease, Entry)> {
+        let leases: Vec<_> = self
+            .streams
+            .iter()
+            .flat_map(|(priority, stream)| {
+                let reader = stream.groups.get(&group);
+                reader.into_iter().flat_map(|reader| &reader.pending).filter_map(|(id, lease)| {
+                    Some((*priority, *id, *lease, *stream.entries.get(id)?))
+                })
+            })
+            .collect();
+        leases.get(nth % leases.len().max(1)).copied()
+    }
+
+    /// The `nth` entry of all streams.
+    fn entry(&self, nth: usize) -> Option<(Priority, EntryId, Entry)> {
+        let number: usize = self.streams.values().map(|stream| stream.entries.len()).sum();
+        let entries = self.streams.iter().flat_map(|(priority, stream)| {
+            stream.entries.iter().map(|(id, entry)| (*priority, *id, *entry))
+        });
+        entries.skip(nth % number.max(1)).next()
+    }
+
+    fn nack(
+        &mut self,
+        group: Group,
+        (priority, id, lease, entry): (Priority, EntryId, Lease, Entry),
+        failure: Failure,
+        delay: Option<i64>,
+        random: u64,
+    ) -> May {
+        let tried = Tried { before: entry.retry_count, deliveries: lease.deliveries };
+        let Policy { tries, backoff, .. } = self.policy;
+        let told = &mut self.tasks[entry.task].told[group];
+        assert_eq!(tried.in_all(), told.tried);
+        let fate = give_back(failure, tried, tries, backoff, delay.map(Millis), random);
+        let may = |to| May(Some(group), Some(entry.task), State::Leased, to);
+        match fate {
+            Fate::Again(retry_count, wait) => {
+                assert_ne!(failure, Failure::Fatal);
+                if failure == Failure::Silent {
+                    // It has not been tried.
+                    told.tried -= 1;
+                    told.counted = false;
+                    assert_eq!(wait.0, delay.unwrap_or(0));
+                } else {
+                    assert!(tries.is_none_or(|tries| told.tried < tries), "tried too often");
+                    let wanted = delay.map_or(0..=backoff.max.0, |delay| delay..=delay);
+                    assert!(wanted.contains(&wait.0));
+                }
+                assert_eq!(retry_count, told.tried);
+                let copy = self.copy(priority, group, id, retry_count);
+                let to = if wait > Millis(0) {
+                    self.delay(priority, copy, self.at(wait.0));
+                    State::Delayed
+                } else {
+                    self.add(priority, None, copy);
+                    State::Ready
+                };
+                assert!(self.finish(priority, group, id));
+                may(to)
+            }
+            Fate::Dead(retry_count) => {
+                let enough = tries.is_some_and(|tries| told.tried >= tries);
+                assert!(failure == Failure::Fatal || (failure == Failure::Fail && enough));
+                assert_eq!(retry_count, told.tried);
+                self.bury(priority, group, id, retry_count);
+                may(State::Dead)
+            }
+        }
+    }
+
+    fn redrive(&mut self, count: usize) {
+        for _ in 0..count.min(self.dead.len()) {
+            let Some((priority, entry)) = self.dead.pop_front() else { break };
+            for (group, told) in self.tasks[entry.task].told.iter_mut().enumerate() {
+                if entry.group.is_none_or(|only| only == group) {
+                    (told.tried, told.counted) = (0, false);
+                }
+            }
+            self.add(priority, None, Entry { retry_count: 0, ..entry });
+        }
+    }
+
+    /// The entry is deleted: nobody gets its task any more.
+    fn delete(&mut self, priority: Priority, id: EntryId) {
+        let stream = self.streams.get_mut(&priority).unwrap();
+        let entry = stream.entries.remove(&id).unwrap();
+        for (group, told) in self.tasks[entry.task].told.iter_mut().enumerate() {
+            told.done |= stream.state(group, id, &entry) != State::Done;
+        }
+    }
+
+    fn change_policy(&mut self, change: Change) {
+        let (base, max) = change.backoff;
+        self.policy = Policy {
+            lease: change.lease.map(Millis),
+            tries: change.tries,
+            backoff: Backoff { base: Millis(base), max: Millis(base + max) },
+            limit: change.limit.filter(|_| !change.keep),
+            keep: change.keep,
+            paused: change.paused,
+        };
+        self.tries = self.tries.zip(change.tries).map(|(a, b)| a.max(b));
+        self.kept |= change.keep;
+    }
+
+    /// A second group begins at the beginning of each stream.
+    fn second_group(&mut self) {
+        self.groups = 2;
+        self.queue().groups.insert(1, Reader::default());
+        let tasks = self.tasks.len();
+        let found = self.found();
+        for task in 0..tasks {
+            let told = match found[1][task] {
+                Some((_, tried, priority)) => Told { done: false, tried, counted: false, priority },
+                None => Told { done: true, ..self.tasks[task].told[0] },
+            };
+            self.tasks[task].told.push(told);
+        }
+    }
+
+    /// Takes a step. What it may have changed, beside adding tasks.
+    fn step(&mut self, step: Step) {
+        let before = self.states();
+        let may = self.take(step.clone());
+        self.check();
+        let after = self.states();
+        for (group, (before, after)) in before.iter().zip(&after).enumerate() {
+            for (task, (from, to)) in before.iter().zip(after).enumerate() {
+                let allows = |may: &May| {
+                    may.0.is_none_or(|only| only == group)
+                        && may.1.is_none_or(|only| only == task)
+                        && (may.2, may.3) == (*from, *to)
+                };
+                assert!(
+                    from == to || may.iter().any(allows),
+                    "{step:?} took task {task} from {from:?} to {to:?} for group {group}"
+                );
+            }
+        }
+    }
+
+    fn take(&mut self, step: Step) -> Vec<May> {
+        use State::{Dead, Delayed, Done, Leased, Ready};
+        match step {
+            Step::Publish { many, priority, retry_count, delay } => {
+                for n in 0..many {
+                    // Bulks are due one by one, the last first.
+                    let delay = if delay > 0 { delay + (many - n) as i64 / 2 } else { 0 };
+                    self.publish(Priority::new(priority).unwrap(), retry_count, delay);
+                }
+                Vec::new()
+            }
+            Step::Consume { group, consumer, count } => {
+                let group = group % self.groups;
+                self.consume(group, consumer, count);
+                let mine = |from, to| May(Some(group), None, from, to);
+                vec![
+                    May(None, None, Delayed, Ready),
+                    mine(Delayed, Leased),
+                    mine(Ready, Leased),
+                    mine(Leased, Dead),
+                ]
+            }
+            Step::Ack { group, nth, many } => {
+                let group = group % self.groups;
+                let mut may = Vec::new();
+                for _ in 0..many {
+                    let Some((priority, id, _, entry)) = self.leased(group, nth) else { break };
+                    assert!(self.finish(priority, group, id));
+                    assert!(!self.finish(priority, group, id), "acknowledged twice");
+                    self.tasks[entry.task].told[group].done = true;
+                    may.push(May(Some(group), Some(entry.task), Leased, Done));
+                }
+                may
+            }
+            Step::Extend { group, nth, owner } => {
+                let (group, now) = (group % self.groups, self.now);
+                if owner && let Some((priority, id, _, _)) = self.leased(group, nth) {
+                    let reader = self.stream(priority).groups.get_mut(&group).unwrap();
+                    reader.pending.get_mut(&id).unwrap().since = now;
+                    self.begun(group, priority, id, now);
+                }
+                Vec::new()
+            }
+            Step::Nack { group, nth, owner, failure, delay, random } => {
+                let group = group % self.groups;
+                match self.leased(group, nth).filter(|_| owner) {
+                    Some(lease) => vec![self.nack(group, lease, failure, delay, random)],
+                    None => Vec::new(),
+                }
+            }
+            Step::Retry { group, nth, most } => {
+                let group = group % self.groups;
+                let Some((priority, id, _, entry)) = self.leased(group, nth) else {
+                    return Vec::new();
+                };
+                let several = !self.is_only(Priority::LOWEST, group);
+                let original = entry.original.or(Some(id));
+                let for_group = several.then_some(group);
+                let again = entry.retry_count < most;
+                let retry_count = entry.retry_count + i64::from(again);
+                let copy = Entry { retry_count, original, group: for_group, ..entry };
+                // Here the caller counts.
+                let told = &mut self.tasks[entry.task].told[group];
+                (told.tried, told.counted) = (retry_count, false);
+                told.priority = Priority::LOWEST;
+                if again {
+                    self.add(Priority::LOWEST, None, copy);
+                } else {
+                    self.dead.push_back((Priority::LOWEST, copy));
+                }
+                assert!(self.finish(priority, group, id));
+                vec![May(Some(group), Some(entry.task), Leased, if again { Ready } else { Dead })]
+            }
+            Step::Cancel { nth } => {
+                let Some((priority, id, entry)) = self.entry(nth) else { return Vec::new() };
+                let states = self.states();
+                let stream = &self.streams[&priority];
+                let is_leased = |group| stream.state(group, id, &entry) == Leased;
+                if (0..self.groups).any(is_leased)
+                    || !(0..self.groups).any(|group| stream.state(group, id, &entry) == Ready)
+                {
+                    return Vec::new();
+                }
+                self.delete(priority, id);
+                assert!(states.iter().any(|states| states[entry.task] == Ready));
+                vec![May(None, Some(entry.task), Ready, Done)]
+            }
+            Step::CancelDelayed { nth } => {
+                let key = self.delayed.keys().nth(nth % self.delayed.len().max(1)).copied();
+                let Some((_, entry)) = key.and_then(|key| self.delayed.remove(&key)) else {
+                    return Vec::new();
+                };
+                for (group, told) in self.tasks[entry.task].told.iter_mut().enumerate() {
+                    told.done |= entry.group.is_none_or(|only| only == group);
+                }
+                vec![May(entry.group, Some(entry.task), Delayed, Done)]
+            }
+            Step::Redrive { count } => {
+                self.redrive(count);
+                vec![May(None, None, Dead, Ready)]
+            }
+            Step::Policy(change) => {
+                self.change_policy(change);
+                Vec::new()
+            }
+            Step::Pass { ms } => {
+                self.now = self.at(ms);
+                Vec::new()
+            }
+            Step::Restart => {
+                self.memory = None;
+                self.last_us = 0;
+                Vec::new()
+            }
+            Step::SecondGroup => {
+                // With finished entries it would begin with those.
+                if self.groups == 1 && !self.kept {
+                    self.second_group();
+                }
+                Vec::new()
+            }
+            Step::PlainAdd { priority } => {
+                let priority = Priority::new(priority).unwrap();
+                let task = self.tasks.len();
+                let entry = Entry { task, retry_count: 0, original: None, group: None, order: 0 };
+                let last = self.stream(priority).last;
+                // As the server numbers.
+                let id = EntryId::next(Priority::LOWEST, last, self.now);
+                let id = self.add(priority, id, entry);
+                self.published(id, priority, 0);
+                Vec::new()
+            }
+            Step::PlainRead { group, count } => {
+                let group = group % self.groups;
+                let unread = self.queue().unread(group).count();
+                let others = |entry: &Entry| entry.group.is_some_and(|only| only != group);
+                // Plain clients do not know that they must skip.
+                if self.groups > 1 && self.queue().entries.values().any(others) {
+                    return Vec::new();
+                }
+                let found = self.read(Priority::LOWEST, group, 9, count);
+                assert_eq!(found.len(), count.min(unread));
+                found.iter().for_each(|(_, entry)| self.delivered(group, entry));
+                vec![May(Some(group), None, Ready, Leased)]
+            }
+            Step::PlainClaim { group, nth, consumer } => {
+                let (group, since) = (group % self.groups, self.now);
+                if let Some((priority, id, lease, entry)) = self.leased(group, nth) {
+                    let reader = self.stream(priority).groups.get_mut(&group).unwrap();
+                    let deliveries = lease.deliveries + 1;
+                    reader.pending.insert(id, Lease { consumer, since, deliveries });
+                    self.delivered(group, &entry);
+                }
+                Vec::new()
+            }
+            Step::PlainAck { group, nth } => {
+                let group = group % self.groups;
+                let Some((priority, id, _, entry)) = self.leased(group, nth) else {
+                    return Vec::new();
+                };
+                self.stream(priority).groups.get_mut(&group).unwrap().pending.remove(&id);
+                self.tasks[entry.task].told[group].done = true;
+                vec![May(Some(group), Some(entry.task), Leased, Done)]
+            }
+            Step::PlainDelete { nth } => {
+                let Some((priority, id, entry)) = self.entry(nth) else { return Vec::new() };
+                self.delete(priority, id);
+                let may = |from| May(None, Some(entry.task), from, Done);
+                vec![may(Ready), may(Leased)]
+            }
+        }
+    }
+
+    // What must be true.
+
+    /// The leases of a group that are known for what they are, and over, the oldest first.
+    fn known_as_it_is_and_over(&self, group: Group) -> Vec<(UnixMs, EntryId, Priority)> {
+        let Some(lease) = self.policy.lease else { return Vec::new() };
+        let known = &self.memory.as_ref().unwrap().groups[&group].known;
+        let mut over = Vec::new();
+        for (priority, stream) in &self.streams {
+            let pending = stream.groups.get(&group).into_iter().flat_map(|group| &group.pending);
+            over.extend(pending.filter_map(|(id, pending)| {
+                let is_known = known.get(&(*priority, *id)) == Some(&pending.since);
+                let is_over = pending.since.0 + lease.0 <= self.now.0;
+                (is_known && is_over && stream.entries.contains_key(id)).then_some((
+                    pending.since,
+                    *id,
+                    *priority,
+                ))
+            }));
+        }
+        over.sort();
+        over
+    }
+
+    fn check_pass(
+        &self,
+        group: Group,
+        count: usize,
+        passed: Passed,
+        events: &[Event],
+        over: &[(UnixMs, EntryId, Priority)],
+    ) {
+        let bound = count.max(MOVES);
+        let number = |wanted: fn(&Event) -> bool| events.iter().filter(|e| wanted(e)).count();
+        let entered = number(|event| matches!(event, Event::Entered(..)));
+        let again = number(|event| matches!(event, Event::Again(..)));
+        let new = number(|event| matches!(event, Event::New(..)));
+        let skipped = number(|event| matches!(event, Event::Skipped));
+        let first_moves = events.len() - new - skipped;
+
+        // It told what it did, and did no more than it may.
+        assert_eq!(passed.delivered, again + new);
+        assert_eq!(passed.moved, first_moves + skipped);
+        assert!(passed.delivered <= count);
+        assert!(first_moves <= bound);
+        // A batch is read as a whole: only the last one can be too long.
+        let skips = (bound - first_moves).max(1);
+        assert!(skipped < skips + count.max(1));
+        assert_eq!(passed.more, passed.moved >= bound);
+
+        // One thing after the other.
+        assert!(events.is_sorted_by_key(|event| match event {
+            Event::Entered(..) => 0,
+            Event::Settled | Event::Again(..) | Event::Buried(..) => 1,
+            Event::New(..) | Event::Skipped => 2,
+        }));
+
+        // What is due enters in the order in which it is due, before anything else.
+        let due = events.iter().filter_map(|event| match event {
+            Event::Entered(due, id) => Some((*due, *id)),
+            _ => None,
+        });
+        assert!(due.is_sorted());
+        let is_due = self.delayed.keys().any(|(due, _)| *due <= self.now);
+        assert!(entered == bound || !is_due, "a task that is due was left");
+
+        // Leases that are over, the oldest first, before what is new.
+        let given = events.iter().filter_map(|event| match event {
+            Event::Again(since, id, priority) | Event::Buried(since, id, priority) => {
+                Some((*since, *id, *priority))
+            }
+            _ => None,
+        });
+        let known: BTreeSet<_> = over.iter().copied().collect();
+        let given: Vec<_> = given.filter(|lease| known.contains(lease)).collect();
+        assert_eq!(over.get(..given.len()), Some(given.as_slice()), "not the oldest first");
+        let left = self.policy.lease.is_some_and(|lease| {
+            let known = self.memory.as_ref().unwrap().groups[&group].known.values().min();
+            known.is_some_and(|since| since.0 + lease.0 <= self.now.0)
+        });
+        assert!(again == count || first_moves == bound || !left, "a lease that is over was left");
+
+        // What is new by its priority, and within one in the order in which it was added.
+        let news: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::New(priority, order) => Some((*priority, *order)),
+                _ => None,
+            })
+            .collect();
+        assert!(news.is_sorted_by(|(a, first), (b, next)| a > b || (a == b && first < next)));
+        let unread = |priority: Priority| self.streams.get(&priority).map(|s| s.unread(group));
+        if let Some((priority, order)) = news.last().copied() {
+            let above = |next: &Priority| *next > priority;
+            for above in Priority::ALL.into_iter().filter(above) {
+                assert_eq!(unread(above).into_iter().flatten().count(), 0, "{above:?} comes first");
+            }
+            assert!(unread(priority).into_iter().flatten().all(|next| next.order > order));
+        }
+
+        // Whoever was told that there is no more has not been lied to.
+        if passed.delivered < count && !passed.more {
+            assert!(!is_due && !left);
+            for priority in Priority::ALL {
+                assert_eq!(unread(priority).into_iter().flatten().count(), 0, "{priority:?}");
+            }
+        }
+    }
+
+    /// Where each task is for each group, how often it was tried and with which priority; `None`
+    /// where it is done.
+    fn found(&self) -> Vec<Vec<Option<(State, i64, Priority)>>> {
+        let mut found = vec![vec![None; self.tasks.len()]; self.groups];
+        let mut put = |group: Group, entry: &Entry, state, tried, priority| {
+            let place: &mut Option<_> = &mut found[group][entry.task];
+            assert_eq!(*place, None, "task {} is twice there for group {group}", entry.task);
+            *place = Some((state, tried, priority));
+        };
+        let is_for = |entry: &Entry, group| entry.group.is_none_or(|only| only == group);
+        for group in 0..self.groups {
+            for (priority, stream) in &self.streams {
+                for (id, entry) in &stream.entries {
+                    let state = stream.state(group, *id, entry);
+                    let lease = stream.groups.get(&group).and_then(|group| group.pending.get(id));
+                    let tried = entry.retry_count + lease.map_or(0, |lease| lease.deliveries);
+                    if state != State::Done {
+                        put(group, entry, state, tried, *priority);
+                    }
+                }
+            }
+            for (priority, entry) in self.delayed.values().filter(|(_, e)| is_for(e, group)) {
+                put(group, entry, State::Delayed, entry.retry_count, *priority);
+            }
+            for (priority, entry) in self.dead.iter().filter(|(_, e)| is_for(e, group)) {
+                put(group, entry, State::Dead, entry.retry_count, *priority);
+            }
+        }
+        found
+    }
+
+    fn states(&self) -> Vec<Vec<State>> {
+        let state = |found: &Option<(State, _, _)>| found.map_or(State::Done, |(state, ..)| state);
+        self.found().iter().map(|found| found.iter().map(state).collect()).collect()
+    }
+
+    fn check(&self) {
+        // Every task is in one place for each group, and tells truly what it has been through.
+        for (group, found) in self.found().iter().enumerate() {
+            for (task, (found, published)) in found.iter().zip(&self.tasks).enumerate() {
+                let told = published.told[group];
+                assert_eq!(found.is_none(), told.done, "task {task} for group {group}");
+                if let Some((_, tried, priority)) = found {
+                    assert_eq!((*tried, *priority), (told.tried, told.priority), "task {task}");
+                }
+            }
+        }
+        let original = |entry: &Entry, id| {
+            assert_eq!(entry.original.or(id), Some(self.tasks[entry.task].id), "{entry:?}");
+        };
+        for stream in self.streams.values() {
+            stream.entries.iter().for_each(|(id, entry)| original(entry, Some(*id)));
+        }
+        self.delayed.iter().for_each(|((_, id), (_, entry))| original(entry, Some(*id)));
+        self.dead.iter().for_each(|(_, entry)| original(entry, None));
+
+        // What is remembered hides nothing.
+        let Some(memory) = &self.memory else { return };
+        let due = self.delayed.keys().next().map(|(due, _)| *due);
+        assert!(due.is_none_or(|due| memory.due.is_some_and(|known| known <= due)));
+        for (name, group) in &memory.groups {
+            let oldest = group.known.iter().map(|((p, id), since)| (*since, *id, *p)).min();
+            assert_eq!(group.oldest(), oldest);
+            for (priority, stream) in self.streams.iter().skip(1) {
+                let unread = stream.unread(*name).next().is_some();
+                assert!(
+                    !unread || group.unread.contains(priority),
+                    "{priority:?} is not looked at"
+                );
+            }
+        }
+    }
+
+    /// Left alone with consumers that acknowledge everything, the queue comes to an end: whatever
+    /// was published is done, or a dead letter.
+    fn drain(&mut self, count: usize) {
+        self.policy.paused = false;
+        self.policy.lease = Some(Millis(1_000_000));
+        self.now = self.at(10_000_000);
+        for group in 0..self.groups {
+            let (mut calls, work) = (0, self.added as usize + self.delayed.len());
+            loop {
+                calls += 1;
+                assert!(calls <= 100 + 3 * work, "no end to it");
+                let passed = self.consume(group, 0, count);
+                for priority in Priority::ALL {
+                    let Some(stream) = self.streams.get(&priority) else { continue };
+                    let leased = |(id, lease): (&EntryId, &Lease)| {
+                        (lease.since == self.now).then_some((*id, stream.entries.get(id).copied()))
+                    };
+                    let reader = stream.groups.get(&group);
+                    let given: Vec<_> = reader
+                        .into_iter()
+                        .flat_map(|reader| reader.pending.iter().filter_map(leased))
+                        .collect();
+                    for (id, entry) in given {
+                        assert!(self.finish(priority, group, id));
+                        self.tasks[entry.unwrap().task].told[group].done = true;
+                    }
+                }
+                let remembered = self.remembered(group).unwrap();
+                let swept = remembered.seen.is_none();
+                let due = remembered.sweep.due;
+                if !passed.more && passed.delivered == 0 && swept && due > self.now {
+                    break;
+                }
+                self.now = self.at(100);
+            }
+            self.check();
+            assert!(self.streams.values().all(|stream| stream.groups[&group].pending.is_empty()));
+        }
+        let states = self.states();
+        let mut states = states.iter().flatten();
+        assert!(states.all(|state| matches!(state, State::Dead | State::Done)));
+        assert!(self.delayed.is_empty());
+    }
+}
+
+/// The queue as one consumer sees it, in memory.
+struct InMemory<'w> {
+    world: &'w mut World,
+    group: Group,
+    consumer: Consumer,
+    events: Vec<Event>,
+}
+
+struct Over {
+    priority: Priority,
+    id: EntryId,
+    lease: Lease,
+    entry: Entry,
+}
+
+impl Desk for InMemory<'_> {
+    type Error = Infallible;
+    type Lease = Over;
+
+    fn promote(&mut self, most: usize) -> Result<usize, Infallible> {
+        let world = &mut *self.world;
+        let mut moved = 0;
+        let known = |world: &World| world.memory.as_ref().unwrap().due;
+        while moved < most && known(world).is_some_and(|due| due <= world.now) {
+            let first = world.delayed.first_key_value().map(|(key, _)| *key);
+            let first = first.filter(|(due, _)| *due <= world.now);
+            if let Some(key) = first {
+                let (priority, entry) = world.delayed.remove(&key).unwrap();
+                let original = entry.original.or(Some(key.1));
+                world.add(priority, None, Entry { original, ..entry });
+                self.events.push(Event::Entered(key.0, key.1));
+                moved += 1;
+            }
+            let next = world.delayed.keys().next().map(|(due, _)| *due);
+            world.memory.as_mut().unwrap().due = next;
+        }
+        Ok(moved)
+    }
+
+    fn oldest(&mut self) -> Result<Oldest<Over>, Infallible> {
+        let (world, group) = (&mut *self.world, self.group);
+        let Some(lease) = world.policy.lease else { return Ok(Oldest::Lasts) };
+        let Some((since, id, priority)) = world.remembered(group).unwrap().oldest() else {
+            return Ok(Oldest::Lasts);
+        };
+        if since.0.saturating_add(lease.0) > world.now.0 {
+            return Ok(Oldest::Lasts);
+        }
+        let stream = &world.streams[&priority];
+        let pending = stream.groups.get(&group).and_then(|group| group.pending.get(&id)).copied();
+        let entry = stream.entries.get(&id).copied();
+        let Some(pending) = pending else {
+            world.ended(group, priority, id);
+            self.events.push(Event::Settled);
+            return Ok(Oldest::Settled);
+        };
+        let idle = (world.now.0 - pending.since.0).max(0);
+        if idle < lease.0 {
+            let since = UnixMs(world.now.0.saturating_sub(idle));
+            world.begun(group, priority, id, since);
+            self.events.push(Event::Settled);
+            return Ok(Oldest::Settled);
+        }
+        let Some(entry) = entry else {
+            assert!(world.finish(priority, group, id));
+            self.events.push(Event::Settled);
+            return Ok(Oldest::Settled);
+        };
+        let tried = Tried { before: entry.retry_count, deliveries: pending.deliveries };
+        Ok(Oldest::Over(Over { priority, id, lease: pending, entry }, tried))
+    }
+
+    fn reclaim(&mut self, over: Over) -> Result<(), Infallible> {
+        let Over { priority, id, lease, entry } = over;
+        let (world, group, consumer) = (&mut *self.world, self.group, self.consumer);
+        let told = world.tasks[entry.task].told[group];
+        assert!(world.policy.tries.is_none_or(|tries| told.tried < tries), "tried too often");
+        let lease_began = lease.since;
+        let since = world.now;
+        let deliveries = lease.deliveries + 1;
+        let reader = world.stream(priority).groups.get_mut(&group).unwrap();
+        reader.pending.insert(id, Lease { consumer, since, deliveries });
+        world.begun(group, priority, id, since);
+        world.delivered(group, &entry);
+        self.events.push(Event::Again(lease_began, id, priority));
+        Ok(())
+    }
+
+    fn bury(&mut self, over: Over) -> Result<(), Infallible> {
+        let Over { priority, id, lease, entry } = over;
+        let told = self.world.tasks[entry.task].told[self.group];
+        assert!(self.world.policy.tries.is_some_and(|tries| told.tried >= tries), "buried alive");
+        let tried = Tried { before: entry.retry_count, deliveries: lease.deliveries };
+        self.world.bury(priority, self.group, id, tried.in_all());
+        self.events.push(Event::Buried(lease.since, id, priority));
+        Ok(())
+    }
+
+    fn may_hold(&self, priority: Priority) -> bool {
+        let group = &self.world.memory.as_ref().unwrap().groups[&self.group];
+        priority == Priority::LOWEST || group.unread.contains(&priority)
+    }
+
+    fn read(&mut self, priority: Priority, most: usize) -> Result<Batch, Infallible> {
+        let (world, group) = (&mut *self.world, self.group);
+        assert!(most > 0);
+        let found = world.read(priority, group, self.consumer, most);
+        let mut batch = Batch::default();
+        for (id, entry) in &found {
+            let is_mine = entry.group.is_none_or(|only| only == group);
+            let is_misplaced = priority > Priority::LOWEST && id.priority() != Some(priority);
+            if is_mine && !is_misplaced {
+                let told = world.tasks[entry.task].told[group];
+                let limit = world.tries.filter(|_| told.counted);
+                assert!(limit.is_none_or(|tries| told.tried < tries), "tried too often");
+                world.begun(group, priority, *id, world.now);
+                world.delivered(group, entry);
+                self.events.push(Event::New(priority, entry.order));
+                batch.delivered += 1;
+                continue;
+            }
+            if is_mine {
+                let copy = world.copy(priority, group, *id, entry.retry_count);
+                world.add(priority, None, copy);
+            }
+            assert!(world.finish(priority, group, *id));
+            self.events.push(Event::Skipped);
+            batch.skipped += 1;
+        }
+        if found.len() < most && batch.skipped == 0 {
+            world.remembered(group).unwrap().unread.remove(&priority);
+        }
+        Ok(batch)
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (group, nth, consumer) = (0..2usize, any::<usize>(), 0..3u8);
+    let many = || prop_oneof![30 => 1..5usize, 1 => 100..300usize];
+    let priority = || prop_oneof![2 => Just(0u64), 1 => 0..10u64, 1 => 4..6u64];
+    let delay = || prop_oneof![3 => Just(0i64), 1 => 1..3_000i64];
+    let owner = || prop_oneof![9 => Just(true), 1 => Just(false)];
+    let failure = || {
+        prop_oneof![
+            Just(Failure::Silent),
+            Just(Failure::Fail),
+            Just(Failure::Fail),
+            Just(Failure::Fatal)
+        ]
+    };
+    let sometimes = || prop_oneof![4 => Just(false), 1 => Just(true)];
+    let change = (
+        prop_oneof![1 => Just(None), 6 => (1..5_000i64).prop_map(Some)],
+        prop_oneof![1 => Just(None), 6 => (1..6i64).prop_map(Some)],
+        (0..2_000i64, 0..8_000i64),
+        prop::option::of(0..400usize),
+        sometimes(),
+        sometimes(),
+    );
+    prop_oneof![
+        12 => (many(), priority(), prop_oneof![4 => Just(0i64), 1 => 0..8i64], delay())
+            .prop_map(|(many, priority, retry_count, delay)| {
+                Step::Publish { many, priority, retry_count, delay }
+            }),
+        24 => (group.clone(), consumer.clone(), many())
+            .prop_map(|(group, consumer, count)| Step::Consume { group, consumer, count }),
+        6 => (group.clone(), nth, many())
+            .prop_map(|(group, nth, many)| Step::Ack { group, nth, many }),
+        2 => (group.clone(), nth, owner())
+            .prop_map(|(group, nth, owner)| Step::Extend { group, nth, owner }),
+        10 => (group.clone(), nth, owner(), failure(), prop::option::of(delay()), any::<u64>())
+            .prop_map(|(group, nth, owner, failure, delay, random)| {
+                Step::Nack { group, nth, owner, failure, delay, random }
+            }),
+        2 => (group.clone(), nth, 0..4i64)
+            .prop_map(|(group, nth, most)| Step::Retry { group, nth, most }),
+        1 => nth.prop_map(|nth| Step::Cancel { nth }),
+        1 => nth.prop_map(|nth| Step::CancelDelayed { nth }),
+        2 => many().prop_map(|count| Step::Redrive { count }),
+        2 => change.prop_map(|(lease, tries, backoff, limit, keep, paused)| {
+            Step::Policy(Change { lease, tries, backoff, limit, keep, paused })
+        }),
+        // The clock may be set back a little.
+        14 => prop_oneof![1 => -5..0i64, 8 => 0..50i64, 12 => 0..4_000i64, 1 => 0..100_000i64]
+            .prop_map(|ms| Step::Pass { ms }),
+        2 => Just(Step::Restart),
+        1 => Just(Step::SecondGroup),
+        2 => priority().prop_map(|priority| Step::PlainAdd { priority }),
+        2 => (group.clone(), many()).prop_map(|(group, count)| Step::PlainRead { group, count }),
+        2 => (group.clone(), nth, consumer)
+            .prop_map(|(group, nth, consumer)| Step::PlainClaim { group, nth, consumer }),
+        1 => (group, nth).prop_map(|(group, nth)| Step::PlainAck { group, nth }),
+        1 => nth.prop_map(|nth| Step::PlainDelete { nth }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever happens, a task is in one place for each group, and nothing is lost.
+    #[test]
+    fn every_task_is_in_one_place_until_it_is_done(
+        groups in 1..=2usize,
+        page in prop_oneof![Just(2usize), Just(7), Just(128)],
+        steps in prop::collection::vec(step(), 1..120),
+        count in prop_oneof![Just(1usize), Just(3), Just(200)],
+    ) {
+        let mut world = World::new(groups, page);
+        for step in steps {
+            world.step(step);
+        }
+        world.drain(count);
+    }
+}
