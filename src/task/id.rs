@@ -91,8 +91,8 @@ impl EntryId {
         if fresh > last {
             return Some(fresh);
         }
-        let following = Self { ms: last.ms, seq: last.seq.checked_add(1)? };
-        if following.priority() == Some(priority) {
+        let following = last.seq.checked_add(1).map(|seq| Self { ms: last.ms, seq });
+        if let Some(following) = following.filter(|id| id.priority() == Some(priority)) {
             return Some(following);
         }
         last.ms.checked_add(1).map(|ms| Self { ms, seq: first })
@@ -227,7 +227,7 @@ mod tests {
                 prop_assert!(Some(next) > last);
                 prop_assert!(next.ms >= now as u64);
             } else {
-                prop_assert!(last.unwrap().ms == u64::MAX || last.unwrap().seq == u64::MAX);
+                prop_assert_eq!(last.unwrap().ms, u64::MAX);
             }
         }
 

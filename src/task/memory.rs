@@ -310,9 +310,14 @@ pub fn key_changed<'k>(db: i32, event: &KeyEvent<'k>) -> Option<&'k [u8]> {
         policy_changed(db, name);
         return Some(name);
     }
-    let digit = event.key.strip_prefix(b"priority")?.first()?;
+    stream_changed(db, event.key)
+}
+
+/// A stream has changed. The name of the queue of which it is a priority, if it is.
+pub fn stream_changed(db: i32, stream: &[u8]) -> Option<&[u8]> {
+    let digit = stream.strip_prefix(b"priority")?.first()?;
     let priority = Priority::new(digit.checked_sub(b'0')?.into())?;
-    let name = keys::name_of(Prefix::Priority(priority), event.key)?;
+    let name = keys::name_of(Prefix::Priority(priority), stream)?;
     added(db, name, priority);
     Some(name)
 }

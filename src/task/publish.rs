@@ -156,10 +156,19 @@ impl Request<'_> {
 
 /// The id of the first task with this unique key, if the window lasts.
 fn first_of<'s>(server: &'s Server, key: Str<'_>) -> Result<Option<Reply<'s>>, Error> {
-    if server.type_of(key) == Type::Absent {
+    let (kind, end) = {
+        let key = server.peek_key(key);
+        (key.kind(), key.deadline())
+    };
+    if kind == Type::Absent {
         return Ok(None);
     }
     let found = server.call(c"GET", Mode::Read, &[key])?;
+    if let Some(end) = end {
+        // Changes nothing, but a WAIT behind this covers the first task, whoever published it.
+        let end = OwnedStr::number(end.0);
+        server.call(c"PEXPIREAT", Mode::Write, &[key, end.borrow()])?;
+    }
     Ok((!found.root().is_null()).then_some(Reply::Forward(found)))
 }
 

@@ -1,10 +1,10 @@
 //! The inner commands of the queue.
 
 use super::entry::Task;
-use super::groups;
 use super::id::{EntryId, Priority};
 use super::memory::{self, Priorities};
 use super::policy::Policy;
+use super::{groups, line};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::Prefix;
@@ -70,7 +70,12 @@ fn add<'s>(
             other => other?,
         }
     };
-    memory::added(server.db(), queue.bytes(), priority);
+    if priority > Priority::LOWEST {
+        memory::added(server.db(), queue.bytes(), priority);
+    } else if let Some(name) = memory::stream_changed(server.db(), queue.bytes()) {
+        // What is a queue of its own here is a priority of another.
+        line::look_at(server, name);
+    }
     Ok(reply)
 }
 
