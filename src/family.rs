@@ -22,9 +22,11 @@ pub struct Family {
     pub look_again: fn(&Server, &mut Budget),
     /// Some key was changed, of which a family has asked to be told. Writes nothing.
     pub key_changed: fn(&Server, KeyEvent<'_>),
-    /// Databases were flushed, swapped or loaded; none named means all of them. A waiting client
-    /// goes on waiting in the database that it has selected, as with the server's own blocking
-    /// commands.
+    /// Has everybody looked at again who waits in these databases, or anywhere if none is named.
+    pub disturb: fn(dbs: &[i32]),
+    /// Databases were flushed, swapped or loaded; none named means all of them. What was remembered
+    /// of them is forgotten. A waiting client goes on waiting in the database that it has selected,
+    /// as with the server's own blocking commands.
     pub databases_changed: fn(dbs: &[i32]),
     /// The module is unloaded: nobody waits, and what was remembered is dropped.
     pub forget: fn(),

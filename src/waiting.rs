@@ -256,6 +256,12 @@ pub fn look_later<F: Queue>(server: &Server, db: i32, name: &[u8]) {
     F::hall().borrow_mut().set_due(db, name, Some(later));
 }
 
+/// Has everybody looked at again who waits in these databases, or anywhere if none is named.
+pub fn look_at_all(server: &Server, dbs: &[i32]) {
+    FAMILIES.iter().for_each(|family| (family.disturb)(dbs));
+    settle(server);
+}
+
 /// When any family has something to look at.
 fn next_look(now: UnixMs) -> Option<UnixMs> {
     FAMILIES.iter().filter_map(|family| (family.next_look)(now)).min()

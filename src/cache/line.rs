@@ -381,8 +381,6 @@ pub fn databases_changed(dbs: &[i32]) {
     memory.lent.retain(|(db, _), _| stays(db));
     memory.ends.retain(|(_, (db, _))| stays(db));
     memory.void.retain(|(db, _)| stays(db));
-    drop(memory);
-    HALL.get().borrow_mut().disturb_databases(dbs);
 }
 
 /// The module is unloaded.

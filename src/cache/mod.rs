@@ -72,6 +72,7 @@ pub const FAMILY: Family = Family {
         serve_restless::<Caches>(server, budget);
     },
     key_changed: line::key_changed,
+    disturb: |dbs| Caches::hall().borrow_mut().disturb_databases(dbs),
     databases_changed: line::databases_changed,
     forget: || {
         line::forget();

@@ -57,10 +57,8 @@ pub const FAMILY: Family = Family {
     next_look: |now| Locks::hall().borrow().next_look(now),
     look_again: serve_restless::<Locks>,
     key_changed: line::key_changed,
-    databases_changed: |dbs| {
-        evicted::databases_changed(dbs);
-        Locks::hall().borrow_mut().disturb_databases(dbs);
-    },
+    disturb: |dbs| Locks::hall().borrow_mut().disturb_databases(dbs),
+    databases_changed: evicted::databases_changed,
     forget: || {
         evicted::forget();
         line::forget();

@@ -4,7 +4,9 @@
 
 use super::Server;
 use super::api::need;
+use super::guard::guard;
 use crate::args::integer;
+use crate::waiting;
 use redis_module::raw;
 use std::ffi::{CStr, c_char};
 use std::os::raw::{c_int, c_longlong, c_void};
@@ -74,7 +76,7 @@ impl Server {
                     setting.most,
                     Some(read),
                     Some(write),
-                    None,
+                    Some(apply),
                     std::ptr::from_ref(setting).cast_mut().cast(),
                 )
             };
@@ -114,5 +116,17 @@ unsafe extern "C" fn write(
     if let Some(setting) = unsafe { setting(data) } {
         setting.value.store(value, Relaxed);
     }
+    raw::REDISMODULE_OK as c_int
+}
+
+/// A setting has changed: whoever waits may be served sooner, or later.
+unsafe extern "C" fn apply(
+    ctx: *mut raw::RedisModuleCtx,
+    _data: *mut c_void,
+    _error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    // SAFETY: the server gives a valid context for the time of this call.
+    let server = unsafe { Server::new(ctx) };
+    guard((), || waiting::look_at_all(&server, &[]));
     raw::REDISMODULE_OK as c_int
 }

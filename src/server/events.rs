@@ -116,7 +116,7 @@ pub(super) fn subscribe_to_databases(server: &Server) {
 fn databases_changed(server: &Server, dbs: &[i32]) {
     guard((), || {
         FAMILIES.iter().for_each(|family| (family.databases_changed)(dbs));
-        waiting::settle(server);
+        waiting::look_at_all(server, dbs);
     });
 }
 

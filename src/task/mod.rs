@@ -87,10 +87,10 @@ pub const FAMILY: Family = Family {
     next_look: |now| Tasks::hall().borrow().next_look(now),
     look_again: serve_restless::<Tasks>,
     key_changed: line::key_changed,
+    disturb: |dbs| Tasks::hall().borrow_mut().disturb_databases(dbs),
     databases_changed: |dbs| {
         groups::forget_all();
         memory::databases_changed(dbs);
-        Tasks::hall().borrow_mut().disturb_databases(dbs);
     },
     forget: || {
         groups::forget_all();

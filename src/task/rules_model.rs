@@ -1463,7 +1463,8 @@ proptest! {
             }
         } else {
             let found = lease.clamp(1_000, 60_000) + every;
-            let end = taken.0 + lease.max(found) + every + 100 * (2 + number / page) as i64;
+            let pages = (2 + number / page) as i64;
+            let end = taken.0 + lease.max(found) + every + pages * (100 + every);
             while world.now.0 < end {
                 world.now = UnixMs(end.min(world.now.0 + every));
                 world.consume(0, 0, 1_000);
