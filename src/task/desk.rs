@@ -194,29 +194,36 @@ impl<'a> ServerDesk<'a> {
     ) -> Result<Kept, Error> {
         let Some(entries) = store::entries(found) else { return Ok(Kept::All(0)) };
         let (db, queue, group) = (self.server.db(), self.queue.bytes(), self.group.bytes());
-        let id_of = |entry: Element<'_>| {
-            entry.at(0).and_then(|id| EntryId::parse(id.bytes())).unwrap_or(EntryId::LAST)
-        };
-        let is_kept = |entry: Element<'_>| {
-            let misplaced =
-                priority > Priority::LOWEST && id_of(entry).priority() != Some(priority);
-            !misplaced && entry.at(1).is_none_or(|fields| is_for(fields, group))
-        };
-        let kept = || entries.elements().filter(|entry| is_kept(*entry));
-        let number = kept().count();
-        memory::begun(db, queue, group, priority, kept().map(id_of), now);
-        if number == entries.len() {
-            return Ok(Kept::All(number));
+        let all = entries.len();
+        let mut ids = Vec::with_capacity(all);
+        let (mut kept, mut left) = (Vec::new(), Vec::new());
+        for entry in entries.elements() {
+            let id = entry.at(0).and_then(|id| EntryId::parse(id.bytes()));
+            let id = id.unwrap_or(EntryId::LAST);
+            let place = if priority > Priority::LOWEST && id.priority() != Some(priority) {
+                Place::Wrong
+            } else if entry.at(1).is_none_or(|fields| is_for(fields, group)) {
+                ids.push(id);
+                kept.push(entry);
+                continue;
+            } else {
+                Place::OfOthers
+            };
+            left.push((id, entry, place));
         }
-        let tasks = kept().map(|entry| Delivery::new(entry, 0, 1)).collect();
-        let mut skipped = Vec::new();
-        for entry in entries.elements().filter(|entry| !is_kept(*entry)) {
+        memory::begun(db, queue, group, priority, ids.iter().copied(), now);
+        if left.is_empty() {
+            return Ok(Kept::All(all));
+        }
+        let tasks = kept.into_iter().map(|entry| Delivery::new(entry, 0, 1)).collect();
+        let mut skipped = Vec::with_capacity(left.len());
+        for (id, entry, place) in &left {
             let text = OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
-            let fields = entry.at(1).into_iter().flat_map(Element::pairs);
-            if entry.at(1).is_none_or(|fields| is_for(fields, group)) {
-                self.place_anew(priority, stream, text.borrow(), Task::of(fields))?;
+            let task = Task::of(entry.at(1).into_iter().flat_map(Element::pairs));
+            if *place == Place::Wrong && is_for_group(&task, group) {
+                self.place_anew(priority, stream, text.borrow(), task)?;
             }
-            skipped.push((id_of(entry), text));
+            skipped.push((*id, text));
         }
         let ids: Vec<_> = skipped.iter().map(|(id, text)| (*id, text.borrow())).collect();
         store::finish(self.server, self.queue, priority, self.group, &ids)?;
@@ -240,12 +247,24 @@ impl<'a> ServerDesk<'a> {
     }
 }
 
+/// Why a consumer does not get an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Its id points elsewhere.
+    Wrong,
+    /// It is for another group.
+    OfOthers,
+}
+
 /// Whether a group gets an entry with these fields. What PUBLISH adds has three of them, and what
 /// is for one group only more than that.
 fn is_for(fields: Element<'_>, group: &[u8]) -> bool {
     const PUBLISHED: usize = 6;
-    fields.len() <= PUBLISHED
-        || Task::of(fields.pairs()).group.is_none_or(|for_group| for_group == group)
+    fields.len() <= PUBLISHED || is_for_group(&Task::of(fields.pairs()), group)
+}
+
+fn is_for_group(task: &Task<'_>, group: &[u8]) -> bool {
+    task.group.is_none_or(|for_group| for_group == group)
 }
 
 /// One pass.

@@ -33,13 +33,16 @@ impl<'a> Task<'a> {
     pub fn of(fields: impl Iterator<Item = Pair<'a>>) -> Self {
         let mut task = Self::default();
         let (mut retry_count, mut timestamp) = (None, None);
+        let mut before: &[u8] = b"";
         for (field, value) in fields {
+            let behind = std::mem::replace(&mut before, field);
             let place = match field {
                 b"payload" => &mut task.payload,
                 b"retry_count" => &mut retry_count,
                 b"timestamp" => &mut timestamp,
                 b"original_id" => &mut task.original_id,
-                b"group" => &mut task.group,
+                // Only a copy is for one group; anybody may have a field of that name.
+                b"group" if behind == b"original_id" => &mut task.group,
                 _ => {
                     task.other.push((field, value));
                     continue;
@@ -53,7 +56,6 @@ impl<'a> Task<'a> {
         }
         // What is no id tells nothing.
         task.original_id = task.original_id.filter(|id| EntryId::parse(id).is_some());
-        // Only a copy is for one group; anybody may have a field of that name.
         if task.original_id.is_none()
             && let Some(group) = task.group.take()
         {

@@ -26,16 +26,18 @@ pub struct Leases {
 impl Leases {
     /// A lease begins, or begins again.
     pub fn begin(&mut self, id: EntryId, now: UnixMs) {
-        self.end(id);
+        // The last one is never a gap.
+        let is_next = |(last, since): &(EntryId, Option<UnixMs>)| *last < id && *since <= Some(now);
+        let rises = self.rising.back().is_none_or(is_next);
+        // One that comes behind all others is known to these only if it is one of them.
+        if !rises || !self.since.is_empty() {
+            self.end(id);
+        }
         if self.live + self.others.len() >= REMEMBERED {
             return;
         }
-        let last = self.rising.back();
-        let rises = last.is_none_or(|(last, since)| {
-            // A gap at the end tells no time; the one before it can be later.
-            *last < id && since.is_some_and(|since| since <= now)
-        });
-        if rises {
+        // By its end the last one can have become another.
+        if rises || self.rising.back().is_none_or(is_next) {
             self.rising.push_back((id, Some(now)));
             self.live += 1;
         } else {

@@ -183,13 +183,14 @@ pub fn add_copy(
         fields.extend([w.payload(), payload.borrow()]);
     }
     fields.extend([w.timestamp(), second.borrow(), w.retry_count(), retry_count.borrow()]);
+    // Before those that make it a copy: one of them can be named like one of these.
+    fields.extend(other.iter().map(OwnedStr::borrow));
     if let Some(original_id) = &original_id {
         fields.extend([w.original_id(), original_id.borrow()]);
     }
     if let Some(group) = &group {
         fields.extend([w.group_field(), group.borrow()]);
     }
-    fields.extend(other.iter().map(OwnedStr::borrow));
     fields.extend(last.iter().flat_map(|(field, value)| [*field, value.borrow()]));
     match target {
         Target::Queue(queue, priority) => add(server, queue, priority, &fields).map(drop),
