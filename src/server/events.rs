@@ -57,6 +57,11 @@ pub fn subscribe(server: &Server, classes: c_int) {
     }
 }
 
+/// Whether all these classes were asked for: what is remembered of keys is then kept up to date.
+pub fn are_told(classes: c_int) -> bool {
+    ASKED.get().get() & classes == classes
+}
+
 /// The module is unloaded, and the server forgets its subscriptions.
 pub(super) fn forget() {
     ASKED.get().set(0);

@@ -12,6 +12,9 @@ use std::ffi::{CStr, CString};
 use std::os::raw::c_long;
 use std::rc::Rc;
 
+/// Finds a part of a reply.
+pub type PartOf = for<'r> fn(&'r CallReply<'_>) -> Option<Element<'r>>;
+
 /// A reply. In RESP3 nil is null; else both protocols see the same.
 pub enum Reply<'a> {
     /// An integer.
@@ -32,6 +35,8 @@ pub enum Reply<'a> {
     Map(Vec<(Reply<'a>, Reply<'a>)>),
     /// The reply of an inner command, byte for byte.
     Forward(CallReply<'a>),
+    /// The arrays in a part of the reply of an inner command, each with two integers added.
+    Extended(CallReply<'a>, PartOf, [i64; 2]),
     /// The string that an open key holds.
     Value(Key<'a>),
     /// None yet: the client waits.
@@ -108,6 +113,19 @@ impl Server {
                 }
                 Reply::Forward(reply) => {
                     need(raw::RedisModule_ReplyWithCallReply)(ctx, reply.root().as_ptr());
+                }
+                Reply::Extended(reply, part, added) => {
+                    let items = part(reply);
+                    let len = items.map_or(0, Element::len);
+                    need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
+                    for item in items.into_iter().flat_map(Element::elements) {
+                        let len = item.len() + added.len();
+                        need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
+                        for element in item.elements() {
+                            need(raw::RedisModule_ReplyWithCallReply)(ctx, element.as_ptr());
+                        }
+                        added.iter().for_each(|number| self.send(&Reply::Integer(*number)));
+                    }
                 }
                 Reply::Value(key) => self.send_bulk(key.long_string()),
                 Reply::Later => {}

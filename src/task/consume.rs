@@ -82,15 +82,13 @@ impl Command for Consume {
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let Request { stream: queue, group, consumer, count, patience, meta } = request;
         server.refuse_while_slot_moves(queue)?;
-        let shape = if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
+        let shape = || if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
         let others_wait = line::serve_before_reading(server, queue, group.bytes())?;
         let mut more = false;
         if !others_wait {
             let desk =
                 ServerDesk { server, queue, group, consumer, if_missing: IfMissing::CreateAll };
-            let plain =
-                if meta { Plain::LookCloser(Vec::new()) } else { desk.serve_plain(count.arg)? };
-            match plain {
+            match desk.serve_plain(count.arg, meta)? {
                 Plain::Reply(tasks) => return Ok(tasks),
                 Plain::Nothing => {}
                 Plain::LookCloser(mut tasks) => {
@@ -105,7 +103,7 @@ impl Command for Consume {
                         Err(_) => {}
                     }
                     if !tasks.is_empty() {
-                        return Ok(shape.reply(queue.bytes(), tasks));
+                        return Ok(shape().reply(queue.bytes(), tasks));
                     }
                 }
             }
@@ -116,7 +114,7 @@ impl Command for Consume {
                 let (name, part) = (queue.bytes().into(), group.bytes().into());
                 let address = Address { db: server.db(), name, part };
                 let consumer = consumer.bytes().into();
-                let wanted = Wanted { consumer, count: count.value, shape };
+                let wanted = Wanted { consumer, count: count.value, shape: shape() };
                 Waiter::<Tasks>::join(server, queue, address, None, patience, wanted)?;
                 if more {
                     line::look_at(server, queue.bytes());
@@ -125,7 +123,7 @@ impl Command for Consume {
                 }
                 Ok(Reply::Later)
             }
-            _ => Ok(shape.nothing()),
+            _ => Ok(shape().nothing()),
         }
     }
 }

@@ -26,10 +26,18 @@ pub struct Delivery {
     pub deliveries: i64,
 }
 
+/// What META tells of a task that is delivered for the first time: `idle` and `deliveries`.
+const FIRST: [i64; 2] = [0, 1];
+
 impl Delivery {
     fn new(entry: Element<'_>, idle: i64, deliveries: i64) -> Self {
         let part = |index| entry.at(index).map_or(Reply::Null, Reply::copy);
         Self { id: part(0), fields: part(1), idle, deliveries }
+    }
+
+    fn first(entry: Element<'_>) -> Self {
+        let [idle, deliveries] = FIRST;
+        Self::new(entry, idle, deliveries)
     }
 }
 
@@ -148,9 +156,8 @@ impl<'a> ServerDesk<'a> {
         }
     }
 
-    /// Hands out up to `count` tasks, if there is nothing but new ones, in the shape in which the
-    /// server itself replies.
-    pub fn serve_plain(&self, count: Str<'_>) -> Result<Plain<'a>, Error> {
+    /// Hands out up to `count` tasks, if there is nothing but new ones, without a copy of them.
+    pub fn serve_plain(&self, count: Str<'_>, meta: bool) -> Result<Plain<'a>, Error> {
         let (now, db) = (self.server.now(), self.server.db());
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
         if memory::outlook(db, queue, group, now) == Outlook::Mixed {
@@ -162,7 +169,12 @@ impl<'a> ServerDesk<'a> {
         match self.keep(Priority::LOWEST, self.queue, &found, now)? {
             Kept::All(number) => {
                 DELIVERED.add(number as u64);
-                Ok(Plain::Reply(Reply::Forward(found)))
+                let reply = if meta {
+                    Reply::Extended(found, store::entries, FIRST)
+                } else {
+                    Reply::Forward(found)
+                };
+                Ok(Plain::Reply(reply))
             }
             Kept::Some(tasks, _) => {
                 DELIVERED.add(tasks.len() as u64);
@@ -215,7 +227,7 @@ impl<'a> ServerDesk<'a> {
         if left.is_empty() {
             return Ok(Kept::All(all));
         }
-        let tasks = kept.into_iter().map(|entry| Delivery::new(entry, 0, 1)).collect();
+        let tasks = kept.into_iter().map(|entry| Delivery::first(entry)).collect();
         let mut skipped = Vec::with_capacity(left.len());
         for (id, entry, place) in &left {
             let text = OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
@@ -418,7 +430,7 @@ impl<'a> Desk for Pass<'_, 'a> {
         let batch = match self.desk.keep(priority, stream.borrow(), &found, self.now)? {
             Kept::All(number) => {
                 let entries = store::entries(&found).into_iter().flat_map(Element::elements);
-                self.tasks.extend(entries.map(|entry| Delivery::new(entry, 0, 1)));
+                self.tasks.extend(entries.map(|entry| Delivery::first(entry)));
                 Batch { delivered: number, skipped: 0 }
             }
             Kept::Some(tasks, skipped) => {

@@ -12,11 +12,11 @@ use crate::server::call::Element;
 use crate::server::events::{KeyEvent, subscribe};
 use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
 use std::cell::{LazyCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// The only group of each stream that is known to have just one, by database.
-type Only = HashMap<i32, HashMap<Box<[u8]>, Rc<[u8]>>>;
+type Only = BTreeMap<i32, HashMap<Box<[u8]>, Rc<[u8]>>>;
 
 static ONLY: MainThread<LazyCell<RefCell<Only>>> = MainThread::new(LazyCell::new(RefCell::default));
 

@@ -12,7 +12,7 @@ use super::policy::Policy;
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::{self, Prefix};
-use crate::server::events::{KeyEvent, subscribe};
+use crate::server::events::{KeyEvent, are_told, subscribe};
 use crate::server::{MainThread, Mode, Server, Str, Type, words};
 use crate::time::UnixMs;
 use std::cell::{LazyCell, RefCell};
@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, HashMap};
 pub struct Priorities(u16);
 
 impl Priorities {
+    /// All of them.
+    pub const ALL: Self = Self(0x3ff);
+
     /// Adds one.
     pub fn insert(&mut self, priority: Priority) {
         self.0 |= 1 << priority.number();
@@ -42,11 +45,13 @@ impl Priorities {
 #[derive(Default)]
 pub struct Known {
     policy: Option<Policy>,
+    /// Whether what follows has been looked for.
+    found: bool,
     /// Which priorities above 0 may have a stream.
     pub streams: Priorities,
     /// When the first delayed task is due, or before.
     pub due: Option<UnixMs>,
-    groups: HashMap<Box<[u8]>, Group>,
+    groups: BTreeMap<Box<[u8]>, Group>,
 }
 
 /// What is known of a consumer group.
@@ -138,7 +143,8 @@ impl Group {
     }
 }
 
-type Queues = HashMap<i32, HashMap<Box<[u8]>, Known>>;
+/// By database, of which few are used, and name.
+type Queues = BTreeMap<i32, HashMap<Box<[u8]>, Known>>;
 
 static QUEUES: MainThread<LazyCell<RefCell<Queues>>> =
     MainThread::new(LazyCell::new(RefCell::default));
@@ -173,26 +179,44 @@ pub fn learn(server: &Server, stream: Str<'_>, group: &[u8]) -> Result<Policy, E
     let (db, name) = (server.db(), stream.bytes());
     let known = with(db, name, |known| {
         known.group(group);
-        known.policy
+        (known.policy, known.found)
     });
-    if let Some(Some(policy)) = known {
+    if let Some((Some(policy), true)) = known {
         return Ok(policy);
     }
     subscribe(server, line::EVENTS);
     let policy = Policy::of(server, stream)?;
-    let found = if known.is_none() { Some(find(server, stream)?) } else { None };
+    let (streams, due) = find(server, stream)?;
+    remember(db, name, |known| {
+        known.policy = Some(policy);
+        (known.found, known.streams, known.due) = (true, streams, due);
+        known.group(group);
+    });
+    Ok(policy)
+}
+
+/// Remembers the policy of a queue, if the events that change it are told.
+pub fn learn_policy(server: &Server, stream: Str<'_>, policy: Policy) {
+    if are_told(line::EVENTS) {
+        remember(server.db(), stream.bytes(), |known| known.policy = Some(policy));
+    }
+}
+
+fn remember(db: i32, stream: &[u8], change: impl FnOnce(&mut Known)) {
     let mut queues = QUEUES.get().borrow_mut();
     let queues = queues.entry(db).or_default();
-    if queues.len() >= REMEMBERED && !queues.contains_key(name) {
+    if queues.len() >= REMEMBERED && !queues.contains_key(stream) {
         queues.retain(|_, known| known.groups.values().any(|group| group.oldest().is_some()));
     }
-    let known = queues.entry(name.into()).or_default();
-    known.policy = Some(policy);
-    if let Some((streams, due)) = found {
-        (known.streams, known.due) = (streams, due);
-    }
-    known.group(group);
-    Ok(policy)
+    change(queues.entry(stream.into()).or_default());
+}
+
+/// Which priorities above 0 may have tasks, and whether there may be delayed ones; all and yes, if
+/// nothing is known.
+pub fn places(db: i32, stream: &[u8]) -> (Priorities, bool) {
+    let known =
+        with(db, stream, |known| known.found.then_some((known.streams, known.due.is_some())));
+    known.flatten().unwrap_or((Priorities::ALL, true))
 }
 
 /// Which priorities have streams, and when the first delayed task is due.

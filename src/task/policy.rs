@@ -90,6 +90,7 @@ impl Policy {
         let key = server.key_of(Prefix::Policy, stream)?;
         let mut policy = Self::default();
         if server.type_of(key.borrow()) == Type::Absent {
+            memory::learn_policy(server, stream, policy);
             return Ok(policy);
         }
         let names = policy.named().map(|(name, _)| OwnedStr::new(name.as_bytes()));
@@ -100,6 +101,7 @@ impl Policy {
             let stored = found.root().at(index);
             *value = stored.and_then(|stored| integer(stored.bytes())).filter(|n| *n >= 0);
         }
+        memory::learn_policy(server, stream, policy);
         Ok(policy)
     }
 

@@ -4,7 +4,7 @@ use super::entry::Task;
 use super::id::Priority;
 use super::policy::Policy;
 use super::store::{self, Fields};
-use super::{DEDUPLICATED, DELAYED, PUBLISHED, REFUSED, delayed, line};
+use super::{DEDUPLICATED, DELAYED, PUBLISHED, REFUSED, delayed, line, memory};
 use crate::args::{Args, Argument, Parsed};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -186,12 +186,17 @@ fn remember(server: &Server, key: Str<'_>, window: Millis, reply: &Reply<'_>) ->
 
 /// How many tasks a queue holds: ready, leased and delayed ones.
 fn size(server: &Server, queue: Str<'_>) -> Result<i64, Error> {
+    let (priorities, any_delayed) = memory::places(server.db(), queue.bytes());
     let mut size = 0usize;
     for priority in Priority::ALL {
-        let stream = store::stream_of(server, queue, priority)?;
-        size = size.saturating_add(server.peek_key(stream.borrow()).entries());
+        if priority == Priority::LOWEST || priorities.contains(priority) {
+            let stream = store::stream_of(server, queue, priority)?;
+            size = size.saturating_add(server.peek_key(stream.borrow()).entries());
+        }
     }
-    let delayed = server.key_of(Prefix::Delayed, queue)?;
-    size = size.saturating_add(server.peek_key(delayed.borrow()).entries());
+    if any_delayed {
+        let delayed = server.key_of(Prefix::Delayed, queue)?;
+        size = size.saturating_add(server.peek_key(delayed.borrow()).entries());
+    }
     Ok(i64::try_from(size).unwrap_or(i64::MAX))
 }

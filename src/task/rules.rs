@@ -154,8 +154,9 @@ pub const MOST_MOVES: usize = 4096;
 /// is given out again or buried, the oldest first, then new tasks come by their priority.
 pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<Passed, D::Error> {
     let bound = count.clamp(MOVES, MOST_MOVES);
-    // Neither what is due nor what was leased for too long keeps the other back.
-    let due = bound / 2;
+    // What is due enters a little faster than it is asked for, so that no call is much dearer than
+    // another, and does not keep back what was leased for too long.
+    let due = count.saturating_mul(2).clamp(MOVES / 8, bound / 2);
     let promoted = desk.promote(due)?;
     let mut passed = Passed { moved: promoted, ..Passed::default() };
     while passed.delivered < count && passed.moved < bound {

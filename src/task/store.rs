@@ -11,7 +11,7 @@ use crate::keys::Prefix;
 use crate::server::call::{CallReply, Element};
 use crate::server::{CowStr, MainThread, Mode, OwnedStr, Server, Str, Type, words};
 use std::cell::{Cell, LazyCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// The stream that holds the tasks of a priority.
@@ -118,7 +118,7 @@ fn add_behind<'s>(
     Ok(reply)
 }
 
-type LastIds = HashMap<i32, HashMap<Box<[u8]>, EntryId>>;
+type LastIds = BTreeMap<i32, HashMap<Box<[u8]>, EntryId>>;
 
 /// The id that was last made here for the streams of priorities, by database and key. It spares
 /// asking the server; if it is wrong, the server refuses the next one.

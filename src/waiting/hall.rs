@@ -76,7 +76,8 @@ pub struct Address {
 
 /// All lines of one family.
 pub struct Hall<T> {
-    rooms: HashMap<i32, HashMap<Box<[u8]>, Room<T>>>,
+    /// By database, of which few are used, and name.
+    rooms: BTreeMap<i32, HashMap<Box<[u8]>, Room<T>>>,
     restless: VecDeque<(i32, Box<[u8]>)>,
     due: BTreeSet<(UnixMs, i32, Box<[u8]>)>,
     waiting: usize,
@@ -86,7 +87,7 @@ pub struct Hall<T> {
 impl<T> Default for Hall<T> {
     fn default() -> Self {
         Self {
-            rooms: HashMap::new(),
+            rooms: BTreeMap::new(),
             restless: VecDeque::new(),
             due: BTreeSet::new(),
             waiting: 0,
