@@ -22,53 +22,71 @@ pub fn add(
     task: &Task<'_>,
     due: UnixMs,
 ) -> Result<EntryId, Error> {
-    let us = server.unix_us().max(LAST_US.get().get().saturating_add(1));
-    LAST_US.get().set(us);
-    let id = EntryId::delayed(due, us);
     let key = server.key_of(Prefix::Delayed, queue)?;
-    let (score, member) =
-        (OwnedStr::number(due.0), OwnedStr::new(&entry::encode(id, priority, task)));
-    server.call(c"ZADD", Mode::Write, &[key.borrow(), score.borrow(), member.borrow()])?;
-    memory::delayed(server.db(), queue.bytes(), due);
-    Ok(id)
+    let score = OwnedStr::number(due.0);
+    loop {
+        let us = server.unix_us().max(LAST_US.get().get().saturating_add(1));
+        LAST_US.get().set(us);
+        let id = EntryId::delayed(due, us);
+        let member = OwnedStr::new(&entry::encode(id, priority, task));
+        let args = [key.borrow(), words().nx(), score.borrow(), member.borrow()];
+        // The id can be taken if another server gave it whose clock was ahead: then the next one.
+        if server.call(c"ZADD", Mode::Write, &args)?.root().integer() > 0 {
+            memory::delayed(server.db(), queue.bytes(), due);
+            return Ok(id);
+        }
+    }
 }
 
 /// How many tasks enter their streams in one inner read.
 const PAGE: usize = 1024;
 
+/// What came of letting tasks enter.
+#[derive(Default)]
+pub struct Promoted {
+    /// How many entered.
+    pub entered: usize,
+    /// Why one could not, if one could not.
+    pub trouble: Option<Error>,
+}
+
 /// Lets at most `most` tasks that are due enter their streams, those that were due first before the
-/// others. How many did.
-pub fn promote(server: &Server, queue: Str<'_>, most: usize, now: UnixMs) -> Result<usize, Error> {
+/// others.
+pub fn promote(
+    server: &Server,
+    queue: Str<'_>,
+    most: usize,
+    now: UnixMs,
+) -> Result<Promoted, Error> {
     let key = server.key_of(Prefix::Delayed, queue)?;
     let key = key.borrow();
     if server.type_of(key) == Type::Absent {
         memory::with(server.db(), queue.bytes(), |known| known.due = None);
-        return Ok(0);
+        return Ok(Promoted::default());
     }
     let w = words();
     let (until, limit) = (OwnedStr::number(now.0), OwnedStr::number(most.min(PAGE) as i64));
     let args = [key, w.minus_infinity(), until.borrow(), w.limit(), w.zero(), limit.borrow()];
     let due = server.call(c"ZRANGEBYSCORE", Mode::Read, &args)?;
     let mut gone = vec![key];
+    let mut trouble = None;
     let members: Vec<OwnedStr> =
         due.root().elements().map(|member| OwnedStr::new(member.bytes())).collect();
-    let mut outcome = Ok(());
     for member in &members {
-        outcome = enter(server, queue, member.borrow().bytes());
-        if outcome.is_err() {
-            break;
+        match enter(server, queue, member.borrow().bytes()) {
+            Ok(()) => gone.push(member.borrow()),
+            // It stays; the others may be luckier.
+            Err(error) => trouble = Some(error),
         }
-        gone.push(member.borrow());
     }
-    let moved = gone.len().saturating_sub(1);
-    if moved > 0 {
+    let entered = gone.len().saturating_sub(1);
+    if entered > 0 {
         server.call(c"ZREM", Mode::Write, &gone)?;
-        PROMOTED.add(moved as u64);
+        PROMOTED.add(entered as u64);
     }
-    outcome?;
     let next = memory::first_due(server, key)?;
     memory::with(server.db(), queue.bytes(), |known| known.due = next);
-    Ok(moved)
+    Ok(Promoted { entered, trouble })
 }
 
 /// A task enters its stream.

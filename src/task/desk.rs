@@ -2,11 +2,11 @@
 
 use super::entry::Task;
 use super::id::{EntryId, Priority};
-use super::memory::{self, Outlook};
+use super::memory::{self, Outlook, Priorities};
 use super::moves::{Leased, Obituary};
 use super::policy::Policy;
 use super::rules::{self, Batch, Desk, Oldest, Passed, Tried};
-use super::store::{self, Entry, IfMissing, Pending, Read, Target};
+use super::store::{self, Entry, IfMissing, Pending, Read};
 use super::{DELIVERED, RECLAIMED, delayed, groups, line, sweep};
 use crate::args::Argument;
 use crate::error::Error;
@@ -132,7 +132,8 @@ impl<'a> ServerDesk<'a> {
         let now = self.server.now();
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let db = self.server.db();
-        let mut pass = Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new() };
+        let mut pass =
+            Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new(), trouble: None };
         let outcome = match memory::outlook(db, self.queue.bytes(), self.group.bytes(), now) {
             Outlook::Plain => pass.read(Priority::LOWEST, count).and_then(|batch| {
                 if batch.skipped == 0 {
@@ -145,10 +146,10 @@ impl<'a> ServerDesk<'a> {
             Outlook::Mixed => pass.run(count),
         };
         let tasks = pass.tasks;
-        match outcome {
+        match (outcome, pass.trouble) {
             // What was handed out before the error is the consumer's.
-            Err(error) if tasks.is_empty() => Err(error),
-            outcome => {
+            (Err(error), _) | (Ok(_), Some(error)) if tasks.is_empty() => Err(error),
+            (outcome, _) => {
                 DELIVERED.add(tasks.len() as u64);
                 let Passed { moved, more, .. } = outcome.unwrap_or_default();
                 Ok(Served { tasks, moved, more })
@@ -166,7 +167,7 @@ impl<'a> ServerDesk<'a> {
         let Some(found) = self.read_new(self.queue, count, Mode::WriteForward)? else {
             return Ok(Plain::Nothing);
         };
-        match self.keep(Priority::LOWEST, self.queue, &found, now)? {
+        match self.keep(Priority::LOWEST, &found, now) {
             Kept::All(number) => {
                 DELIVERED.add(number as u64);
                 let reply = if meta {
@@ -197,66 +198,64 @@ impl<'a> ServerDesk<'a> {
     /// Keeps what the consumer gets of a batch that was read, and finishes the rest for the group:
     /// copies that are for another one, and entries whose id points elsewhere, which come again with
     /// a right one.
-    fn keep(
-        &self,
-        priority: Priority,
-        stream: Str<'_>,
-        found: &CallReply<'_>,
-        now: UnixMs,
-    ) -> Result<Kept, Error> {
-        let Some(entries) = store::entries(found) else { return Ok(Kept::All(0)) };
+    fn keep(&self, priority: Priority, found: &CallReply<'_>, now: UnixMs) -> Kept {
+        let Some(entries) = store::entries(found) else { return Kept::All(0) };
         let (db, queue, group) = (self.server.db(), self.queue.bytes(), self.group.bytes());
         let all = entries.len();
-        let mut ids = Vec::with_capacity(all);
-        let (mut kept, mut left) = (Vec::new(), Vec::new());
+        let (mut ids, mut kept, mut left) = (Vec::with_capacity(all), Vec::new(), Vec::new());
         for entry in entries.elements() {
             let id = entry.at(0).and_then(|id| EntryId::parse(id.bytes()));
             let id = id.unwrap_or(EntryId::LAST);
-            let place = if priority > Priority::LOWEST && id.priority() != Some(priority) {
+            let place = if !entry.at(1).is_none_or(|fields| self.is_for_us(fields)) {
+                Place::OfOthers
+            } else if is_misplaced(priority, id) {
                 Place::Wrong
-            } else if entry.at(1).is_none_or(|fields| is_for(fields, group)) {
+            } else {
                 ids.push(id);
                 kept.push(entry);
                 continue;
-            } else {
-                Place::OfOthers
             };
             left.push((id, entry, place));
         }
         memory::begun(db, queue, group, priority, ids.iter().copied(), now);
         if left.is_empty() {
-            return Ok(Kept::All(all));
+            return Kept::All(all);
         }
-        let tasks = kept.into_iter().map(|entry| Delivery::first(entry)).collect();
-        let mut skipped = Vec::with_capacity(left.len());
-        for (id, entry, place) in &left {
+        let tasks = kept.into_iter().map(Delivery::first).collect();
+        let skipped = left.len();
+        for (id, entry, place) in left {
             let text = OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
+            let leased =
+                Leased { queue: self.queue, priority, group: self.group, id: (id, text.borrow()) };
             let task = Task::of(entry.at(1).into_iter().flat_map(Element::pairs));
-            if *place == Place::Wrong && is_for_group(&task, group) {
-                self.place_anew(priority, stream, text.borrow(), task)?;
-            }
-            skipped.push((*id, text));
+            // What is refused stays leased, and is tried again when that is over.
+            let _ = match place {
+                Place::Wrong => leased.place_anew(self.server, task),
+                Place::OfOthers => leased.finish(self.server),
+            };
         }
-        let ids: Vec<_> = skipped.iter().map(|(id, text)| (*id, text.borrow())).collect();
-        store::finish(self.server, self.queue, priority, self.group, &ids)?;
-        Ok(Kept::Some(tasks, ids.len()))
+        Kept::Some(tasks, skipped)
     }
 
-    /// An entry that another client has added to the stream of a priority comes again with an id
-    /// that tells where it is.
-    fn place_anew<'t>(
-        &'t self,
-        priority: Priority,
-        stream: Str<'_>,
-        id: Str<'t>,
-        mut task: Task<'t>,
-    ) -> Result<(), Error> {
-        task.original_id = task.original_id.or(Some(id.bytes()));
-        if !groups::is_only(self.server, self.queue, stream, self.group)? {
-            task.group = Some(self.group.bytes());
+    /// Whether the group gets an entry with these fields. What PUBLISH adds has three of them, and
+    /// what is for one group only more than that. What is for a group that is gone is for all.
+    fn is_for_us(&self, fields: Element<'_>) -> bool {
+        const PUBLISHED: usize = 6;
+        if fields.len() <= PUBLISHED {
+            return true;
         }
-        store::add_copy(self.server, Target::Queue(self.queue, priority), &task, &[])
+        Task::of(fields.pairs()).group.is_none_or(|group| {
+            let other = OwnedStr::new(group);
+            group == self.group.bytes()
+                || !groups::exists(self.server, self.queue, other.borrow()).unwrap_or(true)
+        })
     }
+}
+
+/// Whether an id points elsewhere than to the stream in which it is. In the queue's own stream
+/// other clients may add whatever id they like.
+fn is_misplaced(priority: Priority, id: EntryId) -> bool {
+    priority > Priority::LOWEST && id.priority() != Some(priority)
 }
 
 /// Why a consumer does not get an entry.
@@ -268,23 +267,14 @@ enum Place {
     OfOthers,
 }
 
-/// Whether a group gets an entry with these fields. What PUBLISH adds has three of them, and what
-/// is for one group only more than that.
-fn is_for(fields: Element<'_>, group: &[u8]) -> bool {
-    const PUBLISHED: usize = 6;
-    fields.len() <= PUBLISHED || is_for_group(&Task::of(fields.pairs()), group)
-}
-
-fn is_for_group(task: &Task<'_>, group: &[u8]) -> bool {
-    task.group.is_none_or(|for_group| for_group == group)
-}
-
 /// One pass.
 struct Pass<'d, 'a> {
     desk: &'d ServerDesk<'a>,
     now: UnixMs,
     policy: Policy,
     tasks: Vec<Delivery>,
+    /// Why a task stays where it is, if one does. It does not keep back the others.
+    trouble: Option<Error>,
 }
 
 /// A lease that is over.
@@ -307,8 +297,24 @@ impl Pass<'_, '_> {
             return Ok(Passed::default());
         }
         sweep::look(server, queue, group, &self.policy, self.now)?;
+        self.ensure_group()?;
         let tries = self.policy.tries();
         rules::pass(self, count, tries)
+    }
+
+    /// A queue that has priorities has the group in its own stream before one of them is read:
+    /// there it counts.
+    fn ensure_group(&self) -> Result<(), Error> {
+        let ServerDesk { server, queue, group, if_missing, .. } = *self.desk;
+        let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
+        let needed = memory::with_group(db, name, group_name, |group| {
+            !group.ensured && group.unread != Priorities::default()
+        });
+        if needed == Some(true) {
+            store::ensure_group(server, queue, group, if_missing)?;
+            memory::with_group(db, name, group_name, |group| group.ensured = true);
+        }
+        Ok(())
     }
 
     fn leased<'x>(&'x self, over: &'x Over<'_>) -> Leased<'x> {
@@ -334,8 +340,9 @@ impl<'a> Desk for Pass<'_, 'a> {
         };
         while moved < most && is_due() {
             let page = delayed::promote(server, queue, most - moved, self.now)?;
-            moved += page;
-            if page == 0 {
+            moved += page.entered;
+            self.trouble = page.trouble;
+            if page.entered == 0 || self.trouble.is_some() {
                 break;
             }
         }
@@ -371,6 +378,15 @@ impl<'a> Desk for Pass<'_, 'a> {
             store::finish(server, queue, priority, group, &[(id, text.borrow())])?;
             return Ok(Oldest::Settled);
         };
+        if is_misplaced(priority, id) {
+            // Another client leased it. With this id it could never be finished.
+            let leased = Leased { queue, priority, group, id: (id, text.borrow()) };
+            if let Err(error) = leased.place_anew(server, entry.task()) {
+                self.trouble = Some(error);
+                memory::ended(db, name, group_name, priority, [id].into_iter());
+            }
+            return Ok(Oldest::Settled);
+        }
         let tried = Tried { before: entry.task().retry_count, deliveries: pending.deliveries };
         let Pending { idle, deliveries, .. } = pending;
         Ok(Oldest::Over(Over { priority, id, text, entry, idle, deliveries }, tried))
@@ -407,7 +423,15 @@ impl<'a> Desk for Pass<'_, 'a> {
         let task = over.entry.task();
         let tried = Tried { before: task.retry_count, deliveries: over.deliveries };
         let obituary = Obituary { reason: b"lease expired", deliveries: over.deliveries };
-        self.leased(&over).bury(self.desk.server, task, tried.in_all(), &obituary)
+        let buried = self.leased(&over).bury(self.desk.server, task, tried.in_all(), &obituary);
+        if let Err(error) = buried {
+            // It stays leased until the sweep finds it again.
+            self.trouble = Some(error);
+            let ServerDesk { server, queue, group, .. } = *self.desk;
+            let ids = [over.id].into_iter();
+            memory::ended(server.db(), queue.bytes(), group.bytes(), over.priority, ids);
+        }
+        Ok(())
     }
 
     fn may_hold(&self, priority: Priority) -> bool {
@@ -423,11 +447,20 @@ impl<'a> Desk for Pass<'_, 'a> {
         let stream = store::stream_of(server, queue, priority)?;
         let count = OwnedStr::number(i64::try_from(most).unwrap_or(i64::MAX));
         let drained = || memory::drained(server.db(), queue.bytes(), group.bytes(), priority);
-        let Some(found) = self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write)? else {
-            drained();
-            return Ok(Batch::default());
+        let found = match self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                drained();
+                return Ok(Batch::default());
+            }
+            // What is in the place of a priority does not keep back the others.
+            Err(error) if priority > Priority::LOWEST => {
+                self.trouble = Some(error);
+                return Ok(Batch::default());
+            }
+            Err(error) => return Err(error),
         };
-        let batch = match self.desk.keep(priority, stream.borrow(), &found, self.now)? {
+        let batch = match self.desk.keep(priority, &found, self.now) {
             Kept::All(number) => {
                 let entries = store::entries(&found).into_iter().flat_map(Element::elements);
                 self.tasks.extend(entries.map(|entry| Delivery::first(entry)));

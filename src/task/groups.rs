@@ -55,6 +55,11 @@ pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<boo
     }
 }
 
+/// Whether there is such a stream, and it has a group of this name.
+pub fn exists(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
+    Ok(server.type_of(stream) == Type::Stream && has_group(server, stream, group)?)
+}
+
 /// Whether `group` is the only one of the queue, and of this stream of it.
 pub fn is_only(
     server: &Server,
@@ -84,11 +89,8 @@ pub fn done_everywhere<'a>(
         let Some(counting) = counting(&named, groups) else { return Ok(Vec::new()) };
         let mut done = Vec::with_capacity(ids.len());
         for id in ids {
-            let mut past_all = true;
-            for group in &counting {
-                past_all = past_all && is_past(server, stream, *group, *id)?;
-            }
-            if past_all {
+            let read_by_all = counting.iter().all(|group| has_read(*group, id.0));
+            if read_by_all && !is_leased(server, stream, groups, id.1)? {
                 done.push(id.1);
             }
         }
@@ -117,20 +119,26 @@ fn counting<'r>(named: &[Box<[u8]>], groups: Element<'r>) -> Option<Vec<Element<
     named.iter().map(|name| here(name)).collect()
 }
 
-fn is_past(
+/// Whether a group has read as far as an entry.
+fn has_read(group: Element<'_>, id: EntryId) -> bool {
+    Some(id) <= text(group, b"last-delivered-id").and_then(EntryId::parse)
+}
+
+/// Whether an entry is leased in any group of a stream.
+fn is_leased(
     server: &Server,
     stream: Str<'_>,
-    group: Element<'_>,
-    (id, id_text): (EntryId, Str<'_>),
+    groups: Element<'_>,
+    id: Str<'_>,
 ) -> Result<bool, Error> {
-    if Some(id) > last_read(group) {
-        return Ok(false);
+    for group in groups.elements() {
+        let nothing = group.field(b"pending").is_some_and(|pending| pending.integer() == 0);
+        let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
+        if !nothing && store::pending(server, stream, name.borrow(), id)?.is_some() {
+            return Ok(true);
+        }
     }
-    if group.field(b"pending").is_some_and(|pending| pending.integer() == 0) {
-        return Ok(true);
-    }
-    let name = OwnedStr::new(text(group, b"name").unwrap_or_default());
-    Ok(store::pending(server, stream, name.borrow(), id_text)?.is_none())
+    Ok(false)
 }
 
 /// Whether an entry, if it is there, is ready: leased in no group, and not read by every one.
@@ -143,21 +151,11 @@ pub fn is_ready(
     let named = names(server, queue, stream)?;
     with_groups(server, stream, |groups| {
         let counting = counting(&named, groups);
-        let mut unread = counting.as_ref().is_none_or(Vec::is_empty);
-        for group in groups.elements() {
-            if Some(id.0) > last_read(group) {
-                unread = true;
-            } else if !is_past(server, stream, group, id)? {
-                return Ok(false);
-            }
-        }
-        Ok(unread)
+        let all_read = counting.is_some_and(|counting| {
+            !counting.is_empty() && counting.iter().all(|group| has_read(*group, id.0))
+        });
+        Ok(!all_read && !is_leased(server, stream, groups, id.1)?)
     })?
-}
-
-/// The last entry that a group has read.
-fn last_read(group: Element<'_>) -> Option<EntryId> {
-    text(group, b"last-delivered-id").and_then(EntryId::parse)
 }
 
 /// A field of what the server tells of a group.

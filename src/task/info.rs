@@ -21,8 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// force.
 pub struct Info;
 
-/// How many entries are counted one by one; beyond that the server's own estimate is told.
+/// How many entries are counted one by one for all groups together; beyond that the server's own
+/// estimate is told.
 const COUNTED: usize = 10_000;
+
+/// How many consumers a group may have for their names to be looked at.
+const NAMED: i64 = 1000;
 
 /// How many leases are looked at for the oldest.
 const LOOKED_AT: i64 = 128;
@@ -49,7 +53,7 @@ impl Command for Info {
     fn run<'a>(queue: Str<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let now = server.now();
         let mut groups: BTreeMap<Box<[u8]>, Group> = BTreeMap::new();
-        let (mut length, mut oldest) = (0, None);
+        let (mut length, mut oldest, mut budget) = (0, None, COUNTED);
         let mut priorities = Vec::new();
         for priority in Priority::ALL {
             let stream = store::stream_of(server, queue, priority)?;
@@ -65,7 +69,8 @@ impl Command for Info {
                 let number = priority.number().to_string();
                 priorities.push((Reply::Bulk(number.into_bytes()), Reply::Integer(entries)));
             }
-            let first_ready = look_at_groups(server, (priority, stream), entries, &mut groups)?;
+            let first_ready =
+                look_at_groups(server, (priority, stream), entries, &mut groups, &mut budget)?;
             oldest = [oldest, first_ready].into_iter().flatten().min();
         }
         let delayed = server.key_of(Prefix::Delayed, queue)?;
@@ -74,9 +79,7 @@ impl Command for Info {
             Some(due) => due.0.saturating_sub(now.0).max(0),
         };
         let dead = server.key_of(Prefix::Dead, queue)?;
-        if !matches!(server.type_of(dead.borrow()), Type::Absent | Type::Stream) {
-            return Err(Error::WrongType);
-        }
+        store::expect_stream(server, dead.borrow())?;
         let policy = Policy::of(server, queue)?;
         let age = |since: UnixMs| now.0.saturating_sub(since.0).max(0);
         let known = |name: &[u8]| {
@@ -84,7 +87,7 @@ impl Command for Info {
             known.flatten().map_or(0, |(since, ..)| age(since))
         };
         for (name, group) in &mut groups {
-            if group.streams.len() > 1 {
+            if group.streams.len() > 1 && group.consumers <= NAMED {
                 group.consumers = count_consumers(server, queue, name, &group.streams)?;
             }
         }
@@ -129,7 +132,7 @@ fn field<'a>(name: &str, value: Reply<'a>) -> (Reply<'a>, Reply<'a>) {
 struct Group {
     ready: i64,
     leased: i64,
-    /// Of the last stream.
+    /// In the stream that has most.
     consumers: i64,
     /// Those in which the group is known.
     streams: Vec<Priority>,
@@ -143,26 +146,27 @@ fn look_at_groups(
     (priority, stream): (Priority, Str<'_>),
     entries: i64,
     all: &mut BTreeMap<Box<[u8]>, Group>,
+    budget: &mut usize,
 ) -> Result<Option<UnixMs>, Error> {
     with_groups(server, stream, |groups| {
         let name_of = |told: Element<'_>| Box::from(text(told, b"name").unwrap_or_default());
         let here: BTreeSet<Box<[u8]>> = groups.elements().map(name_of).collect();
-        let behind = |last: EntryId| {
-            let (count, first) = server.peek_key(stream).entries_behind(last.parts(), COUNTED);
-            (count, first.map(|(ms, _)| UnixMs(i64::try_from(ms).unwrap_or(i64::MAX))))
-        };
         // A group comes into the stream of a priority when it first reads from it.
         let missing = all.iter_mut().filter(|(name, _)| !here.contains(*name));
         let missing = missing.map(|(_, group)| group.ready += entries).count();
         let unread_by_all = missing > 0 || here.is_empty();
-        let mut oldest = if unread_by_all { behind(EntryId::default()).1 } else { None };
+        let mut oldest =
+            if unread_by_all { behind(server, stream, EntryId::default(), 1).1 } else { None };
         for told in groups.elements() {
             let number = |field: &[u8]| told.field(field).map_or(0, Element::integer);
             let last = text(told, b"last-delivered-id").and_then(EntryId::parse);
-            let (counted, first) = behind(last.unwrap_or_default());
-            let ready = match counted {
-                COUNTED => number(b"lag").min(entries).max(COUNTED as i64),
-                counted => counted as i64,
+            let most = (*budget).max(1);
+            let (counted, first) = behind(server, stream, last.unwrap_or_default(), most);
+            *budget = budget.saturating_sub(counted);
+            let ready = if counted < most {
+                counted as i64
+            } else {
+                number(b"lag").min(entries).max(counted as i64)
             };
             oldest = [oldest, first].into_iter().flatten().min();
             let leased = number(b"pending");
@@ -170,7 +174,7 @@ fn look_at_groups(
             group.ready += ready;
             group.leased += leased;
             group.streams.push(priority);
-            group.consumers = number(b"consumers");
+            group.consumers = group.consumers.max(number(b"consumers"));
             if leased > 0 {
                 let name = OwnedStr::new(&name_of(told));
                 let longest = longest_lease(server, stream, name.borrow())?;
@@ -179,6 +183,12 @@ fn look_at_groups(
         }
         Ok(oldest)
     })?
+}
+
+/// How many entries come behind an id, `most` at the most, and when the first was added.
+fn behind(server: &Server, stream: Str<'_>, last: EntryId, most: usize) -> (usize, Option<UnixMs>) {
+    let (count, first) = server.peek_key(stream).entries_behind(last.parts(), most);
+    (count, first.map(|(ms, _)| UnixMs(i64::try_from(ms).unwrap_or(i64::MAX))))
 }
 
 /// How many different consumers a group has in these streams of a queue.

@@ -94,15 +94,21 @@ impl Leases {
 /// have leased, and take their time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
-    /// When the next page is due.
-    pub due: UnixMs,
+    due: UnixMs,
     hurries: bool,
+    /// Whether the last one found nothing because there was no lease.
+    was_idle: bool,
 }
 
 impl Sweep {
     /// The first one, which is due at once.
     pub fn first() -> Self {
-        Self { due: UnixMs(0), hurries: true }
+        Self { due: UnixMs(0), hurries: true, was_idle: false }
+    }
+
+    /// When the next page is due; `lease` is what the policy says.
+    pub fn due(&self, lease: Option<Millis>) -> UnixMs {
+        if self.was_idle && lease.is_some() { UnixMs(0) } else { self.due }
     }
 
     /// A page was read, and more follow.
@@ -111,10 +117,13 @@ impl Sweep {
         self.due = if self.hurries { now } else { UnixMs(now.0.saturating_add(PAUSE)) };
     }
 
-    /// All pages were read; `lease` is what the policy says.
-    pub fn finished(&mut self, now: UnixMs, lease: Millis) {
-        self.due = UnixMs(now.0.saturating_add(lease.0.clamp(1_000, 60_000)));
-        self.hurries = false;
+    /// All pages were read, or need not be; `lease` is what the policy says.
+    pub fn finished(&mut self, now: UnixMs, lease: Option<Millis>) {
+        const SELDOM: i64 = 600_000;
+        let pause = lease.map_or(SELDOM, |lease| lease.0.clamp(1_000, 60_000));
+        self.due = UnixMs(now.0.saturating_add(pause));
+        self.hurries = lease.is_none();
+        self.was_idle = lease.is_none();
     }
 }
 

@@ -1,12 +1,12 @@
 //! Consumers that wait: one line for each group of a stream.
 
 use super::desk::{ServerDesk, Shape};
-use super::store::IfMissing;
+use super::store::{self, IfMissing};
 use super::{groups, memory};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent};
-use crate::server::{OwnedStr, Reply, Server, Str, Type};
+use crate::server::{OwnedStr, Reply, Server, Str};
 use crate::time::UnixMs;
 use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
 use std::cell::RefCell;
@@ -121,7 +121,7 @@ pub fn serve_before_reading(server: &Server, queue: Str<'_>, group: &[u8]) -> Re
     let (db, stream) = (server.db(), queue.bytes());
     // A calm line has nothing to be handed out. Whoever comes to what is no stream is told so.
     let calm = HALL.get().borrow().is_calm(db, stream, group);
-    if calm && matches!(server.type_of(queue), Type::Absent | Type::Stream) {
+    if calm && store::expect_stream(server, queue).is_ok() {
         return Ok(true);
     }
     serve_group(server, db, stream, group, usize::MAX, &mut Budget::wave())?;
@@ -188,6 +188,11 @@ fn serve_group(
         budget.spend(reply.size());
         served += 1;
         first.answer(reply);
+        if found.moved > 0 {
+            // It got what others were looking for, or more came to light: they are served by the
+            // timer, right after this.
+            HALL.get().borrow_mut().disturb(db, stream);
+        }
     }
     Ok(())
 }

@@ -7,8 +7,8 @@
 
 use super::id::{EntryId, Priority};
 use super::leases::{Leases, Sweep};
-use super::line;
 use super::policy::Policy;
+use super::{line, store};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::{self, Prefix};
@@ -51,21 +51,24 @@ pub struct Known {
     pub streams: Priorities,
     /// When the first delayed task is due, or before.
     pub due: Option<UnixMs>,
-    groups: BTreeMap<Box<[u8]>, Group>,
+    /// By name.
+    groups: Vec<(Box<[u8]>, Group)>,
 }
 
 /// What is known of a consumer group.
 pub struct Group {
     /// Which priorities above 0 may hold something that the group has not read.
     pub unread: Priorities,
-    /// The leases in each stream.
-    pub leases: BTreeMap<Priority, Leases>,
+    /// Whether the group is known to be in the queue's own stream.
+    pub ensured: bool,
+    /// The leases in each stream that has had some.
+    leases: Vec<(Priority, Leases)>,
     /// The walk through what is leased.
     pub sweep: Sweep,
     /// What the walk has seen last.
     pub seen: Option<(Priority, Option<EntryId>)>,
-    /// When consumers that are gone were last looked for.
-    pub tidied: Option<UnixMs>,
+    /// When consumers that are gone are looked for next.
+    pub tidy_due: UnixMs,
 }
 
 /// What a consumer can expect.
@@ -79,22 +82,40 @@ pub enum Outlook {
 
 impl Known {
     /// The group, as if it had just been met if it has.
-    fn group(&mut self, name: &[u8]) -> &mut Group {
-        let unread = self.streams;
-        self.groups.entry(name.into()).or_insert_with(|| Group {
-            unread,
-            leases: BTreeMap::new(),
-            sweep: Sweep::first(),
-            seen: None,
-            tidied: None,
-        })
+    fn group(&mut self, name: &[u8]) -> Option<&mut Group> {
+        let index = self.place(name).unwrap_or_else(|index| {
+            let group = Group {
+                unread: self.streams,
+                ensured: false,
+                leases: Vec::new(),
+                sweep: Sweep::first(),
+                seen: None,
+                tidy_due: UnixMs(0),
+            };
+            self.groups.insert(index, (name.into(), group));
+            index
+        });
+        self.groups.get_mut(index).map(|(_, group)| group)
+    }
+
+    fn place(&self, name: &[u8]) -> Result<usize, usize> {
+        self.groups.binary_search_by(|(known, _)| (**known).cmp(name))
+    }
+
+    fn known_group(&self, name: &[u8]) -> Option<&Group> {
+        self.groups.get(self.place(name).ok()?).map(|(_, group)| group)
+    }
+
+    fn known_group_mut(&mut self, name: &[u8]) -> Option<&mut Group> {
+        let index = self.place(name).ok()?;
+        self.groups.get_mut(index).map(|(_, group)| group)
     }
 
     /// A task of this priority was added.
     fn added(&mut self, priority: Priority) {
         if priority > Priority::LOWEST {
             self.streams.insert(priority);
-            self.groups.values_mut().for_each(|group| group.unread.insert(priority));
+            self.groups.iter_mut().for_each(|(_, group)| group.unread.insert(priority));
         }
     }
 
@@ -103,7 +124,7 @@ impl Known {
         let quiet = self.policy.as_ref().is_some_and(|policy| {
             !policy.is_paused()
                 && self.due.is_none_or(|due| due > now)
-                && self.groups.get(group).is_some_and(|group| {
+                && self.known_group(group).is_some_and(|group| {
                     group.unread == Priorities::default() && group.next_look(policy) > now
                 })
         });
@@ -116,7 +137,7 @@ impl Known {
         if policy.is_paused() {
             return None;
         }
-        let groups = groups.iter().map(|name| match self.groups.get(name) {
+        let groups = groups.iter().map(|name| match self.known_group(name) {
             Some(group) => group.next_look(policy),
             None => UnixMs(0),
         });
@@ -125,9 +146,19 @@ impl Known {
 }
 
 impl Group {
+    /// What is known of the leases in one stream.
+    pub fn leases(&mut self, priority: Priority) -> Option<&mut Leases> {
+        let here = |(known, _): &(Priority, Leases)| *known == priority;
+        let index = self.leases.iter().position(here).unwrap_or_else(|| {
+            self.leases.push((priority, Leases::default()));
+            self.leases.len() - 1
+        });
+        self.leases.get_mut(index).map(|(_, leases)| leases)
+    }
+
     /// The oldest lease of all streams.
     pub fn oldest(&self) -> Option<(UnixMs, EntryId, Priority)> {
-        let oldest = |(priority, leases): (&Priority, &Leases)| {
+        let oldest = |(priority, leases): &(Priority, Leases)| {
             leases.oldest().map(|(since, id)| (since, id, *priority))
         };
         self.leases.iter().filter_map(oldest).min()
@@ -135,11 +166,13 @@ impl Group {
 
     /// When the first lease ends, or the next page of the sweep is due.
     fn next_look(&self, policy: &Policy) -> UnixMs {
-        let end = policy.lease().and_then(|lease| {
+        let lease = policy.lease();
+        let end = lease.and_then(|lease| {
             let (since, ..) = self.oldest()?;
             Some(UnixMs(since.0.saturating_add(lease.0)))
         });
-        end.map_or(self.sweep.due, |end| end.min(self.sweep.due))
+        let page = self.sweep.due(lease);
+        end.map_or(page, |end| end.min(page))
     }
 }
 
@@ -149,7 +182,8 @@ type Queues = BTreeMap<i32, HashMap<Box<[u8]>, Known>>;
 static QUEUES: MainThread<LazyCell<RefCell<Queues>>> =
     MainThread::new(LazyCell::new(RefCell::default));
 
-/// How many queues of a database are remembered before those without leases are forgotten.
+/// How many queues of a database are remembered. Of one that is forgotten for another, the leases
+/// are found again by the sweep.
 const REMEMBERED: usize = 65_536;
 
 /// Looks at, or changes, what is known of a queue; `None` if nothing is. No inner command may run
@@ -165,7 +199,7 @@ pub fn with_group<R>(
     group: &[u8],
     look: impl FnOnce(&mut Group) -> R,
 ) -> Option<R> {
-    with(db, stream, |known| known.groups.get_mut(group).map(look)).flatten()
+    with(db, stream, |known| known.known_group_mut(group).map(look)).flatten()
 }
 
 /// What a consumer can expect now. Whoever gets [`Outlook::Mixed`] learns first.
@@ -177,6 +211,8 @@ pub fn outlook(db: i32, stream: &[u8], group: &[u8], now: UnixMs) -> Outlook {
 /// Learns what there is to know of a queue and a group, unless it is known, and tells the policy.
 pub fn learn(server: &Server, stream: Str<'_>, group: &[u8]) -> Result<Policy, Error> {
     let (db, name) = (server.db(), stream.bytes());
+    // A group is remembered only where it can be.
+    store::expect_stream(server, stream)?;
     let known = with(db, name, |known| {
         known.group(group);
         (known.policy, known.found)
@@ -205,8 +241,11 @@ pub fn learn_policy(server: &Server, stream: Str<'_>, policy: Policy) {
 fn remember(db: i32, stream: &[u8], change: impl FnOnce(&mut Known)) {
     let mut queues = QUEUES.get().borrow_mut();
     let queues = queues.entry(db).or_default();
-    if queues.len() >= REMEMBERED && !queues.contains_key(stream) {
-        queues.retain(|_, known| known.groups.values().any(|group| group.oldest().is_some()));
+    if queues.len() >= REMEMBERED
+        && !queues.contains_key(stream)
+        && let Some(other) = queues.keys().next().cloned()
+    {
+        queues.remove(&other);
     }
     change(queues.entry(stream.into()).or_default());
 }
@@ -256,7 +295,7 @@ pub fn policy_changed(db: i32, stream: &[u8]) {
     with(db, stream, |known| {
         known.policy = None;
         // Without a lease nothing was looked for.
-        known.groups.values_mut().for_each(|group| {
+        known.groups.iter_mut().for_each(|(_, group)| {
             group.sweep = Sweep::first();
             group.seen = None;
         });
@@ -291,7 +330,7 @@ pub fn ended(
     ids: impl Iterator<Item = EntryId>,
 ) {
     with_group(db, stream, group, |group| {
-        if let Some(leases) = group.leases.get_mut(&priority) {
+        if let Some(leases) = group.leases(priority) {
             ids.for_each(|id| leases.end(id));
         }
     });
@@ -306,9 +345,13 @@ pub fn begun(
     ids: impl Iterator<Item = EntryId>,
     now: UnixMs,
 ) {
-    with_group(db, stream, group, |group| {
-        let leases = group.leases.entry(priority).or_default();
-        ids.for_each(|id| leases.begin(id, now));
+    with(db, stream, |known| {
+        // Without a lease nothing ends; if that changes, the sweep finds them.
+        let ends = known.policy.is_none_or(|policy| policy.lease().is_some());
+        let group = known.known_group_mut(group).filter(|_| ends);
+        if let Some(leases) = group.and_then(|group| group.leases(priority)) {
+            ids.for_each(|id| leases.begin(id, now));
+        }
     });
 }
 
@@ -334,7 +377,8 @@ pub fn key_changed<'k>(db: i32, event: &KeyEvent<'k>) -> Option<&'k [u8]> {
         policy_changed(db, name);
         return Some(name);
     }
-    stream_changed(db, event.key)
+    // What is in its place can keep tasks from dying, and with it others from being handed out.
+    keys::name_of(Prefix::Dead, event.key).or_else(|| stream_changed(db, event.key))
 }
 
 /// A stream has changed. The name of the queue of which it is a priority, if it is.

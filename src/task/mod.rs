@@ -91,6 +91,7 @@ pub const FAMILY: Family = Family {
     databases_changed: |dbs| {
         groups::forget_all();
         memory::databases_changed(dbs);
+        store::forget_ids();
     },
     forget: || {
         groups::forget_all();

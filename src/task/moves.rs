@@ -34,22 +34,36 @@ pub struct Obituary<'a> {
 /// How much of a reason is kept.
 const REASON: usize = 1024;
 
+/// The copy of a task whose entry `id` is finished for a group: it tells its first id and, if the
+/// queue has several groups, the one that it is for.
+pub fn copy<'t>(
+    server: &Server,
+    queue: Str<'_>,
+    stream: Str<'_>,
+    group: Option<Str<'t>>,
+    id: Str<'t>,
+    mut task: Task<'t>,
+) -> Result<Task<'t>, Error> {
+    task.original_id = task.original_id.or(Some(id.bytes()));
+    if let Some(group) = group
+        && task.group.is_none()
+        && !groups::is_only(server, queue, stream, group)?
+    {
+        task.group = Some(group.bytes());
+    }
+    Ok(task)
+}
+
 impl Leased<'_> {
-    /// The copy of the task: it tells its first id and, if the queue has several groups, the one
-    /// that it is for.
     fn copy<'t>(
         &'t self,
         server: &Server,
         mut task: Task<'t>,
-        retry_count: i64,
+        count: i64,
     ) -> Result<Task<'t>, Error> {
-        task.retry_count = retry_count;
-        task.original_id = task.original_id.or(Some(self.id.1.bytes()));
+        task.retry_count = count;
         let stream = store::stream_of(server, self.queue, self.priority)?;
-        if !groups::is_only(server, self.queue, stream.borrow(), self.group)? {
-            task.group = task.group.or(Some(self.group.bytes()));
-        }
-        Ok(task)
+        copy(server, self.queue, stream.borrow(), Some(self.group), self.id.1, task)
     }
 
     /// The task is ready again after a delay, at the tail.
@@ -95,6 +109,14 @@ impl Leased<'_> {
         DEAD_LETTERED.add(1);
         // Somebody may consume the dead letters.
         line::look_at(server, dead.borrow().bytes());
+        self.finish(server)
+    }
+
+    /// An entry whose id points elsewhere comes again, at the tail, with one that tells where it is.
+    pub fn place_anew(&self, server: &Server, task: Task<'_>) -> Result<(), Error> {
+        let retry_count = task.retry_count;
+        let task = self.copy(server, task, retry_count)?;
+        store::add_copy(server, Target::Queue(self.queue, self.priority), &task, &[])?;
         self.finish(server)
     }
 

@@ -1,6 +1,6 @@
 //! TASK.POLICY, and what a queue's policy says.
 
-use super::{line, memory};
+use super::{line, memory, store};
 use crate::args::{Args, Argument, integer};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -180,9 +180,7 @@ impl Command for SetPolicy {
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let Request { stream, mut change } = request;
         server.refuse_while_slot_moves(stream)?;
-        if !matches!(server.type_of(stream), Type::Absent | Type::Stream) {
-            return Err(Error::WrongType);
-        }
+        store::expect_stream(server, stream)?;
         let policy = Policy::of(server, stream)?.changed_by(change);
         if policy.limit().is_some() && policy.keeps() {
             return Err(Error::LimitAndKeep);

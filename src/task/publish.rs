@@ -135,10 +135,8 @@ impl Request<'_> {
             When::At(due) => due,
         };
         // What is not added to the queue's own stream is refused all the same if that is none.
-        if (due > now || self.priority > Priority::LOWEST)
-            && !matches!(server.type_of(queue), Type::Absent | Type::Stream)
-        {
-            return Err(Error::WrongType);
+        if due > now || self.priority > Priority::LOWEST {
+            store::expect_stream(server, queue)?;
         }
         if due > now {
             let payload = Some(self.fields.payload.bytes());

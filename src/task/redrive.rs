@@ -3,12 +3,12 @@
 use super::entry::Task;
 use super::id::Priority;
 use super::store::{self, Target};
-use super::{REDRIVEN, line};
+use super::{REDRIVEN, groups, line};
 use crate::args::{Args, Argument, integer};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::call::Element;
-use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type, words};
+use crate::server::{Mode, OwnedStr, Reply, Server, Str, words};
 
 /// `TASK.REDRIVE dead_stream stream [COUNT n]` moves dead letters, the oldest first, back to a queue,
 /// as if they had never been tried. The reply is their number, at most `n`, by default 1000.
@@ -70,74 +70,76 @@ impl Command for Redrive {
         server.refuse_other_slots([dead, queue])?;
         server.refuse_while_slot_moves(queue)?;
         for stream in [dead, queue] {
-            if !matches!(server.type_of(stream), Type::Absent | Type::Stream) {
-                return Err(Error::WrongType);
-            }
+            store::expect_stream(server, stream)?;
         }
-        let (count, mut moved) = (count.unwrap_or(COUNT), 0);
-        let mut outcome = Ok(());
-        while moved < count && outcome.is_ok() {
-            let wanted = PAGE.min(count - moved);
-            let (page, error) = move_page(server, dead, queue, wanted)?;
-            moved += page;
-            outcome = error;
-            if page < wanted {
-                break;
-            }
-        }
-        REDRIVEN.add(moved as u64);
-        if moved > 0 {
+        let count = count.unwrap_or(COUNT);
+        let mut letters = Letters { server, dead, queue, last: None, moved: 0, refused: None };
+        while letters.moved < count && letters.move_page(PAGE.min(count - letters.moved))? {}
+        REDRIVEN.add(letters.moved as u64);
+        if letters.moved > 0 {
             line::hand_over_all(server, queue.bytes());
-        } else {
-            outcome?;
         }
-        Ok(Reply::Integer(moved))
+        match letters.refused {
+            Some(error) if letters.moved == 0 => Err(error),
+            _ => Ok(Reply::Integer(letters.moved)),
+        }
     }
 }
 
-/// Moves the first `wanted` dead letters: how many it were, and what stopped it.
-fn move_page(
-    server: &Server,
-    dead: Str<'_>,
-    queue: Str<'_>,
-    wanted: i64,
-) -> Result<(i64, Result<(), Error>), Error> {
-    let w = words();
-    let count = OwnedStr::number(wanted);
-    let args = [dead, w.minimum(), w.maximum(), w.count(), count.borrow()];
-    let found = server.call(c"XRANGE", Mode::Read, &args)?;
-    let ids: Vec<OwnedStr> = found
-        .root()
-        .elements()
-        .map(|entry| OwnedStr::new(entry.at(0).map_or(&[], Element::bytes)))
-        .collect();
-    let mut gone = vec![dead];
-    let mut outcome = Ok(());
-    for (entry, id) in found.root().elements().zip(&ids) {
-        let fields = entry.at(1).into_iter().flat_map(Element::pairs);
-        outcome = revive(server, queue, id.borrow(), Task::of(fields));
-        if outcome.is_err() {
-            break;
-        }
-        gone.push(id.borrow());
-    }
-    let moved = gone.len().saturating_sub(1);
-    if moved > 0 {
-        server.call(c"XDEL", Mode::Write, &gone)?;
-    }
-    Ok((moved as i64, outcome))
+/// Dead letters on their way back.
+struct Letters<'a> {
+    server: &'a Server,
+    dead: Str<'a>,
+    queue: Str<'a>,
+    /// The last one that was looked at.
+    last: Option<OwnedStr>,
+    moved: i64,
+    /// Why one stays where it is, if one does.
+    refused: Option<Error>,
 }
 
-fn revive<'t>(
-    server: &Server,
-    queue: Str<'_>,
-    id: Str<'t>,
-    mut task: Task<'t>,
-) -> Result<(), Error> {
-    task.retry_count = 0;
-    task.original_id = task.original_id.or(Some(id.bytes()));
-    let priority = task.forget_death().and_then(integer);
-    let priority = priority.and_then(|number| Priority::new(u64::try_from(number).ok()?));
-    let target = Target::Queue(queue, priority.unwrap_or(Priority::LOWEST));
-    store::add_copy(server, target, &task, &[])
+impl Letters<'_> {
+    /// Moves the next `wanted` dead letters. False if there are no more.
+    fn move_page(&mut self, wanted: i64) -> Result<bool, Error> {
+        let (server, w) = (self.server, words());
+        let behind = self.last.take().map(|id| OwnedStr::concat(&[b"(", id.borrow().bytes()]));
+        let from = behind.as_ref().map_or(w.minimum(), OwnedStr::borrow);
+        let count = OwnedStr::number(wanted);
+        let args = [self.dead, from, w.maximum(), w.count(), count.borrow()];
+        let found = server.call(c"XRANGE", Mode::Read, &args)?;
+        let id_of = |entry: Element<'_>| OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
+        let ids: Vec<OwnedStr> = found.root().elements().map(id_of).collect();
+        let mut gone = vec![self.dead];
+        for (entry, id) in found.root().elements().zip(&ids) {
+            let task = Task::of(entry.at(1).into_iter().flat_map(Element::pairs));
+            match self.revive(id.borrow(), task) {
+                Ok(()) => gone.push(id.borrow()),
+                // It stays; the others may be luckier.
+                Err(error) => self.refused = Some(error),
+            }
+        }
+        if gone.len() > 1 {
+            server.call(c"XDEL", Mode::Write, &gone)?;
+            self.moved += gone.len() as i64 - 1;
+        }
+        let is_full = ids.len() as i64 >= wanted;
+        drop(gone);
+        self.last = ids.into_iter().next_back();
+        Ok(is_full)
+    }
+
+    fn revive<'t>(&self, id: Str<'t>, mut task: Task<'t>) -> Result<(), Error> {
+        task.retry_count = 0;
+        let priority = task.forget_death().and_then(integer);
+        let priority = priority.and_then(|number| Priority::new(u64::try_from(number).ok()?));
+        task.original_id = task.original_id.or(Some(id.bytes()));
+        // In a queue without that group it would be for nobody.
+        if let Some(group) = task.group.map(OwnedStr::new)
+            && !groups::exists(self.server, self.queue, group.borrow())?
+        {
+            task.group = None;
+        }
+        let target = Target::Queue(self.queue, priority.unwrap_or(Priority::LOWEST));
+        store::add_copy(self.server, target, &task, &[])
+    }
 }

@@ -1,14 +1,14 @@
 //! TASK.RETRY
 
-use super::entry::Task;
 use super::id::{EntryId, IdArg, Priority};
+use super::policy::Policy;
 use super::store::{self, Entry, Target};
-use super::{ACKED, DEAD_LETTERED, REQUEUED, groups, line};
+use super::{ACKED, DEAD_LETTERED, REQUEUED, groups, line, moves};
 use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::keys::Prefix;
-use crate::server::{OwnedStr, Reply, Server, Str, Type};
+use crate::keys::{self, Prefix};
+use crate::server::{CowStr, OwnedStr, Reply, Server, Str, Type};
 
 /// `TASK.RETRY stream id payload retry_count retry_stream dlq_stream max_retries [group]` moves a
 /// task that failed: to `retry_stream` with `retry_count` + 1 while `retry_count` is below
@@ -81,32 +81,34 @@ impl Command for Retry {
         server.refuse_other_slots([queue, request.retry_stream, request.dlq_stream])?;
         server.refuse_while_slot_moves(queue)?;
         let (id, text) = (request.id.id, request.id.borrow());
-        let finished_for = finished_for(server, queue, group)?;
-        let (priority, source) = source(server, queue, (id, text))?;
+        let (priority, stream, source) = source(server, queue, (id, text))?;
+        let stream = stream.borrow();
+        let finished_for = finished_for(server, stream, group)?;
+        // Whatever can be refused comes before the first change.
+        Policy::of(server, queue)?;
         let mut task = source.as_ref().map(Entry::task).unwrap_or_default();
-        // Dead letters can be consumed, and retried, as well.
-        task.forget_death();
+        if keys::name_of(Prefix::Dead, queue.bytes()).is_some() {
+            // Dead letters can be consumed, and retried, as well.
+            task.forget_death();
+        }
         let (target, retry_count, counter) = if request.retry_count < request.max_retries {
             // Below an integer, so one more is in range.
             (request.retry_stream, request.retry_count + 1, &REQUEUED)
         } else {
             (request.dlq_stream, request.retry_count, &DEAD_LETTERED)
         };
+        task.payload = Some(payload.bytes());
+        task.retry_count = retry_count;
         let dead = server.key_of(Prefix::Dead, queue)?;
         let stays = [queue.bytes(), dead.borrow().bytes()].contains(&target.bytes());
-        let several = match &finished_for {
-            Some(group) if stays => !groups::is_only(server, queue, queue, group.borrow())?,
-            _ => false,
-        };
-        let copy = Task {
-            payload: Some(payload.bytes()),
-            retry_count,
-            original_id: task.original_id.or(Some(text.bytes())),
-            // The other groups go on with the entry itself.
-            group: finished_for.as_ref().filter(|_| several).map(|group| group.borrow().bytes()),
-            other: task.other,
-        };
-        store::add_copy(server, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
+        // Elsewhere it is for all groups.
+        task.group = None;
+        let group = finished_for.as_ref().map(OwnedStr::borrow).filter(|_| stays);
+        let copy = moves::copy(server, queue, stream, group, text, task)?;
+        // In its own queue it keeps its priority.
+        let same = target.bytes() == queue.bytes();
+        let to = if same { priority } else { Priority::LOWEST };
+        store::add_copy(server, Target::Queue(target, to), &copy, &[])?;
         counter.add(1);
         if let Some(group) = &finished_for {
             let finished = store::finish(server, queue, priority, group.borrow(), &[(id, text)])?;
@@ -118,19 +120,19 @@ impl Command for Retry {
 }
 
 /// The stream in which the entry is, and the entry, if it is still there.
-fn source<'s>(
-    server: &'s Server,
-    queue: Str<'_>,
+fn source<'a>(
+    server: &'a Server,
+    queue: Str<'a>,
     id: (EntryId, Str<'_>),
-) -> Result<(Priority, Option<Entry<'s>>), Error> {
+) -> Result<(Priority, CowStr<'a>, Option<Entry<'a>>), Error> {
     for priority in store::places(id.0) {
         let stream = store::stream_of(server, queue, priority)?;
         let found = store::entry(server, stream.borrow(), id.1)?;
         if found.is_some() {
-            return Ok((priority, found));
+            return Ok((priority, stream, found));
         }
     }
-    Ok((Priority::LOWEST, None))
+    Ok((Priority::LOWEST, CowStr::Given(queue), None))
 }
 
 /// The group for which the source entry is finished.

@@ -26,6 +26,14 @@ pub fn stream_of<'a>(
     Ok(CowStr::Made(server.key_of(Prefix::Priority(priority), queue)?))
 }
 
+/// Refuses what is no stream in the place of one.
+pub fn expect_stream(server: &Server, stream: Str<'_>) -> Result<(), Error> {
+    match server.type_of(stream) {
+        Type::Absent | Type::Stream => Ok(()),
+        _ => Err(Error::WrongType),
+    }
+}
+
 /// The fields of a task that is published.
 pub struct Fields<'a> {
     /// Its payload.
@@ -109,12 +117,14 @@ fn add_behind<'s>(
     let id = EntryId::next(priority, last, server.now()).or(last).unwrap_or(EntryId::LAST);
     let text = OwnedStr::new(id.to_string().as_bytes());
     let reply = add_as(server, stream, text.borrow(), fields)?;
-    let mut known = LAST_IDS.get().borrow_mut();
-    let known = known.entry(server.db()).or_default();
-    if known.len() >= REMEMBERED {
-        known.clear();
+    if stream.bytes().len() <= LONGEST {
+        let mut known = LAST_IDS.get().borrow_mut();
+        let known = known.entry(server.db()).or_default();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(stream.bytes().into(), id);
     }
-    known.insert(stream.bytes().into(), id);
     Ok(reply)
 }
 
@@ -127,6 +137,14 @@ static LAST_IDS: MainThread<LazyCell<RefCell<LastIds>>> =
 
 /// How many streams of a database are remembered.
 const REMEMBERED: usize = 4096;
+
+/// How long the key of a stream may be that is remembered, in bytes.
+const LONGEST: usize = 1024;
+
+/// Databases were flushed, swapped or loaded.
+pub fn forget_ids() {
+    LAST_IDS.get().borrow_mut().clear();
+}
 
 fn last_id(server: &Server, stream: Str<'_>) -> Result<Option<EntryId>, Error> {
     let known = {
@@ -290,11 +308,11 @@ pub fn ensure_group(
     group: Str<'_>,
     if_missing: IfMissing,
 ) -> Result<(), Error> {
-    let is_there = match server.type_of(queue) {
-        Type::Absent => if_missing == IfMissing::CreateGroup,
-        _ => groups::has_group(server, queue, group)?,
-    };
-    if is_there { Ok(()) } else { create_group(server, queue, group, if_missing) }
+    let absent = server.type_of(queue) == Type::Absent;
+    if (absent && if_missing == IfMissing::CreateGroup) || groups::exists(server, queue, group)? {
+        return Ok(());
+    }
+    create_group(server, queue, group, if_missing)
 }
 
 fn create_group(
@@ -409,10 +427,7 @@ pub fn check_places(
             continue;
         }
         seen.insert(priority);
-        let stream = stream_of(server, queue, priority)?;
-        if !matches!(server.type_of(stream.borrow()), Type::Absent | Type::Stream) {
-            return Err(Error::WrongType);
-        }
+        expect_stream(server, stream_of(server, queue, priority)?.borrow())?;
     }
     Ok(())
 }
