@@ -447,18 +447,9 @@ impl<'a> Desk for Pass<'_, 'a> {
         let stream = store::stream_of(server, queue, priority)?;
         let count = OwnedStr::number(i64::try_from(most).unwrap_or(i64::MAX));
         let drained = || memory::drained(server.db(), queue.bytes(), group.bytes(), priority);
-        let found = match self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write) {
-            Ok(Some(found)) => found,
-            Ok(None) => {
-                drained();
-                return Ok(Batch::default());
-            }
-            // What is in the place of a priority does not keep back the others.
-            Err(error) if priority > Priority::LOWEST => {
-                self.trouble = Some(error);
-                return Ok(Batch::default());
-            }
-            Err(error) => return Err(error),
+        let Some(found) = self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write)? else {
+            drained();
+            return Ok(Batch::default());
         };
         let batch = match self.desk.keep(priority, &found, self.now) {
             Kept::All(number) => {

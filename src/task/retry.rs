@@ -105,10 +105,7 @@ impl Command for Retry {
         task.group = None;
         let group = finished_for.as_ref().map(OwnedStr::borrow).filter(|_| stays);
         let copy = moves::copy(server, queue, stream, group, text, task)?;
-        // In its own queue it keeps its priority.
-        let same = target.bytes() == queue.bytes();
-        let to = if same { priority } else { Priority::LOWEST };
-        store::add_copy(server, Target::Queue(target, to), &copy, &[])?;
+        store::add_copy(server, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
         counter.add(1);
         if let Some(group) = &finished_for {
             let finished = store::finish(server, queue, priority, group.borrow(), &[(id, text)])?;
