@@ -381,7 +381,9 @@ impl<'a> Desk for Pass<'_, 'a> {
         if is_misplaced(priority, id) {
             // Another client leased it. With this id it could never be finished.
             let leased = Leased { queue, priority, group, id: (id, text.borrow()) };
-            if let Err(error) = leased.place_anew(server, entry.task()) {
+            let mut task = entry.task();
+            task.retry_count = task.retry_count.saturating_add(pending.deliveries);
+            if let Err(error) = leased.place_anew(server, task) {
                 self.trouble = Some(error);
                 memory::ended(db, name, group_name, priority, [id].into_iter());
             }

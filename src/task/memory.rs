@@ -31,6 +31,10 @@ impl Priorities {
         self.0 |= 1 << priority.number();
     }
 
+    fn insert_all(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
     fn remove(&mut self, priority: Priority) {
         self.0 &= !(1 << priority.number());
     }
@@ -226,6 +230,7 @@ pub fn learn(server: &Server, stream: Str<'_>, group: &[u8]) -> Result<Policy, E
     remember(db, name, |known| {
         known.policy = Some(policy);
         (known.found, known.streams, known.due) = (true, streams, due);
+        known.groups.iter_mut().for_each(|(_, group)| group.unread.insert_all(streams));
         known.group(group);
     });
     Ok(policy)
