@@ -151,32 +151,83 @@ lock_demo() {
   outcome "the waiting process ran" 1 "$(counted later)"
 }
 
-# --- 3. A task fails, again and again -------------------------------------------------------------------------------
+# --- 3. A worker dies at its work, and a task always fails ----------------------------------------------------------
+
+# consume CONSUMER: waits for a task, and takes it apart: id, payload and deliveries, and nothing if none comes.
+consume() {
+  local reply
+  reply=$(cli --raw TASK.CONSUME workers "$1" mail BLOCK 10000 META)
+  # Lines: the id, fields and values of which the first is "payload", the last lease in ms, deliveries.
+  id=$(sed -n 1p <<<"$reply")
+  payload=$(sed -n 3p <<<"$reply")
+  deliveries=$(tail -n 1 <<<"$reply")
+}
+
+# Takes a task, and would work on it for a minute.
+doomed_worker() {
+  consume worker-1
+  count begun
+  sleep 60
+}
+
+tasks_left() { say $(($(cli XLEN mail) + $(cli XLEN 'priority9:{mail}') + $(cli ZCARD 'delayed:{mail}'))); }
+
+crash_demo() {
+  local worker id payload deliveries
+  chapter "3. A worker is killed in the middle of its work"
+  step "TASK.POLICY mail LEASE 2000 → $(cli TASK.POLICY mail LEASE 2000)"
+  step "TASK.PUBLISH mail 'to: ann' → $(cli TASK.PUBLISH mail 'to: ann')"
+  # In a group of its own, so that what it has started dies with it.
+  set -m
+  doomed_worker &
+  worker=$!
+  set +m
+  eventually 10 has_counted begun 1 || die "the worker did not begin"
+  step "worker 1 has it, and is killed: kill -9"
+  kill -9 -- -"$worker"
+  wait "$worker" 2>/dev/null || true
+  consume worker-2
+  outcome "worker 2 waits, and has it when the lease is over" "to: ann" "$payload"
+  outcome "deliveries" 2 "$deliveries"
+  cli TASK.ACK mail workers "$id" >/dev/null
+  outcome "tasks that are left" 0 "$(tasks_left)"
+}
 
 task_demo() {
-  local dead='dead:{mail}' attempts=0 id payload retries
-  chapter "3. A task whose work always fails"
-  step "TASK.PUBLISH mail 'to: nobody@example.org' → $(cli TASK.PUBLISH mail 'to: nobody@example.org')"
-  # At most ten attempts, should it never end.
-  while ((attempts < 10)); do
-    # Lines: stream, id, "payload", its value, "timestamp", its value, "retry_count", its value.
-    { read -r _; read -r id; read -r _; read -r payload; read -r _; read -r _; read -r _; read -r retries; } \
-      < <(cli --raw TASK.CONSUME workers w1 mail 1 100) || break
-    attempts=$((attempts + 1))
-    step "attempt $attempts with retry_count $retries fails; TASK.RETRY, at most 3 times →" \
-      "$(cli TASK.RETRY mail "$id" "$payload" "$retries" mail "$dead" 3 workers)"
+  local id payload deliveries order='' attempts=0 fate=1
+  chapter "4. An urgent task, one for later, and one whose work always fails"
+  step "TASK.PUBLISH mail eve DELAY 1000 → $(cli TASK.PUBLISH mail eve DELAY 1000)"
+  step "TASK.PUBLISH mail dan → $(cli TASK.PUBLISH mail dan)"
+  step "TASK.PUBLISH mail kim PRIORITY 9 → $(cli TASK.PUBLISH mail kim PRIORITY 9)"
+  for _ in 1 2 3; do
+    consume worker-2
+    cli TASK.ACK mail workers "$id" >/dev/null
+    order+="$payload "
   done
-  outcome "attempts" 4 "$attempts"
-  outcome "tasks that are still with a worker" 0 "$(cli --raw XPENDING mail workers | head -n 1)"
-  outcome "tasks in the dead letters" 1 "$(cli XLEN "$dead")"
-  step "XRANGE $dead - +"
-  cli --no-raw XRANGE "$dead" - + | sed 's/^/    /'
+  outcome "the order in which they come" "kim dan eve " "$order"
+  step "TASK.POLICY mail TRIES 3 → $(cli TASK.POLICY mail TRIES 3)"
+  step "TASK.PUBLISH mail nobody → $(cli TASK.PUBLISH mail nobody)"
+  while ((fate == 1)); do
+    consume worker-2
+    attempts=$((attempts + 1))
+    fate=$(cli TASK.NACK mail workers worker-2 FAIL "$id" DELAY 200 REASON "no such address")
+    step "attempt $attempts fails: TASK.NACK … FAIL → $fate"
+  done
+  outcome "attempts" 3 "$attempts"
+  step "XRANGE dead:{mail} - +"
+  cli --no-raw XRANGE 'dead:{mail}' - + | sed 's/^/    /'
+  step "The address is corrected: TASK.REDRIVE dead:{mail} mail → $(cli TASK.REDRIVE 'dead:{mail}' mail)"
+  consume worker-2
+  cli TASK.ACK mail workers "$id" >/dev/null
+  outcome "the task that is done at last" nobody "$payload"
+  outcome "tasks that are left, and dead letters" "0 0" "$(tasks_left) $(cli XLEN 'dead:{mail}')"
 }
 
 start_server
 say "${dim}$("$server" --version), with $module${plain}"
 cache_demo
 lock_demo
+crash_demo
 task_demo
 say ""
 ((wrong == 0)) || die "$wrong outcomes are not what they should be"

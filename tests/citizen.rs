@@ -27,7 +27,7 @@ struct Described {
     docs: &'static str,
 }
 
-const COMMANDS: [Described; 17] = [
+const COMMANDS: [Described; 23] = [
     Described {
         call: "CACHE.GET k",
         arity: 2,
@@ -155,7 +155,9 @@ const COMMANDS: [Described; 17] = [
         categories: "@fast @stream @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW insert")],
-        docs: "stream:key payload:string [retry_count:integer]",
+        docs: "stream:key payload:string [retry_count:integer] \
+               [DELAY delay_ms:integer|AT unix_ms:integer] [PRIORITY priority:integer] \
+               [UNIQUE id:string window_ms:integer]",
     },
     Described {
         call: "TASK.CONSUME g c s 1 1",
@@ -164,7 +166,8 @@ const COMMANDS: [Described; 17] = [
         categories: "@blocking @slow @stream @write",
         legacy: (3, 3, 1),
         keys: &[(3, "RW access update")],
-        docs: "group:string consumer:string stream:key [count:integer [block_ms:integer]]",
+        docs: "group:string consumer:string stream:key [count:integer [block_ms:integer]] \
+               [COUNT count:integer] [BLOCK block_ms:integer] [META]",
     },
     Described {
         call: "TASK.RETRY s 1-1 p 0 s-retries s-dead 3 g",
@@ -184,6 +187,63 @@ const COMMANDS: [Described; 17] = [
         legacy: (1, 1, 1),
         keys: &[(1, "RW access delete")],
         docs: "stream:key group:string id:string...",
+    },
+    Described {
+        call: "TASK.EXTEND s g c 1-1",
+        arity: 5,
+        flags: "fast module write",
+        categories: "@fast @stream @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "stream:key group:string consumer:string id:string",
+    },
+    Described {
+        call: "TASK.NACK s g c FAIL 1-1 DELAY 600000 REASON why",
+        arity: -6,
+        flags: "fast module write",
+        categories: "@fast @stream @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "stream:key group:string consumer:string SILENT|FAIL|FATAL id:string \
+               [DELAY delay_ms:integer] [REASON text:string]",
+    },
+    Described {
+        call: "TASK.CANCEL s 1-1",
+        arity: -3,
+        flags: "module write",
+        categories: "@slow @stream @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access delete")],
+        docs: "stream:key id:string...",
+    },
+    Described {
+        call: "TASK.REDRIVE s-dead s COUNT 1",
+        arity: -3,
+        flags: "module write",
+        categories: "@slow @stream @write",
+        legacy: (1, 2, 1),
+        keys: &[(1, "RW access delete"), (2, "RW insert")],
+        docs: "dead_stream:key stream:key [COUNT count:integer]",
+    },
+    Described {
+        call: "TASK.POLICY s LEASE 600000",
+        arity: -4,
+        flags: "fast module write",
+        categories: "@fast @stream @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "stream:key [LEASE lease_ms:integer] [TRIES tries:integer] \
+               [BACKOFF base_ms:integer max_ms:integer] [LIMIT limit:integer] [KEEP keep:integer] \
+               [PAUSED paused:integer]",
+    },
+    Described {
+        call: "TASK.INFO s",
+        arity: 2,
+        flags: "module readonly",
+        categories: "@read @slow @stream",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RO access")],
+        docs: "stream:key",
     },
 ];
 
@@ -290,10 +350,13 @@ fn syntax(arguments: &Value, command: &Described) -> String {
             let index = usize::try_from(argument.get("key_spec_index").as_int()).unwrap();
             assert!(index < command.keys.len(), "{name} has a key specification");
         }
-        let inner = || syntax(argument.get("arguments"), command);
+        let inner = || {
+            let arguments = argument.get("arguments").items().iter();
+            arguments.map(|argument| syntax(&array([argument.clone()]), command))
+        };
         let text = match kind {
-            "block" => inner(),
-            "oneof" => inner().replace(' ', "|").replace("LIMIT|", "LIMIT "),
+            "block" => inner().collect::<Vec<_>>().join(" "),
+            "oneof" => inner().collect::<Vec<_>>().join("|"),
             "pure-token" => String::new(),
             kind => format!("{name}:{kind}"),
         };
@@ -401,11 +464,24 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
         ("TASK.CONSUME g c orders:tasks", nil_array()),
         ("TASK.ACK orders:tasks g 1-1", int(0)),
         ("TASK.RETRY orders:tasks 1-1 p 0 orders:retries orders:dead 3 g", ok()),
+        ("TASK.EXTEND orders:tasks g c 1-1", int(0)),
+        ("TASK.NACK orders:tasks g c FAIL 1-1", int(0)),
+        ("TASK.CANCEL orders:tasks 1-1", int(0)),
+        ("TASK.REDRIVE orders:dead orders:tasks", int(0)),
+        ("TASK.POLICY orders:tasks BACKOFF 600000 600000", ok()),
     ] {
         assert_eq!(shop.run(call), reply, "{call}");
     }
     assert!(!shop.run("TASK.PUBLISH orders:tasks p").is_error());
     assert_eq!(shop.run("TASK.CONSUME g c orders:tasks").task_ids().len(), 1);
+    // And every key that belongs to the queue.
+    let id = shop.run("TASK.PUBLISH orders:tasks p PRIORITY 5 UNIQUE u 600000");
+    let later = shop.run("TASK.PUBLISH orders:tasks p DELAY 600000");
+    assert_eq!(shop.run("TASK.CONSUME g c orders:tasks").task_ids(), [id.as_str()]);
+    assert_eq!(shop.run(format!("TASK.EXTEND orders:tasks g c {}", id.as_str())), int(1));
+    assert_eq!(shop.run(format!("TASK.NACK orders:tasks g c FATAL {}", id.as_str())), int(2));
+    assert_eq!(shop.run(format!("TASK.CANCEL orders:tasks {}", later.as_str())), int(1));
+    assert_eq!(shop.run("TASK.INFO orders:tasks").get("dead"), &int(1));
     // Also while it waits.
     server.wait_with(&mut shop, "TASK.CONSUME g c orders:tasks 1 600000");
     assert!(!admin.run("TASK.PUBLISH orders:tasks p").is_error());
@@ -413,7 +489,14 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
 
     // The same keys, named by the client itself.
     assert_eq!(shop.run("LOCK.ACQUIRE orders me 600000"), int(1));
-    for call in ["GET lock:{orders}", "DEL lock:{orders}", "EXISTS cachelock:{orders}"] {
+    for call in [
+        "GET lock:{orders}",
+        "DEL lock:{orders}",
+        "EXISTS cachelock:{orders}",
+        "XLEN dead:{orders:tasks}",
+        "HGETALL policy:{orders:tasks}",
+        "XLEN priority5:{orders:tasks}",
+    ] {
         assert!(shop.run(call).is_error_with("NOPERM"), "{call}");
     }
 }
@@ -449,6 +532,11 @@ fn permissions_to_read_and_to_write_are_told_apart() {
         ("TASK.PUBLISH k p", false, true),
         // It gives away what is in the stream, and leases it.
         ("TASK.CONSUME g c k", false, false),
+        ("TASK.EXTEND k g c 1-1", false, false),
+        ("TASK.NACK k g c FAIL 1-1", false, false),
+        ("TASK.CANCEL k 1-1", false, false),
+        ("TASK.POLICY k LIMIT 5", false, false),
+        ("TASK.INFO k", true, false),
     ] {
         assert_eq!(may(&mut client, "%R~k +@all", call), read, "{call}");
         assert_eq!(may(&mut client, "%W~k +@all", call), write, "{call}");
@@ -459,6 +547,10 @@ fn permissions_to_read_and_to_write_are_told_apart() {
     assert!(may(&mut client, "%RW~k %W~r %W~d +@all", retry));
     assert!(!may(&mut client, "%RW~k %W~r %R~d +@all", retry));
     assert!(!may(&mut client, "%R~k %W~r %W~d +@all", retry));
+    let redrive = "TASK.REDRIVE d k";
+    assert!(may(&mut client, "%RW~d %W~k +@all", redrive));
+    assert!(!may(&mut client, "%RW~d %R~k +@all", redrive));
+    assert!(!may(&mut client, "%R~d %W~k +@all", redrive));
 }
 
 #[test]
@@ -471,6 +563,16 @@ fn a_user_who_may_only_consume_needs_no_other_command_for_it() {
     server.wait_with(&mut worker, "TASK.CONSUME g c tasks 1 600000");
     let id = admin.run("XADD tasks * payload p");
     assert_eq!(worker.read().task_ids(), [id.as_str()]);
+    // It lets due tasks enter, buries dead ones and reclaims the others.
+    for (id, member) in [("1-1", "dead"), ("1-2", "due")] {
+        admin.run(format!("XADD priority5:{{tasks}} {id} payload {member}"));
+        admin.run(format!("ZADD delayed:{{tasks}} 1 {member}"));
+    }
+    admin.run("TASK.POLICY tasks LEASE 20 TRIES 1");
+    eventually(SOON, "everything is dead", || {
+        worker.run("TASK.CONSUME g c tasks 9");
+        admin.run("XLEN dead:{tasks}") == int(5)
+    });
     for call in ["TASK.ACK tasks g 1-1", "XACK tasks g 1-1", "XREADGROUP GROUP g c STREAMS tasks >"]
     {
         assert!(worker.run(call).is_error_with("NOPERM"), "{call}");
@@ -503,7 +605,7 @@ fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
 }
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 22] = [
     "corral_panics",
     "corral_cache_hits",
     "corral_cache_misses",
@@ -518,6 +620,13 @@ const FIELDS: [&str; 15] = [
     "corral_task_acked",
     "corral_task_requeued",
     "corral_task_dead_lettered",
+    "corral_task_reclaimed",
+    "corral_task_delayed",
+    "corral_task_promoted",
+    "corral_task_deduplicated",
+    "corral_task_refused",
+    "corral_task_cancelled",
+    "corral_task_redriven",
     "corral_task_waiters",
 ];
 
@@ -596,6 +705,32 @@ fn every_counter_counts_what_its_name_says() {
         ("TASK.PUBLISH list p", ""),
         ("TASK.PUBLISH tasks p -1", ""),
         ("XADD tasks * payload p", ""),
+        ("XADD other 1-1 payload p retry_count 0", ""),
+        ("XADD other 1-2 payload p retry_count 0", ""),
+        ("XADD other 1-3 payload p retry_count 0", ""),
+        ("TASK.POLICY other LIMIT 6 TRIES 2", ""),
+        ("TASK.POLICY list LIMIT 6", ""),
+        ("TASK.CONSUME g c other 3", "task_delivered=3"),
+        ("TASK.EXTEND other g c 1-1", ""),
+        ("TASK.EXTEND other g c 9-9", ""),
+        ("TASK.NACK other g c SILENT 1-1", "task_requeued=1"),
+        ("TASK.NACK other g c FAIL 1-2 DELAY 600000", "task_requeued=1"),
+        ("TASK.NACK other g c FATAL 1-3", "task_dead_lettered=1"),
+        ("TASK.NACK other g c FATAL 1-3", ""),
+        ("TASK.NACK other g c NEVER 1-3", ""),
+        ("TASK.REDRIVE dead:{other} other", "task_redriven=1"),
+        ("TASK.REDRIVE dead:{other} other", ""),
+        ("TASK.PUBLISH other p DELAY 600000", "task_delayed=1 task_published=1"),
+        ("TASK.PUBLISH other p UNIQUE u 600000", "task_published=1"),
+        ("TASK.PUBLISH other p UNIQUE u 600000", "task_deduplicated=1"),
+        ("TASK.PUBLISH other p PRIORITY 3", "task_published=1"),
+        ("TASK.PUBLISH other p", "task_refused=1"),
+        ("XADD other 9999999999999-1 payload p", ""),
+        ("TASK.CANCEL other 9999999999999-1 9-9", "task_cancelled=1"),
+        ("TASK.CANCEL other 9999999999999-1", ""),
+        ("ZADD delayed:{other} 1 p", ""),
+        ("TASK.CONSUME g c other", "task_delivered=1 task_promoted=1"),
+        ("TASK.INFO other", ""),
         ("SET lock:{plain} me", ""),
         ("CONFIG RESETSTAT", ""),
     ] {
@@ -695,6 +830,17 @@ fn the_server_counts_each_refusal_once_and_no_error_in_what_succeeds() {
         ("TASK.PUBLISH tasks p", None),
         ("TASK.ACK missing g 1-1", None),
         ("TASK.RETRY missing 1-1 p 0 retries dead 3 g", None),
+        ("TASK.PUBLISH tasks p PRIORITY 3", None),
+        ("XADD priority3:{tasks} 9999999999999-5 payload p", None),
+        ("TASK.PUBLISH tasks p PRIORITY 3", None), // behind an id that nobody knew
+        ("TASK.CONSUME g c tasks 9", None),        // creates the group there
+        ("TASK.EXTEND tasks nobody c 1-1", None),
+        ("TASK.NACK missing g c FAIL 1-1", None),
+        ("TASK.CANCEL missing 1-1", None),
+        ("TASK.INFO missing", None),
+        ("TASK.POLICY tasks LIMIT 1", None),
+        ("TASK.PUBLISH tasks p", Some("TASKFULL")),
+        ("TASK.REDRIVE list tasks", Some("WRONGTYPE")),
         ("TASK.PUBLISH list p", Some("WRONGTYPE")),
         ("TASK.CONSUME g c list", Some("WRONGTYPE")),
         ("TASK.RETRY missing 1-1 p 0 list dead 3", Some("WRONGTYPE")),
@@ -728,9 +874,22 @@ fn config_gets_and_sets_the_settings_within_their_range() {
     let mut server = Server::start();
     let mut client = server.client();
     let settings = client.run("CONFIG GET corral.*");
-    assert_eq!(settings.items().len(), 4, "every setting");
-    for (name, default) in [("corral.fence-ttl-ms", "86400000"), ("corral.wake-bytes", "8388608")] {
+    assert_eq!(settings.items().len(), 8, "every setting");
+    for (name, default, least, most) in [
+        ("corral.fence-ttl-ms", "86400000", "1", "4398046511104"),
+        ("corral.task-lease-ms", "300000", "0", "4398046511104"),
+        ("corral.task-tries", "20", "0", "1000000000"),
+        ("corral.wake-bytes", "8388608", "1", "4294967296"),
+    ] {
         assert_eq!(settings.get(name), &bulk(default), "the default of {name}");
+        for (value, is_taken) in [(least, true), (most, true), ("-1", false)] {
+            let reply = client.run(format!("CONFIG SET {name} {value}"));
+            assert_eq!(reply == ok(), is_taken, "{name} {value}: {reply:?}");
+        }
+        let beyond = most.parse::<i64>().expect("a number") + 1;
+        assert!(client.run(format!("CONFIG SET {name} {beyond}")).is_error(), "{name}");
+        assert_eq!(client.run(format!("CONFIG GET {name}")).get(name), &bulk(most));
+        assert_eq!(client.run(format!("CONFIG SET {name} {default}")), ok());
     }
     for value in ["1", "4294967296", "1000"] {
         assert_eq!(client.run(format!("CONFIG SET corral.wake-bytes {value}")), ok());
@@ -842,6 +1001,9 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
     client.run("CACHE.LOCK loading 600000 600000");
     client.run("XADD tasks 1-1 payload p timestamp 1 retry_count 0");
     client.run("TASK.CONSUME g c tasks");
+    client.run("TASK.POLICY tasks LEASE 600000 LIMIT 4");
+    let urgent = client.run("TASK.PUBLISH tasks p PRIORITY 4");
+    let later = client.run("TASK.PUBLISH tasks p DELAY 600000 UNIQUE u 600000");
     let before = Keyspace::of(&mut client);
 
     assert_eq!(client.run("MODULE UNLOAD corral"), ok());
@@ -859,6 +1021,8 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
         ("CACHE.GET k", bulk("v")),
         ("CACHE.LOCK loading 1000 1000", simple("WAIT")),
         ("TASK.ACK tasks g 1-1", int(1)),
+        ("TASK.PUBLISH tasks p UNIQUE u 600000", later.clone()),
+        (&format!("TASK.CANCEL tasks {} {}", urgent.as_str(), later.as_str()), int(2)),
     ] {
         assert_eq!(client.run(call), reply, "{call}");
     }
@@ -1019,7 +1183,7 @@ fn loading_and_unloading_again_and_again_takes_no_memory() {
 // ---------------------------------------------------------------------------------------------
 
 /// Keys of each kind, some in use, and what leaves them as they are.
-const LEAVE_ALONE: [&str; 24] = [
+const LEAVE_ALONE: [&str; 45] = [
     "CACHE.GET k",
     "CACHE.GET long",
     "CACHE.GET missing",
@@ -1044,10 +1208,31 @@ const LEAVE_ALONE: [&str; 24] = [
     "TASK.RETRY tasks 1-1 p 0 list dead 3 g",
     "TASK.RETRY tasks 1-1 p 0 retries dead 3 nobody",
     "TASK.CONSUME g c tasks",
+    "TASK.PUBLISH full p",
+    "TASK.PUBLISH full p PRIORITY 3",
+    "TASK.PUBLISH full p DELAY 600000",
+    "TASK.PUBLISH tasks p DELAY 1 AT 1",
+    "TASK.PUBLISH tasks p UNIQUE u 0",
+    "TASK.EXTEND tasks g other 1-1",
+    "TASK.EXTEND tasks g c 9-9",
+    "TASK.EXTEND missing g c 1-1",
+    "TASK.EXTEND list g c 1-1",
+    "TASK.NACK tasks g other FAIL 1-1",
+    "TASK.NACK tasks g c FATAL 9-9",
+    "TASK.NACK missing g c SILENT 1-1",
+    "TASK.NACK tasks g c NEVER 1-1",
+    "TASK.CANCEL tasks 1-1 9-9 9-1000000000000000000",
+    "TASK.CANCEL missing 1-1",
+    "TASK.REDRIVE missing tasks",
+    "TASK.REDRIVE list tasks",
+    "TASK.POLICY tasks LIMIT -1",
+    "TASK.POLICY full KEEP 1",
+    "TASK.INFO tasks",
+    "TASK.INFO missing",
 ];
 
 /// What changes keys, and which.
-const CHANGE: [(&str, &[&str]); 9] = [
+const CHANGE: [(&str, &[&str]); 17] = [
     ("CACHE.LOCK k 600000 600000", &["cachelock:{k}"]),
     ("CACHE.SET k other 600000", &["k", "cachelock:{k}"]),
     ("LOCK.EXTEND job me 600000", &["lock:{job}"]),
@@ -1056,11 +1241,21 @@ const CHANGE: [(&str, &[&str]); 9] = [
     ("TASK.PUBLISH tasks p", &["tasks"]),
     ("TASK.RETRY gone 1-1 p 0 retries dead 3", &["retries"]),
     ("TASK.RETRY gone 1-1 p 3 retries dead 3", &["dead"]),
-    ("TASK.ACK tasks g 1-1", &["tasks"]),
+    ("TASK.NACK tasks g c SILENT 1-1", &["tasks"]),
+    ("TASK.PUBLISH tasks p PRIORITY 3", &["priority3:{tasks}"]),
+    ("TASK.PUBLISH tasks p DELAY 600000", &["delayed:{tasks}"]),
+    ("TASK.PUBLISH other p UNIQUE u 600000", &["other", "unique5:{other}:u"]),
+    ("TASK.POLICY tasks LIMIT 9", &["policy:{tasks}"]),
+    ("TASK.NACK urgent g c FATAL 1-1", &["dead:{urgent}", "urgent"]),
+    ("TASK.REDRIVE dead:{urgent} urgent", &["dead:{urgent}", "urgent"]),
+    ("TASK.CANCEL single 1-1", &["single"]),
+    ("TASK.ACK last g 1-1", &["last"]),
 ];
 
 const WATCHED: &str = "k long list missing loading cachelock:{k} cachelock:{loading} \
-    cachelock:{list} lock:{job} lock:{missing} job tasks retries dead wait:{tasks}";
+    cachelock:{list} lock:{job} lock:{missing} job tasks retries dead wait:{tasks} full other \
+    urgent single last priority3:{full} delayed:{full} policy:{full} priority3:{tasks} delayed:{tasks} \
+    policy:{tasks} dead:{tasks} unique5:{tasks}:u unique5:{other}:u dead:{urgent}";
 
 fn prepare_watched(client: &mut Client) {
     assert_eq!(client.run("FLUSHALL"), ok());
@@ -1071,6 +1266,13 @@ fn prepare_watched(client: &mut Client) {
     client.run("LOCK.ACQUIRE job me 600000");
     client.run("XADD tasks 1-1 payload p");
     assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids().len(), 1);
+    client.run("XADD full 1-1 payload p");
+    client.run("HSET policy:{full} limit 1");
+    client.run("XADD single 1-1 payload p");
+    for queue in ["urgent", "last"] {
+        client.run(format!("XADD {queue} 1-1 payload p"));
+        assert_eq!(client.run(format!("TASK.CONSUME g c {queue}")).task_ids().len(), 1);
+    }
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn a_name_with_a_closing_brace_outside_a_tag_is_refused_and_nothing_changes() {
 #[test]
 fn a_command_at_the_wrong_node_is_sent_to_the_right_one() {
     let cluster = Shared::cluster();
-    for name in ["wrong:1", "wrong:{2}", "wrong:3{"] {
+    for name in ["wrong:1", "wrong:{two}", "wrong:3{"] {
         let slot = slot_of(name);
         let right = cluster.node_of_slot(slot);
         let moved = redirect("MOVED", slot, &cluster.nodes[right]);
@@ -278,20 +278,22 @@ fn a_script_and_a_transaction_of_one_slot_may_call_every_command() {
     assert_eq!(replies[4].items()[2].task_payloads(), ["p"]);
 }
 
+/// Calls a command by a client library that knows no Corral.
+#[track_caller]
+fn call<T: redis::FromRedisValue>(
+    connection: &mut redis::cluster::ClusterConnection,
+    line: &str,
+) -> T {
+    let mut words = line.split(' ');
+    let mut command = redis::cmd(words.next().expect("a command"));
+    words.for_each(|word| {
+        command.arg(word);
+    });
+    command.query(connection).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
 #[test]
 fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
-    fn call<T: redis::FromRedisValue>(
-        connection: &mut redis::cluster::ClusterConnection,
-        line: &str,
-    ) -> T {
-        let mut words = line.split(' ');
-        let mut command = redis::cmd(words.next().expect("a command"));
-        words.for_each(|word| {
-            command.arg(word);
-        });
-        command.query(connection).unwrap_or_else(|error| panic!("{line}: {error}"))
-    }
-
     let cluster = Shared::cluster();
     let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
     let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
@@ -912,4 +914,474 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     works_off(&mut waiter, &home.queue, "p");
     home.goes_on(&mut at_new);
     no_panics(&cluster);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Queues with all that belongs to them: priorities, delayed tasks, dead letters, policies
+// ---------------------------------------------------------------------------------------------
+
+/// Each command that writes to a queue and is not among [`writes`], on a task that is leased to
+/// `worker` of the group `g`. None of them waits.
+fn writes_to_queue(queue: &str, task: &str, dead: &str) -> Vec<Args> {
+    [
+        format!("TASK.PUBLISH {queue} p DELAY 60000"),
+        format!("TASK.PUBLISH {queue} p PRIORITY 5"),
+        format!("TASK.PUBLISH {queue} p UNIQUE other 60000"),
+        format!("TASK.CONSUME g other {queue} COUNT 10 BLOCK 0 META"),
+        format!("TASK.EXTEND {queue} g worker {task}"),
+        format!("TASK.NACK {queue} g worker SILENT {task}"),
+        format!("TASK.NACK {queue} g worker FAIL {task} DELAY 10"),
+        format!("TASK.NACK {queue} g worker FATAL {task}"),
+        format!("TASK.CANCEL {queue} 9000000000000-1000000000000000000 1-1"),
+        format!("TASK.REDRIVE {dead} {queue}"),
+        format!("TASK.POLICY {queue} PAUSED 1"),
+    ]
+    .map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect())
+    .to_vec()
+}
+
+/// The names of a queue's own keys, of which the unique id `u` is one.
+fn keys_of_queue(queue: &str) -> [String; 6] {
+    let length = queue.len();
+    let own = |prefix: &str| {
+        if queue.contains('}') {
+            format!("{prefix}::{queue}")
+        } else {
+            format!("{prefix}:{{{queue}}}")
+        }
+    };
+    let unique = own(&format!("unique{length}")) + ":u";
+    [own("dead"), own("delayed"), own("policy"), own("priority3"), queue.to_owned(), unique]
+}
+
+/// A queue with a task of every kind, in a slot of its own.
+struct EveryKind {
+    queue: String,
+    dead: String,
+    /// Leased to `worker` of the group `g`: of priority 0, and of priority 3.
+    leased: [String; 2],
+    delayed: String,
+}
+
+impl EveryKind {
+    /// Makes a queue of which one task is a dead letter with the reason `broken`, two are leased, and
+    /// one is delayed for 60 s and the first of its unique id `u`.
+    #[track_caller]
+    fn new(client: &mut Client, queue: &str) -> Self {
+        let [dead, ..] = keys_of_queue(queue);
+        let policy = format!("TASK.POLICY {queue} LEASE 60000 TRIES 5 BACKOFF 10 10");
+        assert_eq!(client.run(policy), ok());
+        client.publish(queue, "dead");
+        let id = client.lease("g", "worker", queue);
+        let nack = format!("TASK.NACK {queue} g worker FATAL {id} REASON broken");
+        assert_eq!(client.run(nack), int(2));
+        let leased = [("urgent", "PRIORITY 3"), ("plain", "")].map(|(payload, options)| {
+            let id = client.publish_with(queue, payload, options);
+            assert_eq!(client.lease("g", "worker", queue), id);
+            id
+        });
+        let [urgent, plain] = leased;
+        let unique = "DELAY 60000 UNIQUE u 60000";
+        let delayed = client.publish_with(queue, "delayed", unique);
+        assert_eq!(client.publish_with(queue, "again", "UNIQUE u 60000"), delayed);
+        Self { queue: queue.into(), dead, leased: [plain, urgent], delayed }
+    }
+
+    /// Everything is as it was made, and every command works on it. Nothing is left then.
+    #[track_caller]
+    fn work_off(self, client: &mut Client) {
+        let Self { queue, dead, leased, delayed } = self;
+        let info = client.run(format!("TASK.INFO {queue}"));
+        for (field, count) in [("length", 2), ("delayed", 1), ("dead", 1)] {
+            assert_eq!(info.get(field), &int(count), "{queue}: {field}");
+        }
+        assert_eq!(info.get("policy").get("tries"), &int(5), "{queue}");
+        let again = client.publish_with(&queue, "again", "UNIQUE u 60000");
+        assert_eq!(again, delayed, "{queue}");
+        let [plain, urgent] = leased;
+        for (task, how, retry_count) in [(plain, "SILENT", 0), (urgent, "FAIL", 1)] {
+            let extend = format!("TASK.EXTEND {queue} g worker {task}");
+            assert_eq!(client.run(extend), int(1), "{queue}");
+            let nack = format!("TASK.NACK {queue} g worker {how} {task} DELAY 20");
+            assert_eq!(client.run(nack), int(1), "{queue}");
+            let consume = format!("TASK.CONSUME g worker {queue} BLOCK 10000 META");
+            let told = client.run(consume).delivered();
+            assert_eq!(told.len(), 1, "{queue}");
+            let fields = &told[0].fields;
+            assert!(fields.contains(&format!("original_id={task}")), "{queue}: {fields}");
+            assert!(fields.contains(&format!("retry_count={retry_count}")), "{queue}: {fields}");
+            let ack = format!("TASK.ACK {queue} g {}", told[0].id);
+            assert_eq!(client.run(ack), int(1), "{queue}");
+        }
+        assert_eq!(client.run(format!("TASK.REDRIVE {dead} {queue}")), int(1), "{queue}");
+        let again = client.run(format!("TASK.CONSUME g worker {queue}"));
+        assert_eq!(again.task_payloads(), ["dead"], "{queue}");
+        let ack = format!("TASK.ACK {queue} g {}", again.task_ids()[0]);
+        assert_eq!(client.run(ack), int(1), "{queue}");
+        assert_eq!(client.run(format!("TASK.CANCEL {queue} {delayed}")), int(1), "{queue}");
+        let info = client.run(format!("TASK.INFO {queue}"));
+        for field in ["length", "delayed", "dead"] {
+            assert_eq!(info.get(field), &int(0), "{queue}: {field}");
+        }
+        for key in keys_of_queue(&queue) {
+            client.cmd(&["DEL", &key]);
+        }
+    }
+}
+
+#[test]
+fn every_command_of_a_queue_works_on_names_with_and_without_a_tag() {
+    let cluster = Shared::cluster();
+    for queue in ["kinds", "kinds:{one}", "k{two}inds", "kinds{three}}{", "kinds{"] {
+        let slot = slot_of(queue);
+        let mut client = cluster.client_for(queue);
+        let made = EveryKind::new(&mut client, queue);
+        let mut expected = keys_of_queue(queue);
+        expected.sort();
+        let keys = Vec::from_iter(keys_in_slot(&mut client, slot).into_keys());
+        assert_eq!(keys, expected, "{queue}");
+        made.work_off(&mut client);
+        assert_eq!(keys_in_slot(&mut client, slot).len(), 0, "{queue}");
+    }
+}
+
+#[test]
+fn a_cluster_client_that_knows_no_corral_can_call_every_command_of_a_queue() {
+    let cluster = Shared::cluster();
+    let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
+    let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
+    let mut connection = client.get_connection().expect("a cluster");
+    type Told = Vec<(String, Vec<String>, i64, i64)>;
+    for number in 0..12 {
+        let c = &mut connection;
+        let queue = format!("kinds:{{library:{number}}}");
+        let dead = format!("dead::{queue}");
+        assert_eq!(call::<String>(c, &format!("TASK.POLICY {queue} LEASE 60000")), "OK");
+        let publish = format!("TASK.PUBLISH {queue} p PRIORITY 2 DELAY 10 UNIQUE u 60000");
+        let id: String = call(c, &publish);
+        assert_eq!(call::<String>(c, &publish), id);
+        let consume = format!("TASK.CONSUME {{elsewhere}}:g c {queue} BLOCK 5000 META");
+        let take = |c: &mut redis::cluster::ClusterConnection| -> String {
+            let told: Told = call(c, &consume);
+            told[0].0.clone()
+        };
+        let task = take(c);
+        let extend = format!("TASK.EXTEND {queue} {{elsewhere}}:g c {task}");
+        assert_eq!(call::<i64>(c, &extend), 1);
+        let nack =
+            |how: &str, task: &str| format!("TASK.NACK {queue} {{elsewhere}}:g c {how} {task}");
+        assert_eq!(call::<i64>(c, &nack("SILENT", &task)), 1);
+        let task = take(c);
+        assert_eq!(call::<i64>(c, &nack("FATAL", &task)), 2);
+        assert_eq!(call::<i64>(c, &format!("TASK.REDRIVE {dead} {queue}")), 1);
+        let task = take(c);
+        assert_eq!(call::<i64>(c, &format!("TASK.ACK {queue} {{elsewhere}}:g {task}")), 1);
+        let far: String = call(c, &format!("TASK.PUBLISH {queue} far AT 9000000000000"));
+        assert_eq!(call::<i64>(c, &format!("TASK.CANCEL {queue} {far}")), 1);
+        let info: redis::Value = call(c, &format!("TASK.INFO {queue}"));
+        assert!(matches!(info, redis::Value::Array(_) | redis::Value::Map(_)), "{info:?}");
+    }
+}
+
+#[test]
+fn a_command_of_a_queue_at_the_wrong_node_is_sent_to_the_right_one() {
+    let cluster = Shared::cluster();
+    for queue in ["wrong:kinds", "wrong:{kinds}"] {
+        let slot = slot_of(queue);
+        let right = cluster.node_of_slot(slot);
+        let moved = redirect("MOVED", slot, &cluster.nodes[right]);
+        let [dead, ..] = keys_of_queue(queue);
+        for node in (0..cluster.nodes.len()).filter(|node| *node != right) {
+            let mut client = cluster.nodes[node].client();
+            let info = args!["TASK.INFO", queue].to_vec();
+            for command in [writes_to_queue(queue, "1-1", &dead), vec![info]].concat() {
+                assert_eq!(client.cmd(&command), moved, "{}", shown(&command[0]));
+            }
+        }
+        assert_eq!(
+            cluster.client_for(queue).run(format!("CLUSTER COUNTKEYSINSLOT {slot}")),
+            int(0)
+        );
+    }
+}
+
+#[test]
+fn a_queue_whose_name_cannot_be_used_in_a_cluster_is_refused_and_nothing_changes() {
+    let cluster = Shared::cluster();
+    let refusal = error("ERR name cannot be used in cluster mode: '}' outside a hash tag");
+    for queue in ["denied}", "denied:{}", "}denied{"] {
+        let mut client = cluster.client_for(queue);
+        for command in writes_to_queue(queue, "1-1", queue) {
+            let redrives = command[0] == b"TASK.REDRIVE";
+            let reply = client.cmd(&command);
+            assert!(reply == refusal || redrives && reply.is_error(), "{queue}: {reply:?}");
+        }
+    }
+    for node in &cluster.nodes {
+        assert_eq!(node.client().run("KEYS *denied*"), array([""; 0]));
+    }
+}
+
+#[test]
+fn dead_letters_are_not_redriven_into_another_slot() {
+    let cluster = Shared::cluster();
+    let mut client = cluster.client_for("{redrive}");
+    let made = EveryKind::new(&mut client, "{redrive}");
+    let before = keys_in_slot(&mut client, slot_of("{redrive}"));
+    let dead = &made.dead;
+    for (from, to) in
+        [(&**dead, "elsewhere"), ("elsewhere", "{redrive}"), (dead, "{else}{redrive}")]
+    {
+        let refused = client.run(format!("TASK.REDRIVE {from} {to}"));
+        assert!(refused.is_error_with("CROSSSLOT "), "{from} {to}: {refused:?}");
+    }
+    assert_eq!(keys_in_slot(&mut client, slot_of("{redrive}")), before);
+    made.work_off(&mut client);
+}
+
+#[test]
+fn while_a_slot_moves_nothing_of_a_queue_is_written_at_either_node() {
+    let cluster = Shared::cluster();
+    let queue = "refusing:kinds";
+    let slot = slot_of(queue);
+    let made = EveryKind::new(&mut cluster.client_for(queue), queue);
+    let (_way, reshard) = begin_to_move(&cluster, slot, another_node(&cluster, queue));
+    let (source, target) = (&cluster.nodes[reshard.from], &cluster.nodes[reshard.to]);
+    let (mut at_source, mut at_target) = (source.client(), target.client());
+    let before = keys_in_slot(&mut at_source, slot);
+    let [plain, urgent] = &made.leased;
+    let commands = [plain, urgent].map(|task| writes_to_queue(queue, task, &made.dead)).concat();
+    let is_try_again = |reply: &Value| reply.is_error_with("TRYAGAIN ");
+    let sent_on = redirect("ASK", slot, target);
+    for migrated in [false, true] {
+        for command in &commands {
+            let name = shown(&command.join(&b' '));
+            let reply = at_source.cmd(command);
+            let refused = is_try_again(&reply) || migrated && reply == sent_on;
+            assert!(refused, "{name} at the source: {reply:?}");
+            let reply = asking(&mut at_target, command);
+            assert!(is_try_again(&reply), "{name} at the target: {reply:?}");
+        }
+        let holder = if migrated { &mut at_target } else { &mut at_source };
+        assert_eq!(keys_in_slot(holder, slot), before);
+        if !migrated {
+            assert_eq!(reshard.migrate_keys(), before.len());
+        }
+    }
+    reshard.finish();
+    made.work_off(&mut at_target);
+}
+
+/// What becomes due, and whose lease ends, while its slot is under way comes to those who wait
+/// where it arrives, and before that to nobody.
+#[test]
+fn what_becomes_due_while_its_slot_moves_comes_where_it_arrives() {
+    let cluster = Shared::cluster();
+    let queue = "due:kinds";
+    let slot = slot_of(queue);
+    let mut client = cluster.client_for(queue);
+    assert_eq!(client.run(format!("TASK.POLICY {queue} LEASE 1800")), ok());
+    client.publish_with(queue, "leased", "PRIORITY 4");
+    client.lease("g", "worker", queue);
+    let lease_ends = now_ms() + 1800;
+    let mut waiter = consumer(&cluster, "waiter", queue);
+    let id = client.publish_with(queue, "due", "DELAY 900");
+    let due: i64 = id.split('-').next().and_then(|ms| ms.parse().ok()).expect("a time");
+    let (_way, reshard) = begin_to_move(&cluster, slot, another_node(&cluster, queue));
+    let (mut at_source, mut at_target) =
+        (cluster.nodes[reshard.from].client(), cluster.nodes[reshard.to].client());
+    let before = keys_in_slot(&mut at_source, slot);
+    eventually(SOON, "it is due at the one node", || now_ms() > due + 150);
+    assert_eq!(keys_in_slot(&mut at_source, slot), before);
+    reshard.migrate_keys();
+    eventually(SOON, "the lease is over at the other", || now_ms() > lease_ends + 150);
+    assert_eq!(keys_in_slot(&mut at_target, slot), before);
+    assert_eq!(waiter.read_timeout(Duration::ZERO), None);
+    let target = reshard.to;
+    reshard.finish();
+    assert_eq!(waiter.read(), redirect("MOVED", slot, &cluster.nodes[target]));
+    let mut came = Vec::new();
+    let consume = format!("TASK.CONSUME g c {queue} COUNT 10 BLOCK 10000 META");
+    while came.len() < 2 {
+        let told = at_target.run(&consume).delivered();
+        assert!(!told.is_empty(), "{came:?}");
+        for task in told {
+            assert_eq!(at_target.run(format!("TASK.ACK {queue} g {}", task.id)), int(1));
+            came.push((payload_of(&task).to_owned(), task.deliveries));
+        }
+    }
+    came.sort_unstable();
+    assert_eq!(came, [("due".to_owned(), 1), ("leased".to_owned(), 2)]);
+}
+
+/// The payload of a task, which has no blank in it.
+#[track_caller]
+fn payload_of(task: &Delivered) -> &str {
+    field_of(task, "payload").expect("a payload")
+}
+
+/// A field of a task, whose values have no blanks in them.
+fn field_of<'a>(task: &'a Delivered, name: &str) -> Option<&'a str> {
+    task.fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// A queue is paused, and gets its first delayed, prioritised and dead tasks, while its slot is
+/// away: when it comes back, the node that knew it otherwise knows.
+fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
+    let cluster = Shared::cluster();
+    let slot = slot_of(queue);
+    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, queue));
+    let mut at_home = cluster.nodes[home].client();
+    // What the node remembers: no priorities, nothing delayed, not paused, and a lease.
+    assert_eq!(at_home.run(format!("TASK.POLICY {queue} LEASE 60000 PAUSED 0")), ok());
+    at_home.publish(queue, "leased");
+    let leased = at_home.lease("g", "worker", queue);
+    assert_eq!(at_home.run(format!("TASK.CONSUME g c {queue}")), nil_array());
+    move_slot(&cluster, slot, away);
+    let mut at_away = cluster.nodes[away].client();
+    assert_eq!(at_away.run(format!("TASK.ACK {queue} g {leased}")), int(1));
+    at_away.publish(queue, "plain");
+    at_away.publish_with(queue, "urgent", "PRIORITY 8");
+    at_away.publish_with(queue, "delayed", "DELAY 1");
+    assert_eq!(at_away.run(format!("TASK.POLICY {queue} PAUSED 1 LEASE 1")), ok());
+    move_slot(&cluster, slot, home);
+    assert_eq!(at_home.run(format!("TASK.CONSUME g c {queue}")), nil_array(), "it is paused");
+    assert_eq!(at_home.run(format!("TASK.POLICY {queue} PAUSED 0 LEASE 60000")), ok());
+    for payload in ["urgent", "plain", "delayed"] {
+        let found = at_home.run(format!("TASK.CONSUME g c {queue} META")).delivered();
+        assert_eq!(found.len(), 1, "{payload}");
+        assert_eq!((payload_of(&found[0]), found[0].deliveries), (payload, 1));
+    }
+    assert_eq!(at_home.run(format!("TASK.CONSUME g c {queue}")), nil_array());
+}
+
+#[test]
+fn a_node_does_not_remember_what_a_queue_was_like_before_it_was_away() {
+    a_queue_changes_while_away("memory:kinds", move_slowly);
+}
+
+#[test]
+fn a_node_does_not_remember_what_a_queue_was_like_before_it_was_away_at_once() {
+    a_queue_changes_while_away("memory-at-once:kinds", |cluster, slot, to| {
+        // A server that cannot do that moves slots as above.
+        if !move_at_once(cluster, slot, to) {
+            move_slowly(cluster, slot, to);
+        }
+    });
+}
+
+/// How a worker gets a task: its number, how often it was tried and how often delivered.
+type Seen = (usize, usize, i64);
+
+/// Tasks of every kind are published, each of them twice, and worked off by workers of which some
+/// give up or give back what they have; and their slot moves to and fro.
+fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
+    const TASKS: usize = 400;
+    const KINDS: [&str; 5] = ["", "PRIORITY 7", "DELAY 150", "DELAY 30 PRIORITY 3", "DELAY 400"];
+    // Longer than a worker is kept from finishing what it has.
+    const LEASE: u32 = 2500;
+    let cluster = Shared::cluster();
+    let slot = slot_of(tag);
+    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, tag));
+    let stream = format!("kinds{{{tag}}}");
+    let policy = format!("TASK.POLICY {stream} LEASE {LEASE} BACKOFF 50 50");
+    assert_eq!(cluster.client_for(tag).run(policy), ok());
+    let (ids, seen, done) =
+        (Mutex::new(HashMap::new()), Mutex::new(Vec::new()), Mutex::new(vec![]));
+    let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let publish = || {
+        let _guard = OverOnPanic(&over);
+        let mut follower = Follower::new(&cluster.nodes[home]);
+        for number in 0..TASKS {
+            let kind = KINDS[number % KINDS.len()];
+            let command = format!("TASK.PUBLISH {stream} {number} {kind} UNIQUE u{number} 60000");
+            let id = follower.call(&command);
+            assert_eq!(follower.call(&command), id, "it was published before");
+            ids.lock().expect("nobody panicked").insert(number, id.as_str().to_owned());
+            published.store(number + 1, SeqCst);
+        }
+    };
+    let all_done = || {
+        over.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
+    };
+    let work = |name: &str| {
+        let _guard = OverOnPanic(&over);
+        let mut follower = Follower::new(&cluster.nodes[away]);
+        while !all_done() {
+            let consume = format!("TASK.CONSUME g {name} {stream} COUNT 2 BLOCK 100 META");
+            for task in follower.call(&consume).delivered() {
+                let number: usize = payload_of(&task).parse().expect("a number");
+                let tries = field_of(&task, "retry_count").and_then(|tries| tries.parse().ok());
+                let tries = tries.expect("a number");
+                let one: Seen = (number, tries, task.deliveries);
+                seen.lock().expect("nobody panicked").push(one);
+                let id = &task.id;
+                match (number % 10, tries, task.deliveries) {
+                    // It dies of it.
+                    (7, 0, 1) => {}
+                    (3 | 4, 0, 1) => {
+                        let fail = format!("TASK.NACK {stream} g {name} FAIL {id}");
+                        assert_eq!(follower.call(&fail), int(1));
+                    }
+                    _ => {
+                        let original = field_of(&task, "original_id").unwrap_or(id).to_owned();
+                        assert_eq!(follower.call(&format!("TASK.ACK {stream} g {id}")), int(1));
+                        done.lock().expect("nobody panicked").push((number, original));
+                    }
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let _guard = OverOnPanic(&over);
+        scope.spawn(publish);
+        for name in ["a", "b", "c"] {
+            let work = &work;
+            scope.spawn(move || work(name));
+        }
+        for (index, to) in [away, home, away].into_iter().enumerate() {
+            let goal = (index + 1) * TASKS / 4;
+            eventually(SOON, "some are published", || {
+                over.load(SeqCst) || published.load(SeqCst) >= goal
+            });
+            move_slot(&cluster, slot, to);
+        }
+        eventually(2 * SOON, "all are done", all_done);
+        over.store(true, SeqCst);
+    });
+    let done = done.into_inner().expect("nobody panicked");
+    let ids = ids.into_inner().expect("nobody panicked");
+    for (number, original) in &done {
+        assert_eq!(original, &ids[number], "task {number} is not the one that was published");
+    }
+    let mut numbers: Vec<_> = done.into_iter().map(|(number, _)| number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..TASKS).collect::<Vec<_>>());
+    let mut seen = seen.into_inner().expect("nobody panicked");
+    seen.sort_unstable();
+    let expected = |number: usize| -> Vec<Seen> {
+        match number % 10 {
+            7 => vec![(number, 0, 1), (number, 0, 2)],
+            3 | 4 => vec![(number, 0, 1), (number, 1, 1)],
+            _ => vec![(number, 0, 1)],
+        }
+    };
+    assert_eq!(seen, (0..TASKS).flat_map(expected).collect::<Vec<_>>());
+    let info = cluster.client_for(tag).run(format!("TASK.INFO {stream}"));
+    for field in ["length", "delayed", "dead"] {
+        assert_eq!(info.get(field), &int(0), "{field}");
+    }
+}
+
+#[test]
+fn tasks_of_every_kind_are_worked_off_once_while_their_slot_moves() {
+    work_of_every_kind_while("moving-kinds", move_slowly);
+}
+
+#[test]
+fn tasks_of_every_kind_are_worked_off_once_when_their_slot_moves_at_once() {
+    work_of_every_kind_while("moving-kinds-at-once", |cluster, slot, to| {
+        // A server that cannot do that moves slots as above.
+        let _moved = move_at_once(cluster, slot, to);
+    });
 }

@@ -24,34 +24,10 @@ impl Watched {
         Self { c, tap, since, server }
     }
 
-    /// What was propagated since the last call, without what servers do differently: newer ones
-    /// add an `XGROUP SETID` to a delivery. The time of a delivery, which must be one of the test's
-    /// run, becomes `now`.
+    /// What was propagated since the last call: see [`ReplicationTap::effects`].
     #[track_caller]
     fn effects(&mut self) -> Vec<String> {
-        let mut effects = Vec::new();
-        for command in self.tap.commands() {
-            assert!(!command.name().contains('.'), "a command of the module: {command}");
-            let text = command.text();
-            if text.starts_with("XGROUP SETID ") {
-                continue;
-            }
-            if command.name() == "XCLAIM" {
-                let (start, rest) = text.split_once(" TIME ").expect("XCLAIM has a time");
-                let (time, end) = rest.split_once(' ').expect("more follows the time");
-                let time: i64 = time.parse().expect("the time is a number");
-                assert!((self.since..=now_ms()).contains(&time), "{command}");
-                effects.push(format!("{start} TIME now {end}"));
-            } else {
-                effects.push(text);
-            }
-        }
-        // A delivery with its XGROUP SETID is a transaction where one without is a single command.
-        while let Some(at) = effects.windows(3).position(|w| w[0] == "MULTI" && w[2] == "EXEC") {
-            effects.remove(at + 2);
-            effects.remove(at);
-        }
-        effects
+        self.tap.effects()
     }
 
     /// When a key expires, which must be `ttl` ms after a point in the test's run.
@@ -445,31 +421,12 @@ fn work_goes_on(server: &Server, tasks: &Tasks) {
     }
 }
 
-/// What a server holds, as any client without the module reads it: every key with its type, the
-/// time of its end and its value; of a stream its entries and who has got which of them since when.
+/// What a server holds, but for the lock that ends during the test.
 #[track_caller]
 fn contents(server: &Server) -> Vec<String> {
-    let mut c = server.client();
-    let names = c.run("KEYS *");
-    let mut names: Vec<_> = names.items().iter().map(Value::as_str).collect();
-    names.sort_unstable();
-    let mut describe = |name: &&str| {
-        let end = c.cmd(&["PEXPIRETIME", name]).as_int();
-        let value = match c.cmd(&["TYPE", name]).as_str() {
-            "string" => format!("{:?}", c.cmd(&["GET", name])),
-            "stream" => {
-                let stream = c.cmd(&["XINFO", "STREAM", name, "FULL", "COUNT", "0"]);
-                let known = ["last-generated-id", "entries"].map(|field| stream.get(field).clone());
-                let groups = stream.get("groups").items().iter();
-                let fields = ["name", "last-delivered-id", "pending"];
-                let groups = groups.map(|group| fields.map(|field| group.get(field).clone()));
-                format!("{known:?} {:?}", groups.collect::<Vec<_>>())
-            }
-            _ => format!("{:?}", c.cmd(&["DUMP", name])),
-        };
-        format!("{name} until {end}: {value}")
-    };
-    names.iter().map(&mut describe).filter(|line| !line.starts_with("lock:{brief}")).collect()
+    let mut contents = support::contents(server);
+    contents.retain(|line| !line.starts_with("lock:{brief}"));
+    contents
 }
 
 /// Asks for a rewrite of the append-only file and waits for its end.

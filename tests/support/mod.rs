@@ -27,12 +27,14 @@
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
 //! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
 //! `process` is what the machine gives them. `waiting`, `task` and `lock` are what tests of these say
-//! often, `described` is what the server knows of a command.
+//! often, `described` is what the server knows of a command, `hostile` is what no friendly client
+//! sends.
 #![allow(dead_code, unused_imports)]
 
 mod client;
 mod cluster;
 mod described;
+mod hostile;
 mod keyspace;
 mod lock;
 mod process;
@@ -46,16 +48,21 @@ pub(crate) use client::args;
 pub use client::{Arg, Client, Silence};
 pub use cluster::{Cluster, Reshard, slot_of};
 pub use described::{CommandInfo, command_info, command_syntax};
-pub use keyspace::Keyspace;
+pub use hostile::{
+    Beyond, Form, Kind, assert_forms_succeed, assert_hostile_arguments_are_harmless,
+    assert_the_number_of_arguments_is_checked, assert_times_have_an_end,
+};
+pub use keyspace::{Keyspace, contents};
 pub use process::spawn;
 pub use replication::{Command, ReplicationTap, aof_commands, wait_in_sync};
 pub use server::{
     Builder, Server, blocked_clients, info, module_path, server_binary, wait_blocked,
 };
+pub use task::{Delivered, Lease, Task, id_ms, priority_stream};
 pub use value::{Value, array, bulk, error, int, map, nil, nil_array, null, ok, parse, simple};
 pub use waiting::{
     Checked, EXITS, Exit, Leaver, Random, calls_during, ids_by_port, in_transaction, send_and_wait,
-    shuffled, waiters,
+    shuffled, stand, wait_ended, waiters,
 };
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -4,7 +4,7 @@
 use super::client::Client;
 use super::server::Server;
 use super::value::{Value, ok, parse};
-use super::{SOON, eventually};
+use super::{SOON, eventually, now_ms};
 use std::fmt::{self, Debug, Display, Formatter};
 use std::fs;
 use std::ops::Deref;
@@ -82,6 +82,8 @@ pub struct ReplicationTap {
     control: Client,
     /// How much of the replication stream has been read.
     offset: u64,
+    /// When the watching began, in unix ms.
+    since: i64,
 }
 
 impl ReplicationTap {
@@ -111,6 +113,36 @@ impl ReplicationTap {
         commands
     }
 
+    /// What was propagated since the last call, without what servers do differently: newer ones
+    /// add an `XGROUP SETID` to a delivery. The time of a delivery, which must be one of the test's
+    /// run, becomes `now`. Commands of the module fail the test.
+    #[track_caller]
+    pub fn effects(&mut self) -> Vec<String> {
+        let mut effects = Vec::new();
+        for command in self.commands() {
+            assert!(!command.name().contains('.'), "a command of the module: {command}");
+            let text = command.text();
+            if text.starts_with("XGROUP SETID ") {
+                continue;
+            }
+            if command.name() == "XCLAIM" {
+                let (start, rest) = text.split_once(" TIME ").expect("XCLAIM has a time");
+                let (time, end) = rest.split_once(' ').expect("more follows the time");
+                let time: i64 = time.parse().expect("the time is a number");
+                assert!((self.since..=now_ms()).contains(&time), "{command}");
+                effects.push(format!("{start} TIME now {end}"));
+            } else {
+                effects.push(text);
+            }
+        }
+        // A delivery with its XGROUP SETID is a transaction where one without is a single command.
+        while let Some(at) = effects.windows(3).position(|w| w[0] == "MULTI" && w[2] == "EXEC") {
+            effects.remove(at + 2);
+            effects.remove(at);
+        }
+        effects
+    }
+
     #[track_caller]
     fn follow(server: &Server) -> Self {
         let mut link = server.client();
@@ -124,7 +156,7 @@ impl ReplicationTap {
             _ => panic!("PSYNC: {answer}"),
         };
         skip_rdb(&mut link);
-        let mut tap = Self { link, control: server.client(), offset };
+        let mut tap = Self { link, control: server.client(), offset, since: now_ms() };
         let place = format!("ip=127.0.0.1,port={},state=online", tap.link.local_port());
         eventually(SOON, "the tap is online", || {
             tap.control.run("INFO replication").as_str().contains(&place)

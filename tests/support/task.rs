@@ -1,9 +1,58 @@
-//! What a test of the queue says often: publish a task, lease one, read off a reply what came, have
-//! a consumer wait.
+//! What a test of the queue says often: publish a task, lease one, read off a reply or a stream
+//! what is there, have a consumer wait.
 
-use super::client::Client;
+use super::client::{Client, args};
+use super::now_ms;
 use super::server::{Server, blocked_clients, wait_blocked};
 use super::value::Value;
+
+/// A task as it is in a stream, or as it was delivered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// Its fields in order, as `name=value` and joined by blanks. A `timestamp` of the last minute
+    /// is `now`.
+    pub fields: String,
+}
+
+/// A task as `TASK.CONSUME … META` delivers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivered {
+    /// Its id.
+    pub id: String,
+    /// As [`Task::fields`].
+    pub fields: String,
+    /// How long the lease that ended had been, in ms; 0 for a first delivery.
+    pub idle: i64,
+    /// How often the entry was delivered, with this time.
+    pub deliveries: i64,
+}
+
+/// A lease in a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lease {
+    /// The task.
+    pub id: String,
+    /// Who has it.
+    pub consumer: String,
+    /// For how long, in ms.
+    pub idle: i64,
+    /// How often it was delivered.
+    pub deliveries: i64,
+}
+
+/// The milliseconds of an id.
+#[track_caller]
+pub fn id_ms(id: &str) -> i64 {
+    let (ms, _) = id.split_once('-').expect("an id");
+    ms.parse().expect("milliseconds")
+}
+
+/// The key of the stream that holds the tasks of a priority; the name of the queue has no tag.
+pub fn priority_stream(queue: &str, priority: i64) -> String {
+    if priority == 0 { queue.into() } else { format!("priority{priority}:{{{queue}}}") }
+}
 
 impl Server {
     /// Sends a command that has to wait, and returns once the client is blocked.
@@ -19,8 +68,16 @@ impl Client {
     /// Publishes a task and returns its id.
     #[track_caller]
     pub fn publish(&mut self, stream: &str, payload: &str) -> String {
-        let id = self.cmd(&["TASK.PUBLISH", stream, payload]);
-        assert!(matches!(id, Value::Bulk(_)), "TASK.PUBLISH: {id:?}");
+        self.publish_with(stream, payload, "")
+    }
+
+    /// As [`Client::publish`], with a retry count or options.
+    #[track_caller]
+    pub fn publish_with(&mut self, stream: &str, payload: &str, options: &str) -> String {
+        let mut call = vec!["TASK.PUBLISH", stream, payload];
+        call.extend(options.split_ascii_whitespace());
+        let id = self.cmd(&call);
+        assert!(matches!(id, Value::Bulk(_)), "{call:?}: {id:?}");
         id.as_str().to_owned()
     }
 
@@ -32,6 +89,89 @@ impl Client {
             [id] => id.to_owned(),
             _ => panic!("not one task: {tasks:?}"),
         }
+    }
+
+    /// What `TASK.CONSUME … COUNT count META` delivers.
+    #[track_caller]
+    pub fn consume(
+        &mut self,
+        group: &str,
+        consumer: &str,
+        stream: &str,
+        count: i64,
+    ) -> Vec<Delivered> {
+        let call = args!["TASK.CONSUME", group, consumer, stream, "COUNT", count, "META"];
+        self.cmd(&call).delivered()
+    }
+
+    /// The one task that a consumer of a group is given; panics if there is none, or another one.
+    #[track_caller]
+    pub fn consume_only(&mut self, group: &str, consumer: &str, stream: &str) -> Delivered {
+        let mut tasks = self.consume(group, consumer, stream, 100);
+        assert_eq!(tasks.len(), 1, "{group}: {tasks:?}");
+        tasks.remove(0)
+    }
+
+    /// The tasks in a stream.
+    #[track_caller]
+    pub fn tasks_in(&mut self, key: &str) -> Vec<Task> {
+        self.cmd(&["XRANGE", key, "-", "+"]).items().iter().map(task).collect()
+    }
+
+    /// The ids of the tasks in a stream.
+    #[track_caller]
+    pub fn ids_in(&mut self, key: &str) -> Vec<String> {
+        self.tasks_in(key).into_iter().map(|task| task.id).collect()
+    }
+
+    /// The one task in a stream.
+    #[track_caller]
+    pub fn only_task_in(&mut self, key: &str) -> Task {
+        let mut tasks = self.tasks_in(key);
+        assert_eq!(tasks.len(), 1, "in {key}: {tasks:?}");
+        tasks.remove(0)
+    }
+
+    /// The members of a sorted set with their scores, in order.
+    #[track_caller]
+    pub fn scores(&mut self, key: &str) -> Vec<(String, i64)> {
+        let members = self.cmd(&["ZRANGE", key, "0", "-1"]);
+        let mut score = |member: &Value| {
+            let score = self.cmd(&args!["ZSCORE", key, member.bytes()]);
+            let score = match score {
+                #[expect(clippy::cast_possible_truncation, reason = "scores are whole numbers")]
+                Value::Double(score) => score as i64,
+                text => text.as_str().parse().expect("a whole number"),
+            };
+            (member.as_str().to_owned(), score)
+        };
+        members.items().iter().map(&mut score).collect()
+    }
+
+    /// What a group has leased of a stream, in the order of the ids.
+    #[track_caller]
+    pub fn leases(&mut self, key: &str, group: &str) -> Vec<Lease> {
+        let pending = self.cmd(&["XPENDING", key, group, "-", "+", "10000"]);
+        let lease = |entry: &Value| {
+            let entry = entry.items();
+            let text = |index: usize| entry[index].as_str().to_owned();
+            let (idle, deliveries) = (entry[2].as_int(), entry[3].as_int());
+            Lease { id: text(0), consumer: text(1), idle, deliveries }
+        };
+        pending.items().iter().map(lease).collect()
+    }
+
+    /// The ids of what a group has leased of a stream.
+    #[track_caller]
+    pub fn leased_ids(&mut self, key: &str, group: &str) -> Vec<String> {
+        self.leases(key, group).into_iter().map(|lease| lease.id).collect()
+    }
+
+    /// One of the module's counters: `client.task_total("published")`.
+    #[track_caller]
+    pub fn task_total(&mut self, name: &str) -> i64 {
+        let total = self.info("corral", &format!("corral_task_{name}"));
+        total.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no counter {name}"))
     }
 }
 
@@ -58,4 +198,29 @@ impl Value {
             streams => streams.items()[0].items()[1].items(),
         }
     }
+
+    /// The tasks in a reply of `TASK.CONSUME … META`. Panics for another reply, an error too.
+    #[track_caller]
+    pub fn delivered(&self) -> Vec<Delivered> {
+        let one = |entry: &Value| {
+            let Task { id, fields } = task(entry);
+            let [_, _, idle, deliveries] = entry.items() else { panic!("not META: {entry:?}") };
+            Delivered { id, fields, idle: idle.as_int(), deliveries: deliveries.as_int() }
+        };
+        self.items().iter().map(one).collect()
+    }
+}
+
+/// A task from the entry of a stream.
+#[track_caller]
+fn task(entry: &Value) -> Task {
+    let now = now_ms() / 1000;
+    let field = |pair: &[Value]| {
+        let (name, value) = (pair[0].as_str(), pair[1].as_str());
+        let time = value.parse::<i64>().ok().filter(|_| name == "timestamp");
+        let is_now = time.is_some_and(|time| (now - 60..=now).contains(&time));
+        format!("{name}={}", if is_now { "now" } else { value })
+    };
+    let fields = entry.items()[1].items().chunks_exact(2).map(field).collect::<Vec<_>>();
+    Task { id: entry.items()[0].as_str().to_owned(), fields: fields.join(" ") }
 }

@@ -74,6 +74,15 @@ pub fn send_and_wait(control: &mut Client, family: &str, client: &mut Client, co
     eventually(SOON, &what, || waiters(control, family) == before + 1);
 }
 
+/// Has a client send a command that waits, and sees that the server has executed it. It may be
+/// answered already: for waiting that can be over any time.
+#[track_caller]
+pub fn stand(client: &mut Client, command: &str) {
+    // The server answers when it has executed both commands, which come as one.
+    client.send_raw(format!("PING\r\n{command}\r\n"));
+    assert_eq!(client.read(), simple("PONG"));
+}
+
 /// The numbers below `count` in an order that looks random and is always the same.
 pub fn shuffled(count: usize) -> Vec<usize> {
     let mut numbers: Vec<_> = (0..count).collect();
@@ -236,4 +245,28 @@ impl Leaver {
         assert_eq!(self.client().run("PING"), simple("PONG"), "nothing more came");
         reply
     }
+}
+
+/// Waits until the machine has told a server that the connections from these ports have ended,
+/// whether or not the server, which may be paused, has listened.
+#[track_caller]
+pub fn wait_ended(server: &Server, ports: &[u16]) {
+    const CLOSE_WAIT: &str = "08";
+    let port = |address: &str| {
+        let (_, port) = address.split_once(':').expect("an address");
+        u16::from_str_radix(port, 16).expect("a port")
+    };
+    eventually(SOON, "the connections have ended", || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
+        // Local address, remote address, state. What was reset is not in the list any more.
+        let ended = |line: &str| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+            [_, local, remote, state, ..] => {
+                port(local) != server.port()
+                    || !ports.contains(&port(remote))
+                    || state == CLOSE_WAIT
+            }
+            _ => panic!("{line}"),
+        };
+        sockets.lines().skip(1).all(ended)
+    });
 }

@@ -1,0 +1,3 @@
+await shared.close();
+await waiting.close();
+if (role) process.exit();

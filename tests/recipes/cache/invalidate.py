@@ -1,0 +1,18 @@
+# on: read-through
+rows = {1: b"old"}
+begun, go = threading.Event(), threading.Event()
+def slow():
+    row = rows[1]
+    begun.set()
+    assert go.wait(20)
+    return row, 60_000
+with Callers(1) as pool:
+    loading = pool.submit(cached, "user:1", slow)
+    assert begun.wait(20)
+    save(1, b"new", rows.__setitem__)
+    go.set()
+    same(loading.result(), b"old")
+same(C("EXISTS", "user:1"), 0)
+same(cached("user:1", lambda: (rows[1], 60_000)), b"new")
+save(1, b"newer", rows.__setitem__)
+same(cached("user:1", lambda: (rows[1], 60_000)), b"newer")

@@ -1,0 +1,15 @@
+# on: read-through
+first, second = Loader(b"old"), Loader(b"new")
+same(page(1, first), b"old")
+same(page(1, second), b"old")
+same(second.calls, 0)
+C("PEXPIRE", "page:1", GRACE - 1_000)
+second.go.clear()
+with Callers(1) as pool:
+    loading = pool.submit(page, 1, second)
+    until(lambda: second.calls == 1)
+    same(at_once(20, lambda: page(1, second)), [b"old"] * 20)
+    second.go.set()
+    same(loading.result(), b"new")
+same(page(1, second), b"new")
+same(second.calls, 1)

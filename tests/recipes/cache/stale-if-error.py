@@ -1,0 +1,11 @@
+load = Loader((b"old", 60_000), ValueError("down"), (b"new", 600_000))
+same(cached_or_stale("page", load, 10_000), b"old")
+C("PEXPIRE", "page", 9_000)
+same(at_once(20, lambda: cached_or_stale("page", load, 10_000, backoff=60_000)), [b"old"] * 20)
+same(load.calls, 2)
+C("CACHE.INVALIDATE", "page", "STALE", 9_000)
+same(cached_or_stale("page", load, 10_000), b"new")
+# Nothing to give: all who wait are told why, and one tried.
+broken = Loader(ValueError("down"))
+told = at_once(20, lambda: fails(lambda: cached_or_stale("cold", broken, 10_000, backoff=60_000, patience=7_000)))
+same((broken.calls, told.count("down"), told.count("b\"ValueError('down')\"")), (1, 1, 19))

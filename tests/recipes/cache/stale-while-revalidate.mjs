@@ -1,0 +1,16 @@
+const load = loader(['old', 60_000], ['new', 600_000], new Error('down'));
+const page = key => cachedWhileRevalidating(key, load, 10_000, { backoff: 60_000, patience: 10_000 });
+same(await atOnce(50, () => page('page')), Array(50).fill('old'));
+same(load.calls, 1);
+await C('PEXPIRE', 'page', 9_000);
+let go;
+load.go = new Promise(resolve => { go = resolve });
+same(await atOnce(20, () => page('page')), Array(20).fill('old'));
+await until(() => load.calls === 2);
+go();
+await until(async () => await C('GET', 'page') === 'new');
+same(await page('page'), 'new');
+same(load.calls, 2);
+await assert.rejects(page('cold'), /down/);
+await assert.rejects(page('cold'), /down/);
+same(load.calls, 3);

@@ -1,0 +1,631 @@
+//! Tasks in the hands of real processes that are killed while they work, on servers that are killed
+//! and start again, or are replaced by a replica.
+//!
+//! One thing has to come out: whatever a producer was told to be published was done by a consumer,
+//! who wrote that down before acknowledging it, or is in the dead letters, with every task that
+//! kills whoever works on it. Nothing is lost; some of it is done twice.
+//!
+//! `CORRAL_CHAOS_SECONDS` lets the killing go on for longer.
+
+mod support;
+use support::*;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long processes are killed, unless the environment says otherwise.
+const SECONDS: u64 = 8;
+
+/// How long it may take until everything is done when the killing is over.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// How long consumers have for a batch, in ms. It also is how long a task rests whose consumer died.
+const LEASE: u64 = 300;
+
+/// How often a task is given out before it is dead.
+const TRIES: usize = 6;
+
+/// How many tasks there are at once, so that consumers are not left behind.
+const LIMIT: usize = 400;
+
+/// Set for consumer processes: the directory in which they work.
+const CONSUMER: &str = "CORRAL_TEST_TASK_CONSUMER";
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What happens to a task. Its payload begins with the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Plain,
+    /// Takes longer than the lease, which is extended.
+    Slow,
+    /// Fails once.
+    Flaky,
+    /// Is put off now and then.
+    Snoozed,
+    /// Can never be done, and its consumer knows.
+    Bad,
+    /// Kills its consumer.
+    Poison,
+}
+
+impl Kind {
+    /// Of each hundred tasks so many.
+    const SHARES: [(Self, usize); 6] = [
+        (Self::Plain, 78),
+        (Self::Slow, 1),
+        (Self::Flaky, 12),
+        (Self::Snoozed, 5),
+        (Self::Bad, 3),
+        (Self::Poison, 1),
+    ];
+
+    fn random(random: &mut Random) -> Self {
+        let mut number = random.below(100);
+        for (kind, share) in Self::SHARES {
+            if number < share {
+                return kind;
+            }
+            number -= share;
+        }
+        unreachable!("the shares are a hundred together")
+    }
+
+    #[track_caller]
+    fn of(payload: &str) -> Self {
+        let (name, _) = payload.split_once('-').unwrap_or_default();
+        let kinds = Self::SHARES.into_iter().map(|(kind, _)| kind);
+        let found = kinds.into_iter().find(|kind| format!("{kind:?}") == name);
+        found.unwrap_or_else(|| panic!("a payload that nobody published: {payload}"))
+    }
+}
+
+/// The directory that producers, consumers and whoever kills them have in common. In it stand the
+/// port of the master, and what each consumer has written down.
+struct Place(PathBuf);
+
+impl Place {
+    fn port_file(&self) -> PathBuf {
+        self.0.join("port")
+    }
+
+    /// Tells everybody where the master is.
+    fn tell(&self, server: &Server) {
+        let new = self.0.join("port.new");
+        fs::write(&new, server.port().to_string()).expect("write the port");
+        fs::rename(new, self.port_file()).expect("the port is replaced at once");
+    }
+
+    fn port(&self) -> u16 {
+        let port = fs::read_to_string(self.port_file()).expect("there is a port");
+        port.parse().expect("the port is a number")
+    }
+
+    /// What a consumer has written down.
+    fn notes(&self, pid: u32) -> PathBuf {
+        self.0.join(format!("consumer-{pid}"))
+    }
+}
+
+/// A connection to whichever server is the master.
+struct Line<'a> {
+    place: &'a Place,
+    client: Option<Client>,
+    /// Why there was no answer, the last time.
+    refusal: String,
+}
+
+impl<'a> Line<'a> {
+    fn new(place: &'a Place) -> Self {
+        Self { place, client: None, refusal: String::new() }
+    }
+
+    /// What the server answers, if it does. A connection that broke is replaced the next time.
+    #[track_caller]
+    fn try_ask(&mut self, line: &str) -> Option<Value> {
+        if self.client.is_none() {
+            self.client = Client::try_connect(self.place.port()).ok();
+        }
+        let answer = self.client.as_mut().map(|client| client.ask(line, PATIENCE));
+        match answer {
+            Some(Ok(value)) if !value.is_error() => return Some(value),
+            Some(Ok(full)) if full.is_error_with("TASKFULL ") => {
+                self.refusal = format!("{full:?}");
+                thread::sleep(Duration::from_millis(20));
+                return None;
+            }
+            Some(Ok(error)) => {
+                self.refusal = format!("{error:?}");
+                let passing = ["LOADING ", "READONLY ", "UNBLOCKED ", "MASTERDOWN "];
+                let is_passing = passing.iter().any(|code| error.is_error_with(code));
+                assert!(is_passing, "{line}: {error:?}");
+            }
+            Some(Err(Silence::TimedOut)) => panic!("no answer to {line}"),
+            Some(Err(Silence::Closed)) | None => self.refusal = "no connection".into(),
+        }
+        self.client = None;
+        thread::sleep(Duration::from_millis(5));
+        None
+    }
+
+    /// What the server answers in the end. This may be sent twice.
+    #[track_caller]
+    fn ask(&mut self, line: impl AsRef<str>) -> Value {
+        let end = Instant::now() + DRAIN;
+        loop {
+            if let Some(value) = self.try_ask(line.as_ref()) {
+                return value;
+            }
+            let (line, refusal) = (line.as_ref(), &self.refusal);
+            assert!(Instant::now() < end, "no answer to {line}: {refusal}");
+        }
+    }
+}
+
+/// Publishes tasks until it is told to stop.
+struct Producer<'a> {
+    line: Line<'a>,
+    name: usize,
+    random: Random,
+    /// Whether a task counts as published only when a replica has it.
+    is_replicated: bool,
+    /// The tasks that were confirmed, by their payloads.
+    published: BTreeMap<String, String>,
+}
+
+impl<'a> Producer<'a> {
+    fn new(place: &'a Place, name: usize, is_replicated: bool) -> Self {
+        let (line, random) = (Line::new(place), Random::new(name as u64 + 1));
+        Self { line, name, random, is_replicated, published: BTreeMap::new() }
+    }
+
+    fn run(mut self, stop: &AtomicBool) -> BTreeMap<String, String> {
+        while !stop.load(SeqCst) {
+            self.publish();
+            thread::sleep(Duration::from_millis(self.random.below(8) as u64));
+        }
+        self.published
+    }
+
+    /// Publishes a task, again and again until that is confirmed: with UNIQUE it is one task.
+    fn publish(&mut self) {
+        let number = self.published.len();
+        // One of each for a start.
+        let first = Kind::SHARES.get(number).map(|(kind, _)| *kind);
+        let kind = first.unwrap_or_else(|| Kind::random(&mut self.random));
+        let payload = format!("{kind:?}-{}-{number}", self.name);
+        let mut publish = format!("TASK.PUBLISH tasks {payload} UNIQUE {payload} 3600000");
+        match self.random.below(4) {
+            0 => publish += &format!(" DELAY {}", self.random.below(300)),
+            1 => publish += &format!(" PRIORITY {}", self.random.below(10)),
+            2 => publish += &format!(" PRIORITY 7 DELAY {}", self.random.below(50)),
+            _ => {}
+        }
+        loop {
+            let id = self.line.ask(&publish);
+            if !self.is_replicated || self.is_at_replica() {
+                self.published.insert(payload, id.as_str().to_owned());
+                return;
+            }
+        }
+    }
+
+    /// Waits until a replica has what this connection wrote; it has not if the connection breaks.
+    fn is_at_replica(&mut self) -> bool {
+        loop {
+            match self.line.try_ask("WAIT 1 500").map(|count| count.as_int()) {
+                Some(0) => {}
+                count => return count.is_some(),
+            }
+        }
+    }
+}
+
+/// A consumer: what the process does that is started as one.
+struct Consumer<'a> {
+    line: Line<'a>,
+    name: String,
+    random: Random,
+    notes: File,
+}
+
+impl<'a> Consumer<'a> {
+    fn new(place: &'a Place) -> Self {
+        let pid = std::process::id();
+        let notes = File::options().append(true).create(true).open(place.notes(pid));
+        Self {
+            line: Line::new(place),
+            name: format!("consumer-{pid}"),
+            random: Random::new(pid.into()),
+            notes: notes.expect("a file for notes"),
+        }
+    }
+
+    fn run(mut self) -> ! {
+        loop {
+            let count = 1 + self.random.below(3);
+            let consume =
+                format!("TASK.CONSUME workers {} tasks COUNT {count} BLOCK 500 META", self.name);
+            let Some(tasks) = self.line.try_ask(&consume) else { continue };
+            for task in tasks.items() {
+                let [id, fields, _, deliveries] = task.items() else { panic!("{tasks:?}") };
+                self.work(id.as_str(), fields, deliveries.as_int());
+            }
+        }
+    }
+
+    /// Writes a line that stays when this process is killed.
+    fn note(&mut self, what: &str, original: &str, payload: &str) {
+        let line = format!("{what} {original} {payload}\n");
+        self.notes.write_all(line.as_bytes()).expect("write a note");
+    }
+
+    fn work(&mut self, id: &str, fields: &Value, deliveries: i64) {
+        let payload = fields.get("payload").as_str();
+        let original = fields.field("original_id").map_or(id, Value::as_str);
+        let is_new = fields.get("retry_count").as_str() == "0" && deliveries == 1;
+        self.note("took", original, payload);
+        let outcome = match Kind::of(payload) {
+            Kind::Poison => die(),
+            Kind::Bad => Some(format!("FATAL {id} REASON bad")),
+            Kind::Flaky if is_new => Some(format!("FAIL {id}")),
+            Kind::Snoozed if self.random.below(2) == 0 => {
+                Some(format!("SILENT {id} DELAY {}", self.random.below(100)))
+            }
+            Kind::Slow => {
+                for _ in 0..6 {
+                    thread::sleep(Duration::from_millis(LEASE / 4));
+                    self.line.ask(format!("TASK.EXTEND tasks workers {} {id}", self.name));
+                }
+                None
+            }
+            Kind::Plain | Kind::Flaky | Kind::Snoozed => {
+                thread::sleep(Duration::from_millis(self.random.below(4) as u64));
+                None
+            }
+        };
+        // Whatever is answered: the lease may have been over, or this may be the second time.
+        if let Some(outcome) = outcome {
+            self.line.ask(format!("TASK.NACK tasks workers {} {outcome}", self.name));
+            self.note("gave", original, payload);
+        } else {
+            self.note("done", original, payload);
+            self.line.ask(format!("TASK.ACK tasks workers {id}"));
+        }
+    }
+}
+
+/// Ends this process as a crash would.
+fn die() -> ! {
+    // SAFETY: plain system calls; the first one does not return.
+    unsafe {
+        libc::kill(libc::getpid(), libc::SIGKILL);
+        libc::_exit(1)
+    }
+}
+
+/// What a consumer process does.
+#[test]
+fn this_process_is_a_consumer_if_it_was_started_as_one() {
+    if let Some(place) = std::env::var_os(CONSUMER) {
+        Consumer::new(&Place(place.into())).run();
+    }
+}
+
+/// The consumer processes. They die with this value.
+struct Consumers<'a> {
+    place: &'a Place,
+    running: Vec<Child>,
+    /// How many were killed.
+    killed: usize,
+    /// How many were started.
+    started: usize,
+}
+
+impl<'a> Consumers<'a> {
+    const COUNT: usize = 6;
+
+    fn new(place: &'a Place) -> Self {
+        Self { place, running: Vec::new(), killed: 0, started: 0 }
+    }
+
+    /// Replaces those that have died. They die of poison or are killed, and of nothing else.
+    #[track_caller]
+    fn tend(&mut self) {
+        self.running.retain_mut(|consumer| {
+            let Some(status) = consumer.try_wait().expect("try_wait") else { return true };
+            assert_eq!(status.signal(), Some(libc::SIGKILL), "a consumer failed: {status}");
+            false
+        });
+        while self.running.len() < Self::COUNT {
+            let program = std::env::current_exe().expect("the path of this program");
+            let mut command = Command::new(program);
+            command
+                .args(["--exact", "this_process_is_a_consumer_if_it_was_started_as_one"])
+                .arg("--nocapture")
+                .env(CONSUMER, &self.place.0)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
+            self.running.push(spawn(command).expect("start a consumer"));
+            self.started += 1;
+        }
+    }
+
+    /// Kills one of them.
+    fn kill(&mut self, random: &mut Random) {
+        let nth = random.below(self.running.len());
+        let mut consumer = self.running.swap_remove(nth);
+        // One that poison has killed is not killed again.
+        self.killed += usize::from(consumer.try_wait().expect("try_wait").is_none());
+        consumer.kill().expect("kill");
+        consumer.wait().expect("wait");
+    }
+}
+
+impl Drop for Consumers<'_> {
+    fn drop(&mut self) {
+        for consumer in &mut self.running {
+            let _ = consumer.kill();
+            let _ = consumer.wait();
+        }
+    }
+}
+
+/// Sets a flag when it is dropped, so that threads end when a test fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// What happened to all tasks.
+#[derive(Default)]
+struct Ledger {
+    /// Ids by payload, as the producers were told.
+    published: BTreeMap<String, String>,
+    /// How often a task was done, by its first id, and its payload.
+    done: BTreeMap<String, (usize, String)>,
+    /// Payload and reason of the dead letters, by their first ids.
+    dead: BTreeMap<String, (String, String)>,
+    /// How many consumers were killed with a task in their hands.
+    killed_at_work: usize,
+}
+
+impl Ledger {
+    /// Reads what a consumer wrote down until it died.
+    fn read_notes(&mut self, notes: &Path) {
+        let mut in_hand = false;
+        let notes = fs::read_to_string(notes).expect("read notes");
+        for line in notes.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            let [what, original, payload] = words[..] else { panic!("half a note: {line}") };
+            in_hand = what == "took" && Kind::of(payload) != Kind::Poison;
+            if what == "done" {
+                let done = self.done.entry(original.into()).or_insert((0, payload.into()));
+                done.0 += 1;
+                assert_eq!(done.1, payload, "two tasks with one id");
+            }
+        }
+        self.killed_at_work += usize::from(in_hand);
+    }
+
+    #[track_caller]
+    fn read_dead(&mut self, control: &mut Client) {
+        for letter in control.run("XRANGE dead:{tasks} - +").items() {
+            let fields = &letter.items()[1];
+            let [payload, reason, original] =
+                ["payload", "reason", "original_id"].map(|name| fields.get(name).as_str());
+            let before = self.dead.insert(original.into(), (payload.into(), reason.into()));
+            assert_eq!(before, None, "{original} is dead twice");
+        }
+    }
+
+    fn is_ended(&self, id: &str) -> bool {
+        self.done.contains_key(id) || self.dead.contains_key(id)
+    }
+
+    /// Nothing is lost; what must be dead is; little else is. `unique`: every payload is one task.
+    #[track_caller]
+    fn check(&self, unique: bool) {
+        let lost = self.published.values().filter(|id| !self.is_ended(id));
+        let lost: Vec<_> = lost.collect();
+        let times: usize = self.done.values().map(|(times, _)| times).sum();
+        println!(
+            "published={} done={} dead={} duplicated={} lost={}",
+            self.published.len(),
+            self.done.len(),
+            self.dead.len(),
+            times - self.done.len(),
+            lost.len(),
+        );
+        assert_eq!(lost.len(), 0, "{lost:?}");
+
+        let done = self.done.iter().map(|(id, (_, payload))| (id, payload));
+        let dead = self.dead.iter().map(|(id, (payload, _))| (id, payload));
+        for (id, payload) in done.chain(dead) {
+            let told = self.published.get(payload);
+            assert!(told.is_some(), "nobody was told that {payload} is published");
+            assert!(!unique || told == Some(id), "{payload} is two tasks: {told:?} {id}");
+        }
+
+        let mut ends: BTreeMap<Kind, (usize, usize)> = BTreeMap::new();
+        for (payload, id) in &self.published {
+            let kind = Kind::of(payload);
+            let ends = ends.entry(kind).or_default();
+            ends.0 += usize::from(self.done.contains_key(id));
+            ends.1 += usize::from(self.dead.contains_key(id));
+            let reason = self.dead.get(id).map(|(_, reason)| reason.as_str());
+            match kind {
+                Kind::Poison => assert_eq!(reason, Some("lease expired"), "{payload}"),
+                Kind::Bad => assert!(matches!(reason, Some("bad" | "lease expired")), "{payload}"),
+                Kind::Flaky => assert!(matches!(reason, None | Some("failed" | "lease expired"))),
+                _ => assert!(matches!(reason, None | Some("lease expired")), "{reason:?}"),
+            }
+        }
+        // What can be done is, but for those whose consumers were killed again and again.
+        for (kind, (done, dead)) in ends {
+            assert!(done + dead > 0, "no {kind:?}");
+            if !matches!(kind, Kind::Bad | Kind::Poison) {
+                assert!(dead * 5 <= done + 5, "{kind:?}: {done} done, {dead} dead");
+            }
+        }
+    }
+}
+
+/// Producers publish and consumers work, while consumers are killed at random and, now and then, the
+/// server is struck. Then everything is left to end, and written into the ledger.
+///
+/// `master` tells where the master is; `strike` is the blow, after which there is a master again.
+#[track_caller]
+fn chaos<S>(
+    servers: &mut S,
+    is_replicated: bool,
+    master: impl Fn(&S) -> &Server,
+    strike: impl Fn(&mut S, &Place),
+) -> Ledger {
+    const PRODUCERS: usize = 3;
+    const STRIKES: usize = 3;
+    let dir: TempDir = tempfile::tempdir().expect("a directory");
+    let place = Place(dir.path().into());
+    place.tell(master(servers));
+    let mut control = master(servers).client();
+    let policy = format!("LEASE {LEASE} TRIES {TRIES} BACKOFF 10 100 LIMIT {LIMIT}");
+    assert_eq!(control.run(format!("TASK.POLICY tasks {policy}")), ok());
+    if is_replicated {
+        // A replica needs some time until it follows.
+        eventually(SOON, "the replica has the policy", || control.run("WAIT 1 500") == int(1));
+    }
+
+    let seconds = std::env::var("CORRAL_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let (mut ledger, mut strikes) = (Ledger::default(), 0);
+    let mut random = Random::new(now_ms().unsigned_abs());
+    let mut consumers = Consumers::new(&place);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
+        let producers: Vec<_> = (0..PRODUCERS)
+            .map(|name| Producer::new(&place, name, is_replicated))
+            .map(|producer| scope.spawn(|| producer.run(&stop)))
+            .collect();
+        let mut next_strike = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < end || strikes < STRIKES {
+            assert!(Instant::now() < end + DRAIN, "not done in time");
+            consumers.tend();
+            if Instant::now() > next_strike {
+                strike(servers, &place);
+                strikes += 1;
+                next_strike =
+                    Instant::now() + Duration::from_millis(700 + random.below(1500) as u64);
+            }
+            thread::sleep(Duration::from_millis(random.below(150) as u64));
+            consumers.kill(&mut random);
+        }
+        stop.store(true, SeqCst);
+        for producer in producers {
+            ledger.published.extend(producer.join().expect("a producer failed"));
+        }
+    });
+
+    let mut control = master(servers).client();
+    let end = Instant::now() + DRAIN;
+    loop {
+        consumers.tend();
+        let info = control.run("TASK.INFO tasks");
+        if (info.get("length"), info.get("delayed")) == (&int(0), &int(0)) {
+            break;
+        }
+        assert!(Instant::now() < end, "something is left: {info:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (started, killed) = (consumers.started, consumers.killed);
+    drop(consumers);
+    for file in fs::read_dir(&place.0).expect("read the directory") {
+        let file = file.expect("a file").path();
+        if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("consumer-")) {
+            ledger.read_notes(&file);
+        }
+    }
+    ledger.read_dead(&mut control);
+    let at_work = ledger.killed_at_work;
+    println!("killed: {strikes} servers, {killed} consumers, {started} started, {at_work} at work");
+    assert_eq!(control.info("corral", "corral_panics").as_deref(), Some("0"));
+    let groups = control.run("TASK.INFO tasks");
+    assert_eq!(groups.get("groups").items()[0].get("leased"), &int(0), "{groups:?}");
+    ledger
+}
+
+#[test]
+fn nothing_is_lost_when_consumers_and_the_server_are_killed() {
+    let mut server = Server::builder().aof(true).start();
+    let ledger = chaos(
+        &mut server,
+        false,
+        |server| server,
+        |server, _| {
+            server.kill9();
+            server.restart();
+        },
+    );
+    ledger.check(true);
+    assert!(ledger.killed_at_work >= 10, "{} consumers were killed at work", ledger.killed_at_work);
+}
+
+/// A master and its replica.
+struct Pair {
+    master: Server,
+    replica: Server,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let master = Server::start();
+        let replica = Server::builder().replica_of(&master).start();
+        Self { master, replica }
+    }
+
+    /// The replica loses its master, and what that does from now on. Then the master is gone, the
+    /// replica takes its place, and gets a replica of its own.
+    fn fail_over(&mut self, place: &Place) {
+        assert_eq!(self.replica.client().run("REPLICAOF NO ONE"), ok());
+        thread::sleep(Duration::from_millis(50));
+        self.master.kill9();
+        place.tell(&self.replica);
+        let replica = Server::builder().replica_of(&self.replica).start();
+        self.master = std::mem::replace(&mut self.replica, replica);
+    }
+}
+
+#[test]
+fn what_a_replica_has_confirmed_is_not_lost_when_it_takes_over() {
+    let mut pair = Pair::start();
+    let ledger = chaos(&mut pair, true, |pair| &pair.master, Pair::fail_over);
+    ledger.check(false);
+    assert!(ledger.killed_at_work >= 10, "{} consumers were killed at work", ledger.killed_at_work);
+}
+
+#[test]
+fn a_publish_sent_again_is_confirmed_by_no_replica_that_has_not_got_the_first() {
+    let pair = Pair::start();
+    let publish = "TASK.PUBLISH tasks payload UNIQUE order-1 60000";
+    pair.replica.pause();
+    let id = pair.master.client().run(publish);
+    // The connection broke before WAIT was sent. What the new one publishes was there already.
+    let mut again = pair.master.client();
+    assert_eq!(again.run(publish), id);
+    assert_eq!(again.run("WAIT 1 100"), int(0));
+    pair.replica.resume();
+    assert_eq!(again.run("WAIT 1 5000"), int(1));
+    assert_eq!(pair.replica.client().run("GET unique5:{tasks}:order-1"), id);
+}
