@@ -1,8 +1,12 @@
-//! How long a client that waits is kept waiting once there is something for it.
+//! How long a client that waits is kept waiting once there is something for it, and how late the
+//! machine is by itself.
 
 use crate::measure::{Effort, Lab, quantile};
 use crate::wire::{Connection, Requests, encoded};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often each contender wakes its client in a round.
 const WAKES: usize = 200;
@@ -54,9 +58,9 @@ pub fn race(race: &Race, effort: Effort) -> Vec<Latency> {
             }
         }
     }
-    let summary = |(runner, mut times): (Runner, Vec<f64>)| {
-        times.sort_by(f64::total_cmp);
-        Latency { label: runner.label, p50: quantile(&times, 0.5), p99: quantile(&times, 0.99) }
+    let summary = |(runner, times): (Runner, Vec<f64>)| {
+        let [p50, p99, _] = tail(times);
+        Latency { label: runner.label, p50, p99 }
     };
     runners.into_iter().map(summary).collect()
 }
@@ -73,5 +77,58 @@ fn wake(lab: &mut Lab, waiter: &mut Connection, runner: &Runner) -> f64 {
     waiter.expect("");
     let time = start.elapsed();
     waker.expect("");
+    micros(time)
+}
+
+/// Half of the times are at most the first, 99 of 100 at most the second, all at most the third.
+pub fn tail(mut times: Vec<f64>) -> [f64; 3] {
+    times.sort_by(f64::total_cmp);
+    [0.5, 0.99, 1.0].map(|part| quantile(&times, part))
+}
+
+/// A thread that does nothing but sleep, a millisecond at a time: nobody on this machine can be
+/// expected to be in time more often than this thread is.
+pub struct Sleeper {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<f64>>,
+}
+
+impl Sleeper {
+    /// Begins to sleep.
+    pub fn start() -> Self {
+        const NAP: Duration = Duration::from_millis(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut late = Vec::new();
+            while late.is_empty() || !stopped.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                std::thread::sleep(NAP);
+                late.push(micros(start.elapsed().saturating_sub(NAP)));
+            }
+            late
+        });
+        Self { stop, thread }
+    }
+
+    /// How late it woke up, in microseconds, as [`tail`] tells it.
+    pub fn stop(self) -> [f64; 3] {
+        self.stop.store(true, Ordering::Relaxed);
+        tail(self.thread.join().expect("the sleeper wakes up"))
+    }
+}
+
+/// A time in microseconds.
+pub fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1000.0
+}
+
+/// The time in microseconds since 1970.
+pub fn now_us() -> f64 {
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970"))
+}
+
+/// Microseconds, as milliseconds.
+pub fn millis(micros: f64) -> String {
+    format!("{:.2} ms", micros / 1000.0)
 }

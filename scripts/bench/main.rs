@@ -10,6 +10,7 @@ mod cases;
 mod crowd;
 mod latency;
 mod measure;
+mod swarm;
 mod wire;
 
 use latency::race;
@@ -23,6 +24,9 @@ Compares the commands of Corral with native commands and Lua scripts.
   --rounds N     how often each of those that are compared has its turn (default 15)
   --commands N   how many commands it sends in a turn (default 10000)
   --pipeline N   how many of them it sends at once on each connection (default 16)
+  --tasks N      how many tasks there are where it is their number that matters (default 1000000;
+                 10000000 takes some 4 GB and several minutes)
+  --quick        a first impression: --rounds 5 --commands 2000 --tasks 50000
   --only NAME    only what has NAME in its name; can be given several times
   --server PATH  the server (default: the environment's SERVER, or redis-server)
   --markdown     print the tables in markdown
@@ -39,7 +43,11 @@ struct Options {
 }
 
 fn main() {
-    let options = match options(std::env::args().skip(1)) {
+    let words: Vec<_> = std::env::args().collect();
+    if let Some(orders) = words.iter().position(|word| word == cases::VICTIM) {
+        return cases::be_victim(&words[orders + 1..]);
+    }
+    let options = match options(words.into_iter().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => return println!("{USAGE}"),
         Err(problem) => {
@@ -93,7 +101,7 @@ fn main() {
         println!();
         let mut table = Table::new(study.columns, options.markdown);
         table.progress(study.name);
-        for row in (study.run)() {
+        for row in (study.run)(options.effort) {
             missed += row.iter().filter(|cell| cell.ends_with(cases::MISSED)).count();
             table.row(&row);
         }
@@ -106,7 +114,7 @@ fn main() {
 
 fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
     let mut options = Options {
-        effort: Effort { rounds: 15, commands: 10_000, pipeline: 16 },
+        effort: Effort { rounds: 15, commands: 10_000, pipeline: 16, tasks: 1_000_000 },
         only: Vec::new(),
         server: None,
         markdown: false,
@@ -119,6 +127,11 @@ fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String
             "--rounds" => options.effort.rounds = number(&value()?, 1)?,
             "--commands" => options.effort.commands = number(&value()?, 100)?,
             "--pipeline" => options.effort.pipeline = number(&value()?, 1)?,
+            "--tasks" => options.effort.tasks = number(&value()?, 1000)?,
+            "--quick" => {
+                let effort = &mut options.effort;
+                (effort.rounds, effort.commands, effort.tasks) = (5, 2000, 50_000);
+            }
             "--only" => options.only.push(value()?.to_lowercase()),
             "--server" => options.server = Some(value()?),
             "--markdown" => options.markdown = true,

@@ -33,6 +33,8 @@ pub struct Effort {
     pub commands: usize,
     /// How many of them are sent at once on a connection.
     pub pipeline: usize,
+    /// How many tasks there are where it is their number that matters.
+    pub tasks: usize,
 }
 
 /// A comparison: the first contender with each of the others.
@@ -102,7 +104,7 @@ pub struct Lab {
     pub client: Client,
     /// The connections that send what is measured.
     pub connections: Vec<Connection>,
-    clock: PathBuf,
+    clock: Clock,
 }
 
 impl Lab {
@@ -113,7 +115,7 @@ impl Lab {
             effort,
             client: server.client(),
             connections: (0..CONNECTIONS).map(|_| Connection::to(server.addr(), ROOM)).collect(),
-            clock: format!("/proc/{0}/task/{0}/schedstat", server.pid()).into(),
+            clock: Clock::of(&server),
             server,
         };
         let mut others = Requests::expecting(&["+OK"]);
@@ -140,25 +142,35 @@ impl Lab {
         String::from_utf8_lossy(digest.bytes()).into_owned()
     }
 
-    /// The processor time that the server's main thread has used.
-    fn cpu(&self) -> Duration {
+    fn sample(&mut self, contender: &mut Contender) -> Sample {
+        (contender.before)(self);
+        let (cpu, wall) = (self.clock.now(), Instant::now());
+        let operations = (contender.turn)(self);
+        let wall = wall.elapsed();
+        let cpu = self.clock.now() - cpu;
+        let each = |time: Duration| time.as_nanos() as f64 / operations as f64;
+        Sample { cpu: each(cpu), wall: each(wall) }
+    }
+}
+
+/// Tells the processor time that a server's main thread has used.
+pub struct Clock(PathBuf);
+
+impl Clock {
+    /// The clock of a server.
+    pub fn of(server: &Server) -> Self {
+        Self(format!("/proc/{0}/task/{0}/schedstat", server.pid()).into())
+    }
+
+    /// The time so far.
+    pub fn now(&self) -> Duration {
         // The kernel brings the figure up to date when the thread goes to sleep, just after the
         // last reply.
         std::thread::sleep(Duration::from_micros(200));
-        let text = fs::read_to_string(&self.clock)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.clock.display()));
+        let text = fs::read_to_string(&self.0)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.0.display()));
         let used = text.split(' ').next().and_then(|text| text.parse().ok());
         Duration::from_nanos(used.unwrap_or_else(|| panic!("no processor time in {text:?}")))
-    }
-
-    fn sample(&mut self, contender: &mut Contender) -> Sample {
-        (contender.before)(self);
-        let (cpu, wall) = (self.cpu(), Instant::now());
-        let operations = (contender.turn)(self);
-        let wall = wall.elapsed();
-        let cpu = self.cpu() - cpu;
-        let each = |time: Duration| time.as_nanos() as f64 / operations as f64;
-        Sample { cpu: each(cpu), wall: each(wall) }
     }
 }
 
@@ -222,7 +234,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    /// That of some values.
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         Self {
             low: quantile(&values, 0.25),

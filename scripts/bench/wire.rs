@@ -168,6 +168,22 @@ fn reply_length(bytes: &[u8]) -> Option<usize> {
     (at <= bytes.len()).then_some(at)
 }
 
+/// The bulk strings of a reply in their order, whatever arrays they stand in.
+pub fn bulks(reply: &[u8]) -> Vec<&[u8]> {
+    let (mut found, mut rest) = (Vec::new(), reply);
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let (line, after) = rest.split_at(end + 1);
+        rest = after;
+        if let Some(length) = line.strip_prefix(b"$")
+            && let Ok(length) = String::from_utf8_lossy(length).trim().parse::<usize>()
+        {
+            found.push(&after[..length]);
+            rest = &after[length + 2..];
+        }
+    }
+    found
+}
+
 /// A command that is sent on its own.
 pub fn encoded(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = Vec::new();

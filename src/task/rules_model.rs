@@ -172,12 +172,13 @@ enum Step {
     Extend {
         group: Group,
         nth: usize,
-        owner: bool,
+        /// If it is not the one that has it.
+        by: Option<Consumer>,
     },
     Nack {
         group: Group,
         nth: usize,
-        owner: bool,
+        by: Option<Consumer>,
         failure: Failure,
         delay: Option<i64>,
         random: u64,
@@ -552,13 +553,24 @@ impl World {
         leases.get(nth % leases.len().max(1)).copied()
     }
 
+    /// The same, if this consumer has it.
+    fn leased_to(
+        &self,
+        consumer: Option<Consumer>,
+        group: Group,
+        nth: usize,
+    ) -> Option<(Priority, EntryId, Lease, Entry)> {
+        let lease = self.leased(group, nth)?;
+        consumer.is_none_or(|consumer| consumer == lease.2.consumer).then_some(lease)
+    }
+
     /// The `nth` entry of all streams.
     fn entry(&self, nth: usize) -> Option<(Priority, EntryId, Entry)> {
         let number: usize = self.streams.values().map(|stream| stream.entries.len()).sum();
-        let entries = self.streams.iter().flat_map(|(priority, stream)| {
+        let mut entries = self.streams.iter().flat_map(|(priority, stream)| {
             stream.entries.iter().map(|(id, entry)| (*priority, *id, *entry))
         });
-        entries.skip(nth % number.max(1)).next()
+        entries.nth(nth % number.max(1))
     }
 
     fn nack(
@@ -643,7 +655,7 @@ impl World {
         };
         self.tries = self.tries.zip(change.tries).map(|(a, b)| a.max(b));
         self.kept |= change.keep;
-        for memory in &mut self.memory {
+        if let Some(memory) = &mut self.memory {
             for group in memory.groups.values_mut() {
                 (group.sweep, group.seen) = (Sweep::first(), None);
             }
@@ -654,14 +666,11 @@ impl World {
     fn second_group(&mut self) {
         self.groups = 2;
         self.queue().groups.insert(1, Reader::default());
-        let tasks = self.tasks.len();
-        let found = self.found();
-        for task in 0..tasks {
-            let told = match found[1][task] {
-                Some((_, tried, priority)) => Told { done: false, tried, counted: false, priority },
-                None => Told { done: true, ..self.tasks[task].told[0] },
-            };
-            self.tasks[task].told.push(told);
+        let found = self.found().pop().unwrap();
+        for (found, task) in found.into_iter().zip(&mut self.tasks) {
+            let (done, first) = (found.is_none(), task.told[0]);
+            let (_, tried, priority) = found.unwrap_or((State::Done, 0, first.priority));
+            task.told.push(Told { done, tried, counted: false, priority });
         }
     }
 
@@ -721,18 +730,18 @@ impl World {
                 }
                 may
             }
-            Step::Extend { group, nth, owner } => {
+            Step::Extend { group, nth, by } => {
                 let (group, now) = (group % self.groups, self.now);
-                if owner && let Some((priority, id, _, _)) = self.leased(group, nth) {
+                if let Some((priority, id, ..)) = self.leased_to(by, group, nth) {
                     let reader = self.stream(priority).groups.get_mut(&group).unwrap();
                     reader.pending.get_mut(&id).unwrap().since = now;
                     self.begun(group, priority, id, now);
                 }
                 Vec::new()
             }
-            Step::Nack { group, nth, owner, failure, delay, random } => {
+            Step::Nack { group, nth, by, failure, delay, random } => {
                 let group = group % self.groups;
-                match self.leased(group, nth).filter(|_| owner) {
+                match self.leased_to(by, group, nth) {
                     Some(lease) => vec![self.nack(group, lease, failure, delay, random)],
                     None => Vec::new(),
                 }
@@ -1021,7 +1030,7 @@ impl World {
         self.dead.iter().for_each(|(_, entry)| original(entry, None));
 
         // What is remembered hides nothing.
-        for memory in &self.memory {
+        if let Some(memory) = &self.memory {
             self.check_memory(memory);
         }
         let state = |found: &Option<(State, _, _)>| found.map_or(State::Done, |(state, ..)| state);
@@ -1244,7 +1253,7 @@ fn step() -> impl Strategy<Value = Step> {
     let many = || prop_oneof![30 => 1..5usize, 1 => 100..300usize];
     let priority = || prop_oneof![2 => Just(0u64), 1 => 0..10u64, 1 => 4..6u64];
     let delay = || prop_oneof![3 => Just(0i64), 1 => 1..3_000i64];
-    let owner = || prop_oneof![9 => Just(true), 1 => Just(false)];
+    let by = || prop_oneof![4 => Just(None), 1 => (0..3u8).prop_map(Some)];
     let failure = || {
         prop_oneof![
             Just(Failure::Silent),
@@ -1272,11 +1281,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(group, consumer, count)| Step::Consume { group, consumer, count }),
         6 => (group.clone(), nth, many())
             .prop_map(|(group, nth, many)| Step::Ack { group, nth, many }),
-        2 => (group.clone(), nth, owner())
-            .prop_map(|(group, nth, owner)| Step::Extend { group, nth, owner }),
-        10 => (group.clone(), nth, owner(), failure(), prop::option::of(delay()), any::<u64>())
-            .prop_map(|(group, nth, owner, failure, delay, random)| {
-                Step::Nack { group, nth, owner, failure, delay, random }
+        2 => (group.clone(), nth, by())
+            .prop_map(|(group, nth, by)| Step::Extend { group, nth, by }),
+        10 => (group.clone(), nth, by(), failure(), prop::option::of(delay()), any::<u64>())
+            .prop_map(|(group, nth, by, failure, delay, random)| {
+                Step::Nack { group, nth, by, failure, delay, random }
             }),
         2 => (group.clone(), nth, 0..4i64)
             .prop_map(|(group, nth, most)| Step::Retry { group, nth, most }),
@@ -1477,7 +1486,6 @@ proptest! {
             world.consume(0, 0, 1);
             world.now = world.at(every);
         }
-        world.policy.lease = Some(Millis(lease));
         let leased = |world: &World, since| {
             let pending = world.streams.values().flat_map(|stream| &stream.groups[&0].pending);
             pending.filter(|(_, lease)| lease.since == since).count()
@@ -1490,8 +1498,11 @@ proptest! {
         (0..number).for_each(|task| world.tasks[task + 1].told[0].tried += 1);
         world.check();
         assert_eq!(leased(&world, taken), number + 1);
+        world.policy.lease = Some(Millis(lease));
         if restart {
             world.memory = None;
+        }
+        if restart || at_first_without_lease {
             world.now = world.at(lease);
             for _ in 0..=(number + 1).div_ceil(page) {
                 world.consume(0, 0, 1_000);

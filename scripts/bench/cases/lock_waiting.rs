@@ -1,17 +1,16 @@
 //! Clients that wait for a lock: LOCK.ACQUIRE BLOCK beside what lock libraries do.
 
-use super::{Study, verdict};
+use super::{Study, named_once, verdict};
 use crate::Column;
+use crate::latency::{Sleeper, micros, millis, now_us};
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args, eventually};
+use crate::swarm::{Event, Swarm};
 use crate::wire::{Connection, encoded};
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::io;
-use std::os::fd::AsRawFd;
+use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// The cases.
 pub const CASES: &[Case] = &[Case {
@@ -31,7 +30,7 @@ pub const STUDIES: &[Study] = &[
             Column("hand-overs", 10, true),
             Column("bar", 21, true),
         ],
-        run: latency,
+        run: |_| latency(),
     },
     Study {
         name: "workers share a lock",
@@ -44,7 +43,7 @@ pub const STUDIES: &[Study] = &[
             Column("min/max", 7, true),
             Column("bar", 14, true),
         ],
-        run: fairness,
+        run: |_| fairness(),
     },
     Study {
         name: "a lock's lease ends",
@@ -58,7 +57,7 @@ pub const STUDIES: &[Study] = &[
             Column("bar (max)", 15, true),
             Column("a sleeper", 9, true),
         ],
-        run: expiry,
+        run: |_| expiry(),
     },
 ];
 
@@ -73,7 +72,7 @@ const RELEASE_AND_SIGNAL: &str = "if redis.call('get', KEYS[1]) ~= ARGV[1] then 
 /// How long a lease lasts that nobody means to outlive.
 const LEASE_MS: u64 = 30_000;
 
-/// How often redis-py asks.
+/// How often redis-py asks for a lock, and many another client for whatever it waits for.
 pub const EVERY: Duration = Duration::from_millis(100);
 
 /// How a lock is waited for.
@@ -232,7 +231,7 @@ fn expiry() -> Vec<Vec<String>> {
             };
             (0..LOCKS).for_each(|member| hold(&mut workers, &mut deadlines, member));
             let end = Instant::now() + FOR;
-            let sleeper = std::thread::spawn(move || oversleeps(end));
+            let sleeper = Sleeper::start();
             while let Some(news) = workers.next(end) {
                 match news {
                     News::Granted(member) => {
@@ -261,25 +260,12 @@ fn expiry() -> Vec<Vec<String>> {
                 millis(most),
                 late.len().to_string(),
                 bar.unwrap_or_default(),
-                millis(sleeper.join().expect("the sleeper wakes up")),
+                millis(sleeper.stop()[2]),
             ]
         });
         rows.extend(named_once(of_size.into()));
     }
     rows
-}
-
-/// How late the machine wakes a thread that does nothing but sleep, at most, in microseconds: nobody
-/// can be expected to be earlier than that.
-fn oversleeps(end: Instant) -> f64 {
-    const NAP: Duration = Duration::from_millis(1);
-    let mut most = Duration::ZERO;
-    while Instant::now() < end {
-        let start = Instant::now();
-        std::thread::sleep(NAP);
-        most = most.max(start.elapsed().saturating_sub(NAP));
-    }
-    micros(most)
 }
 
 /// Lines of different lengths, in front of a lock each, all there at the same time. The same number
@@ -463,120 +449,4 @@ impl Workers {
             }
         }
     }
-}
-
-/// Clients that one thread serves. Each has at most one command on its way.
-pub struct Swarm {
-    /// How many commands were sent.
-    pub sent: usize,
-    members: Vec<Connection>,
-    polled: Vec<libc::pollfd>,
-    ready: VecDeque<usize>,
-    alarms: BinaryHeap<Reverse<(Instant, usize)>>,
-}
-
-/// What happens to a member of a swarm.
-pub enum Event {
-    /// There is a reply, which must be taken.
-    Reply(usize),
-    /// It has slept enough.
-    Alarm(usize),
-}
-
-impl Swarm {
-    /// Connects `size` clients.
-    pub fn new(server: &Server, size: usize) -> Self {
-        drop(server.clients(0));
-        let mut members = Vec::with_capacity(size);
-        for _ in 0..size {
-            let mut member = Connection::to(server.addr(), 1024);
-            member.send(&encoded(&["PING"]));
-            member.expect("+PONG");
-            members.push(member);
-        }
-        let polled = members.iter().map(|member| libc::pollfd {
-            fd: member.stream.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        });
-        Self {
-            sent: 0,
-            polled: polled.collect(),
-            members,
-            ready: VecDeque::new(),
-            alarms: BinaryHeap::new(),
-        }
-    }
-
-    /// Sends a command.
-    pub fn send(&mut self, member: usize, command: &[u8]) {
-        self.sent += 1;
-        self.members[member].send(command);
-    }
-
-    /// Takes the reply that is there.
-    pub fn reply<T>(&mut self, member: usize, look: impl FnOnce(&[u8]) -> T) -> T {
-        self.members[member].reply(|reply| {
-            assert!(!reply.starts_with(b"-"), "the server: {}", reply.escape_ascii());
-            look(reply)
-        })
-    }
-
-    /// Lets a member sleep.
-    pub fn sleep(&mut self, member: usize, time: Duration) {
-        self.alarms.push(Reverse((Instant::now() + time, member)));
-    }
-
-    /// What happens next, if it happens before the `end`.
-    pub fn next(&mut self, end: Instant) -> Option<Event> {
-        loop {
-            if let Some(member) = self.ready.pop_front() {
-                return Some(Event::Reply(member));
-            }
-            let now = Instant::now();
-            let wake = match self.alarms.peek() {
-                Some(Reverse((at, _))) => end.min(*at),
-                None => end,
-            };
-            if now >= end {
-                return None;
-            }
-            if now >= wake {
-                return self.alarms.pop().map(|Reverse((_, member))| Event::Alarm(member));
-            }
-            self.poll(wake - now);
-        }
-    }
-
-    fn poll(&mut self, patience: Duration) {
-        let patience = libc::timespec {
-            tv_sec: patience.as_secs() as libc::time_t,
-            tv_nsec: patience.subsec_nanos().into(),
-        };
-        let (polled, count) = (self.polled.as_mut_ptr(), self.polled.len() as libc::nfds_t);
-        // SAFETY: there are as many entries, whose descriptors are open, and a null mask is allowed.
-        let result = unsafe { libc::ppoll(polled, count, &raw const patience, std::ptr::null()) };
-        assert!(result >= 0, "poll: {}", io::Error::last_os_error());
-        let ready = self.polled.iter().enumerate().filter(|(_, polled)| polled.revents != 0);
-        self.ready.extend(ready.map(|(member, _)| member));
-    }
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_nanos() as f64 / 1000.0
-}
-
-fn now_us() -> f64 {
-    micros(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970"))
-}
-
-/// Microseconds, as milliseconds.
-pub fn millis(micros: f64) -> String {
-    format!("{:.2} ms", micros / 1000.0)
-}
-
-/// Leaves the name of what is compared in the first row only.
-pub fn named_once(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    rows.iter_mut().skip(1).for_each(|row| row[0].clear());
-    rows
 }

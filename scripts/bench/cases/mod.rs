@@ -8,9 +8,11 @@ pub mod lock_waiting;
 pub mod stampede;
 pub mod task;
 
+pub use task::punctual::{VICTIM, be_victim};
+
 use crate::Column;
 use crate::latency::Race;
-use crate::measure::{Case, Lab};
+use crate::measure::{Case, Effort, Lab};
 use crate::wire::Requests;
 
 /// Every case, in the order of the table.
@@ -20,7 +22,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         stampede::CASES,
         lock::CASES,
         lock_waiting::CASES,
-        task::CASES,
+        task::publish::CASES,
+        task::consume::CASES,
+        task::finish::CASES,
+        task::waiting::CASES,
         bystander::CASES,
     ];
     cases.into_iter().flatten()
@@ -28,7 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
 
 /// Every race, in the order of the table.
 pub fn races() -> impl Iterator<Item = &'static Race> {
-    task::RACES.iter()
+    task::waiting::RACES.iter()
 }
 
 /// What needs a table of its own.
@@ -38,12 +43,19 @@ pub struct Study {
     /// The columns of its table.
     pub columns: &'static [Column],
     /// Makes the rows of its table. A cell that ends in [`MISSED`] tells of a goal that was not met.
-    pub run: fn() -> Vec<Vec<String>>,
+    pub run: fn(Effort) -> Vec<Vec<String>>,
 }
 
 /// Every study, in the order of their tables.
 pub fn studies() -> impl Iterator<Item = &'static Study> {
-    lock_waiting::STUDIES.iter().chain(stampede::STUDIES)
+    let studies = [
+        lock_waiting::STUDIES,
+        stampede::STUDIES,
+        task::cycle::STUDIES,
+        task::punctual::STUDIES,
+        task::large::STUDIES,
+    ];
+    studies.into_iter().flatten()
 }
 
 /// How the cell of a goal ends that was not met.
@@ -52,6 +64,12 @@ pub const MISSED: &str = "MISSED";
 /// The cell of a goal.
 fn verdict(goal: &str, met: bool) -> String {
     format!("{goal} {}", if met { "ok" } else { MISSED })
+}
+
+/// Leaves the name of what is compared in the first row only.
+fn named_once(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.iter_mut().skip(1).for_each(|row| row[0].clear());
+    rows
 }
 
 /// How many names there are where a name can be used again.

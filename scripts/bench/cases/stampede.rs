@@ -1,11 +1,13 @@
 //! CACHE.FETCH and what goes with it: the price of a read, and many clients that miss a value at the
 //! same time, beside what clients do about that on their own.
 
-use super::lock_waiting::{EVERY, Event, Swarm, millis, named_once};
-use super::{NAMES, Study, cycling, each, once, shuffled, verdict};
+use super::lock_waiting::EVERY;
+use super::{NAMES, Study, cycling, each, named_once, once, shuffled, verdict};
 use crate::Column;
+use crate::latency::millis;
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args};
+use crate::swarm::{Event, Swarm};
 use crate::wire::encoded;
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,7 @@ pub const STUDIES: &[Study] = &[
             Column("last answer", 11, true),
             Column("bar", 12, true),
         ],
-        run: stampedes,
+        run: |_| stampedes(),
     },
     Study {
         name: "a cached value expires, and again",
@@ -42,7 +44,7 @@ pub const STUDIES: &[Study] = &[
             Column("misses", 6, true),
             Column("bar", 8, true),
         ],
-        run: steady,
+        run: |_| steady(),
     },
 ];
 
