@@ -128,17 +128,18 @@ impl Command for Publish {
 impl Request<'_> {
     /// Adds the task, and serves whoever waits for it. The reply is its id.
     fn add<'s>(&self, server: &'s Server) -> Result<Reply<'s>, Error> {
-        let (queue, now) = (self.stream, server.now());
+        let queue = self.stream;
         let due = match self.when {
-            When::Now => now,
-            When::In(delay) => UnixMs(now.0.saturating_add(delay.0)),
-            When::At(due) => due,
+            When::Now => None,
+            When::In(delay) => Some(UnixMs(server.now().0.saturating_add(delay.0))),
+            When::At(due) => Some(due),
         };
+        let due = due.filter(|due| *due > server.now());
         // What is not added to the queue's own stream is refused all the same if that is none.
-        if due > now || self.priority > Priority::LOWEST {
+        if due.is_some() || self.priority > Priority::LOWEST {
             store::expect_stream(server, queue)?;
         }
-        if due > now {
+        if let Some(due) = due {
             let payload = Some(self.fields.payload.bytes());
             let task = Task { payload, retry_count: self.retry_count, ..Task::default() };
             let id = delayed::add(server, queue, self.priority, &task, due)?;
