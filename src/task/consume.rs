@@ -88,7 +88,7 @@ impl Command for Consume {
         if !others_wait {
             let desk =
                 ServerDesk { server, queue, group, consumer, if_missing: IfMissing::CreateAll };
-            match desk.serve_plain(count.arg, meta)? {
+            match desk.serve_plain(count, meta)? {
                 Plain::Reply(tasks) => return Ok(tasks),
                 Plain::Nothing => {}
                 Plain::LookCloser(mut tasks) => {

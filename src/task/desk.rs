@@ -5,10 +5,10 @@ use super::id::{EntryId, Priority};
 use super::memory::{self, Outlook, Priorities};
 use super::moves::{Leased, Obituary};
 use super::policy::Policy;
-use super::rules::{self, Batch, Desk, Oldest, Passed, Tried};
+use super::rules::{self, Batch, Desk, MOST_MOVES, Oldest, Passed, Tried};
 use super::store::{self, Entry, IfMissing, Pending, Read};
 use super::{DELIVERED, RECLAIMED, delayed, groups, line, sweep};
-use crate::args::Argument;
+use crate::args::{Argument, Parsed};
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, words};
@@ -135,15 +135,17 @@ impl<'a> ServerDesk<'a> {
         let mut pass =
             Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new(), trouble: None };
         let outcome = match memory::outlook(db, self.queue.bytes(), self.group.bytes(), now) {
-            Outlook::Plain => pass.read(Priority::LOWEST, count).and_then(|batch| {
-                if batch.skipped == 0 {
-                    return Ok(Passed { delivered: batch.delivered, ..Passed::default() });
-                }
-                // What comes behind the skipped may be for this group.
-                let rest = pass.run(count.saturating_sub(batch.delivered))?;
-                Ok(Passed { moved: rest.moved + batch.skipped, ..rest })
-            }),
-            Outlook::Mixed => pass.run(count),
+            Outlook::Plain if count <= MOST_MOVES => {
+                pass.read(Priority::LOWEST, count).and_then(|batch| {
+                    if batch.skipped == 0 {
+                        return Ok(Passed { delivered: batch.delivered, ..Passed::default() });
+                    }
+                    // What comes behind the skipped may be for this group.
+                    let rest = pass.run(count.saturating_sub(batch.delivered))?;
+                    Ok(Passed { moved: rest.moved + batch.skipped, ..rest })
+                })
+            }
+            _ => pass.run(count),
         };
         let tasks = pass.tasks;
         match (outcome, pass.trouble) {
@@ -158,13 +160,15 @@ impl<'a> ServerDesk<'a> {
     }
 
     /// Hands out up to `count` tasks, if there is nothing but new ones, without a copy of them.
-    pub fn serve_plain(&self, count: Str<'_>, meta: bool) -> Result<Plain<'a>, Error> {
+    pub fn serve_plain(&self, count: Parsed<Str<'_>, i64>, meta: bool) -> Result<Plain<'a>, Error> {
         let (now, db) = (self.server.now(), self.server.db());
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
-        if memory::outlook(db, queue, group, now) == Outlook::Mixed {
+        // What is skipped is bounded by looking closer.
+        let few = usize::try_from(count.value).is_ok_and(|count| count <= MOST_MOVES);
+        if !few || memory::outlook(db, queue, group, now) == Outlook::Mixed {
             return Ok(Plain::LookCloser(Vec::new()));
         }
-        let Some(found) = self.read_new(self.queue, count, Mode::WriteForward)? else {
+        let Some(found) = self.read_new(self.queue, count.arg, Mode::WriteForward)? else {
             return Ok(Plain::Nothing);
         };
         match self.keep(Priority::LOWEST, &found, now) {
@@ -202,69 +206,73 @@ impl<'a> ServerDesk<'a> {
         let Some(entries) = store::entries(found) else { return Kept::All(0) };
         let (db, queue, group) = (self.server.db(), self.queue.bytes(), self.group.bytes());
         let all = entries.len();
-        let (mut ids, mut kept, mut left) = (Vec::with_capacity(all), Vec::new(), Vec::new());
+        let (mut ids, mut kept) = (Vec::with_capacity(all), Vec::new());
+        let (mut misplaced, mut of_others) = (Vec::new(), Vec::new());
+        let mut gone = None;
         for entry in entries.elements() {
             let id = entry.at(0).and_then(|id| EntryId::parse(id.bytes()));
             let id = id.unwrap_or(EntryId::LAST);
-            let place = if !entry.at(1).is_none_or(|fields| self.is_for_us(fields)) {
-                Place::OfOthers
+            if !entry.at(1).is_none_or(|fields| self.is_for_us(fields, &mut gone)) {
+                of_others.push((id, text_of(entry)));
             } else if is_misplaced(priority, id) {
-                Place::Wrong
+                misplaced.push((id, entry));
             } else {
                 ids.push(id);
                 kept.push(entry);
-                continue;
-            };
-            left.push((id, entry, place));
+            }
         }
         memory::begun(db, queue, group, priority, ids.iter().copied(), now);
-        if left.is_empty() {
+        let skipped = all - kept.len();
+        if skipped == 0 {
             return Kept::All(all);
         }
         let tasks = kept.into_iter().map(Delivery::first).collect();
-        let skipped = left.len();
-        for (id, entry, place) in left {
-            let text = OwnedStr::new(entry.at(0).map_or(&[], Element::bytes));
+        // What is refused stays leased, and is tried again when that is over.
+        for (id, entry) in misplaced {
+            let text = text_of(entry);
             let leased =
                 Leased { queue: self.queue, priority, group: self.group, id: (id, text.borrow()) };
             let task = Task::of(entry.at(1).into_iter().flat_map(Element::pairs));
-            // What is refused stays leased, and is tried again when that is over.
-            let _ = match place {
-                Place::Wrong => leased.place_anew(self.server, task),
-                Place::OfOthers => leased.finish(self.server),
-            };
+            let _ = leased.place_anew(self.server, task);
+        }
+        if !of_others.is_empty() {
+            let ids: Vec<_> = of_others.iter().map(|(id, text)| (*id, text.borrow())).collect();
+            let _ = store::finish(self.server, self.queue, priority, self.group, &ids);
         }
         Kept::Some(tasks, skipped)
     }
 
     /// Whether the group gets an entry with these fields. What PUBLISH adds has three of them, and
     /// what is for one group only more than that. What is for a group that is gone is for all.
-    fn is_for_us(&self, fields: Element<'_>) -> bool {
+    /// Of the group that was asked about last, `last` remembers whether it is gone.
+    fn is_for_us(&self, fields: Element<'_>, last: &mut Option<(OwnedStr, bool)>) -> bool {
         const PUBLISHED: usize = 6;
         if fields.len() <= PUBLISHED {
             return true;
         }
-        Task::of(fields.pairs()).group.is_none_or(|group| {
-            let other = OwnedStr::new(group);
-            group == self.group.bytes()
-                || !groups::exists(self.server, self.queue, other.borrow()).unwrap_or(true)
-        })
+        let Some(group) = Task::of(fields.pairs()).group else { return true };
+        if group == self.group.bytes() {
+            return true;
+        }
+        if let Some((_, gone)) = last.as_ref().filter(|(name, _)| name.borrow().bytes() == group) {
+            return *gone;
+        }
+        let name = OwnedStr::new(group);
+        let exists = groups::exists(self.server, self.queue, name.borrow()).unwrap_or(true);
+        *last = Some((name, !exists));
+        !exists
     }
+}
+
+/// The id of an entry.
+fn text_of(entry: Element<'_>) -> OwnedStr {
+    OwnedStr::new(entry.at(0).map_or(&[], Element::bytes))
 }
 
 /// Whether an id points elsewhere than to the stream in which it is. In the queue's own stream
 /// other clients may add whatever id they like.
 fn is_misplaced(priority: Priority, id: EntryId) -> bool {
     priority > Priority::LOWEST && id.priority() != Some(priority)
-}
-
-/// Why a consumer does not get an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Its id points elsewhere.
-    Wrong,
-    /// It is for another group.
-    OfOthers,
 }
 
 /// One pass.

@@ -122,7 +122,7 @@ impl Sweep {
         const SELDOM: i64 = 600_000;
         let pause = lease.map_or(SELDOM, |lease| lease.0.clamp(1_000, 60_000));
         self.due = UnixMs(now.0.saturating_add(pause));
-        self.hurries = lease.is_none();
+        self.hurries = false;
         self.was_idle = lease.is_none();
     }
 }

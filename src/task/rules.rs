@@ -138,13 +138,13 @@ pub trait Desk {
 pub struct Passed {
     /// Tasks that the consumer gets.
     pub delivered: usize,
-    /// Tasks that were moved without being delivered.
+    /// Tasks that were promoted, reclaimed, buried or skipped.
     pub moved: usize,
     /// Whether the pass has moved as many as it may: there may be more.
     pub more: bool,
 }
 
-/// How many tasks one pass promotes, reclaims, buries and skips at least, if there are so many.
+/// How many tasks one pass reclaims, buries and skips at least, if there are so many.
 pub const MOVES: usize = 128;
 
 /// How many it moves at most, however many are asked for: the server has other clients.
@@ -178,7 +178,7 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
     let mut skips = bound.saturating_sub(passed.moved).max(1);
     for priority in Priority::ALL.into_iter().rev() {
         while passed.delivered < count && skips > 0 && desk.may_hold(priority) {
-            let wanted = count - passed.delivered;
+            let wanted = (count - passed.delivered).min(bound);
             let batch = desk.read(priority, wanted)?;
             passed.delivered += batch.delivered;
             passed.moved += batch.skipped;

@@ -57,7 +57,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Where an entry that is for this group, and in no other place, is.
+    /// What the entry is for this group; done if it is for another one.
     fn state(&self, group: Group, id: EntryId, entry: &Entry) -> State {
         let reader = self.groups.get(&group);
         if entry.group.is_some_and(|only| only != group) {
@@ -120,7 +120,8 @@ struct Told {
     done: bool,
     /// How often it was tried, as far as that counts.
     tried: i64,
-    /// Whether the tries count against TRIES: they are not those that a publisher told of.
+    /// Whether TRIES holds for the next delivery: not for the first one, whatever its publisher has
+    /// told of earlier tries, nor for the one after SILENT, which did not count.
     counted: bool,
     priority: Priority,
 }
@@ -536,7 +537,7 @@ impl World {
         passed
     }
 
-    /// The `nth` lease of a group whose entry is there, and where its id points.
+    /// The `nth` lease of a group of which the entry is there, and where its id points.
     fn leased(&self, group: Group, nth: usize) -> Option<(Priority, EntryId, Lease, Entry)> {
         let found = |lease: &(Priority, EntryId, Lease, Entry)| !is_misplaced(lease.0, lease.1);
         let leases: Vec<_> = self
@@ -708,6 +709,9 @@ impl World {
             Step::Consume { group, consumer, count } => {
                 let group = group % self.groups;
                 self.consume(group, consumer, count);
+                if self.policy.paused {
+                    return Vec::new();
+                }
                 let mine = |from, to| May(Some(group), None, from, to);
                 vec![
                     May(None, None, Delayed, Ready),
@@ -821,9 +825,10 @@ impl World {
                 let task = self.tasks.len();
                 let entry = Entry { task, retry_count: 0, original: None, group: None, order: 0 };
                 let last = self.stream(priority).last;
-                // As the server numbers.
-                let id = EntryId::next(Priority::LOWEST, last, self.now);
-                let id = self.add(priority, id, entry);
+                // As the server numbers: with the next id of this ms, or the first of the next one.
+                let last_here = last.filter(|last| last.ms() >= self.now.0.unsigned_abs());
+                let class = last_here.and_then(EntryId::priority).unwrap_or_default();
+                let id = self.add(priority, EntryId::next(class, last, self.now), entry);
                 self.published(id, priority, 0);
                 Vec::new()
             }

@@ -1,0 +1,26 @@
+// Tasks by BullMQ, with its default settings except for the time-out, if one is given.
+import { Queue, Worker } from 'bullmq';
+import { main, perform, port, queue as name, timeout } from './tasks.mjs';
+
+const connection = { port };
+
+async function publish(bodies) {
+  const queue = new Queue(name, { connection });
+  for (let start = 0; start < bodies.length; start += 1000) {
+    const some = bodies.slice(start, start + 1000);
+    await queue.addBulk(some.map((body) => ({ name: 'do', data: body })));
+  }
+}
+
+async function postpone(tasks) {
+  const queue = new Queue(name, { connection });
+  for (const [body, due] of tasks) await queue.add('do', body, { delay: due - Date.now() });
+}
+
+function work(concurrency) {
+  const times = timeout ? { lockDuration: timeout, stalledInterval: timeout } : {};
+  new Worker(name, (job) => perform(job.data), { connection, concurrency, ...times });
+  return new Promise(() => {});
+}
+
+await main({ publish, postpone, work });

@@ -1,0 +1,43 @@
+"""Tasks by Celery, with its default settings except for the time-out, if one is given."""
+import os
+import sys
+from datetime import datetime, timezone
+
+from celery import Celery
+from tasks import PORT, QUEUE, TIMEOUT, main, perform
+
+app = Celery("celery_peer", broker=f"redis://127.0.0.1:{PORT}/0")
+app.conf.task_default_queue = QUEUE
+if TIMEOUT:
+    # Without this a task counts as done before it begins, and a worker that is killed takes it along.
+    app.conf.task_acks_late = True
+    # And by default it looks for such tasks once in 100 seconds.
+    sweeps = {"unacked_restore_interval": TIMEOUT, "unacked_restore_throttle": 1}
+    app.conf.broker_transport_options = {"visibility_timeout": TIMEOUT, **sweeps}
+
+
+@app.task(name="do")
+def do(body):
+    perform(body)
+
+
+def publish(bodies):
+    with app.producer_or_acquire() as producer:
+        for body in bodies:
+            do.apply_async((body,), producer=producer)
+
+
+def postpone(tasks):
+    with app.producer_or_acquire() as producer:
+        for body, due in tasks:
+            do.apply_async((body,), producer=producer, eta=datetime.fromtimestamp(due, timezone.utc))
+
+
+def work(count):
+    arguments = ["-A", "celery_peer", "worker", "--concurrency", str(count), "--loglevel", "ERROR"]
+    name = ["--hostname", f"{QUEUE}-{os.getpid()}@peer"]
+    os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments, *name])
+
+
+if __name__ == "__main__":
+    main(publish, postpone, work)

@@ -1,0 +1,48 @@
+// What the tasks of all queues in Node do, and what all programs that publish them are told; as tasks.py.
+import { Redis } from 'ioredis';
+
+export const port = Number(process.env.PORT);
+export const queue = process.env.QUEUE;
+export const timeout = Number(process.env.TIMEOUT || 0) * 1000;
+export const store = new Redis(port);
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const now = () => performance.timeOrigin + performance.now();
+
+// Nothing, except in the few tasks that tell how it goes.
+export async function perform(body) {
+  const [word, rest] = body.split(' ');
+  if (word === 'mark') {
+    await store.set(`${queue}:${rest}`, now() / 1000);
+  } else if (word === 'due') {
+    await store.rpush(`${queue}:late`, now() - Number(rest));
+  } else if (word === 'hang') {
+    if ((await store.incr(`${queue}:runs`)) === 1) {
+      await store.set(`${queue}:worker`, process.pid);
+      await sleep(600_000);
+    }
+    await store.set(`${queue}:again`, now() / 1000);
+  }
+}
+
+// publish(bodies), postpone([[body, due in unix milliseconds], ...]), work(how many workers)
+export async function main({ publish, postpone, work }) {
+  const [what, number] = process.argv.slice(2);
+  const count = Number(number);
+  if (what === 'publish') {
+    const bodies = new Array(count).fill('noop');
+    bodies[Math.floor(count / 5)] = 'mark begin';
+    bodies[count - 1] = 'mark end';
+    await publish(bodies);
+  } else if (what === 'postpone') {
+    // Over 40 seconds, after the time that it takes to publish them.
+    const due = () => Math.round(now() + 5000 + Math.random() * 40_000);
+    const dues = Array.from({ length: count }, due);
+    await postpone(dues.map((due) => [`due ${due}`, due]));
+  } else if (what === 'hang') {
+    await publish(['hang']);
+  } else if (what === 'work') {
+    return work(count);
+  }
+  process.exit(0);
+}
