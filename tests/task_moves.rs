@@ -737,6 +737,85 @@ fn a_poison_task_dies_for_one_group_only() {
     assert!(revived.contains(&copy), "{revived:?}");
 }
 
+#[test]
+fn a_copy_for_a_group_that_is_gone_is_for_the_others() {
+    let server = Server::start();
+    let mut client = server.client();
+    for priority in [0, 3] {
+        for back in ["SILENT ID", "FAIL ID DELAY 0", "FAIL ID DELAY 1", "FATAL ID"] {
+            let id = leased_by_two(&mut client, priority);
+            let nack = format!("TASK.NACK tasks g c {}", back.replace("ID", &id));
+            assert!(client.run(&nack).as_int() > 0, "{nack}");
+            assert_eq!(client.run("XGROUP DESTROY tasks g"), int(1));
+            if back.starts_with("FATAL") {
+                assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks")), int(1));
+            }
+            let what = format!("{nack}: the other group gets it");
+            let copy = eventually(SOON, &what, || client.consume("h", "c", "tasks", 9).pop());
+            assert!(copy.fields.contains(&format!("original_id={id}")), "{nack}: {copy:?}");
+            assert_eq!(client.run(format!("TASK.ACK tasks h {} {id}", copy.id)), int(2));
+        }
+    }
+}
+
+#[test]
+fn what_another_group_has_leased_of_a_priority_is_never_deleted() {
+    let server = Server::start();
+    let mut client = server.client();
+    let key = &stream(3);
+    // The queue's own stream comes back with one of the groups, or loses one of them.
+    for lose in ["DEL tasks", "XGROUP DESTROY tasks h"] {
+        for end in ["TASK.ACK tasks h ID", "TASK.NACK tasks h c SILENT ID"] {
+            let id = leased_by_two(&mut client, 3);
+            client.publish_with("tasks", "next", "PRIORITY 3");
+            assert_eq!(client.run(lose), int(1));
+            assert_eq!(next(&mut client, "g").fields.split(' ').next(), Some("payload=next"));
+            assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
+            assert_eq!(client.leased_ids(key, "h"), [&*id], "{lose}");
+            assert!(client.ids_in(key).contains(&id), "{lose}: it is deleted");
+            assert_eq!(client.run(end.replace("ID", &id)), int(1), "{lose}: {end}");
+            assert!(!client.ids_in(key).contains(&id), "{lose}: now nobody has it");
+        }
+    }
+    // A group that only a plain client uses, and only there.
+    assert_eq!(client.run("FLUSHALL"), ok());
+    assert_eq!(client.run("TASK.CONSUME g c tasks"), nil_array());
+    let id = client.publish_with("tasks", "p", "PRIORITY 3");
+    assert_eq!(client.run(format!("XGROUP CREATE {key} plain 0")), ok());
+    let read = client.run(format!("XREADGROUP GROUP plain p STREAMS {key} >"));
+    assert_eq!(read.task_ids(), [&*id]);
+    assert_eq!(next(&mut client, "g").id, id);
+    assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
+    assert_eq!(client.ids_in(key), [&*id]);
+    assert_eq!(client.run(format!("TASK.ACK tasks plain {id}")), int(1));
+    assert_eq!(client.ids_in(key), [""; 0]);
+}
+
+#[test]
+fn a_group_counts_in_its_queue_though_it_gets_nothing_but_priorities() {
+    let server = Server::start();
+    let mut client = server.client();
+    let key = &stream(3);
+    for lose in ["DEL tasks", "XGROUP DESTROY tasks h"] {
+        leased_by_two(&mut client, 3);
+        let id = client.publish_with("tasks", "p", "PRIORITY 3");
+        client.publish_with("tasks", "p", "PRIORITY 3");
+        assert_eq!(client.run(lose), int(1));
+        for group in ["g", "h"] {
+            // As many as it asks for, so that it comes to no other stream.
+            assert_eq!(client.lease(group, "c", "tasks"), id);
+        }
+        let groups = client.run("XINFO GROUPS tasks");
+        let mut names: Vec<_> = groups.items().iter().map(|g| g.get("name").as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["g", "h"], "{lose}");
+        assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
+        assert!(client.ids_in(key).contains(&id), "{lose}: h has it");
+        assert_eq!(client.run(format!("TASK.ACK tasks h {id}")), int(1));
+        assert!(!client.ids_in(key).contains(&id), "{lose}");
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // TASK.RETRY
 // ---------------------------------------------------------------------------------------------
@@ -844,6 +923,81 @@ fn the_stream_of_a_priority_can_be_named_like_any_other() {
     }
 }
 
+#[test]
+fn a_retry_that_a_foreign_policy_refuses_changes_nothing() {
+    let server = Server::start();
+    let mut client = server.client();
+    let refusal = "WRONGTYPE Operation against a key holding the wrong kind of value";
+    for make in ["SET policy:{tasks} v", "XADD policy:{tasks} 1-1 f v"] {
+        for count in [0, 3] {
+            for group in ["", " g"] {
+                assert_eq!(client.run("FLUSHALL"), ok());
+                client.run(make);
+                let id = client.run("XADD tasks * payload p").as_str().to_owned();
+                assert_eq!(client.run("XGROUP CREATE tasks g 0"), ok());
+                client.run("XREADGROUP GROUP g c STREAMS tasks >");
+                let retry = format!("TASK.RETRY tasks {id} p {count} tasks tasks 3{group}");
+                for _ in 0..2 {
+                    changes_nothing(&mut client, &retry, error(refusal));
+                }
+                assert_eq!(client.leased_ids("tasks", "g"), [&*id]);
+                // Once it is gone, the task is moved, and is there once.
+                assert_eq!(client.run("DEL policy:{tasks}"), int(1));
+                assert_eq!(client.run(&retry), ok());
+                assert_eq!(client.leases("tasks", "g"), []);
+                let copy = client.only_task_in("tasks").fields;
+                assert!(copy.ends_with(&format!("original_id={id}")), "{copy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_retry_finishes_a_task_of_a_priority_whose_queue_has_no_stream_of_its_own() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (group, known) in [("", false), (" g", false), ("", true), (" g", true)] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        let id = client.publish_with("tasks", "p", "PRIORITY 3");
+        if known {
+            assert_eq!(client.lease("g", "c", "tasks"), id);
+            assert_eq!(client.run("DEL tasks"), int(1));
+        } else {
+            assert_eq!(client.run("XGROUP CREATE priority3:{tasks} g 0"), ok());
+            client.run("XREADGROUP GROUP g c STREAMS priority3:{tasks} >");
+        }
+        assert_eq!(client.leased_ids("priority3:{tasks}", "g"), [&*id]);
+        assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 tasks dead 3{group}")), ok());
+        assert_eq!(client.leases("priority3:{tasks}", "g"), []);
+        assert_eq!(client.run("XLEN priority3:{tasks}"), int(0));
+        let copy = format!("payload=p timestamp=now retry_count=1 original_id={id}");
+        assert_eq!(fields(&mut client, "g"), [copy], "it runs once");
+        // Which group that is has to be one of those that have the task.
+        assert!(client.run(format!("TASK.RETRY tasks {id} p 0 x x 3 h")).is_error_with("NOGROUP "));
+    }
+}
+
+#[test]
+fn a_retry_keeps_fields_that_only_a_dead_letter_loses() {
+    let server = Server::start();
+    let mut client = server.client();
+    let own = "reason=mine deliveries=3 priority=high";
+    let add = format!("XADD tasks * payload p retry_count 1 {}", own.replace('=', " "));
+    let id = client.run(add).as_str().to_owned();
+    assert_eq!(client.lease("g", "c", "tasks"), id);
+    assert_eq!(client.run(format!("TASK.NACK tasks g c SILENT {id}")), int(1));
+    let copy =
+        |count: i64| format!("payload=p timestamp=now retry_count={count} {own} original_id={id}");
+    // First as a copy, which has its first id behind its own fields, and then as a copy of that.
+    for count in [1, 2] {
+        let task = next(&mut client, "g");
+        assert_eq!(task.fields, copy(count));
+        let retry = format!("TASK.RETRY tasks {} p {count} tasks dlq 9", task.id);
+        assert_eq!(client.run(retry), ok());
+        assert_eq!(fields_of(&mut client), copy(count + 1));
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // TASK.REDRIVE
 // ---------------------------------------------------------------------------------------------
@@ -924,6 +1078,97 @@ fn redrive_serves_those_who_wait() {
     for (waiter, payload) in waiters.iter_mut().zip(["a", "b"]) {
         assert_eq!(waiter.read().task_payloads(), [payload]);
     }
+}
+
+/// A dead letter of the group `g`, one of two; the id of its task.
+#[track_caller]
+fn dead_for_one(client: &mut Client, priority: i64) -> String {
+    let id = leased_by_two(client, priority);
+    assert_eq!(client.run(format!("TASK.NACK tasks g c FATAL {id}")), int(2));
+    assert!(client.only_task_in(DEAD).fields.contains(" group=g "));
+    id
+}
+
+#[test]
+fn a_dead_letter_of_a_group_comes_to_everybody_where_that_group_is_not() {
+    let server = Server::start();
+    let mut client = server.client();
+    for priority in [0, 3] {
+        for first in ["XGROUP CREATE other x 0 MKSTREAM", "XADD other * x y", "PING"] {
+            let id = dead_for_one(&mut client, priority);
+            client.run(first);
+            assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} other")), int(1));
+            let copy = format!("payload=p timestamp=now retry_count=0 original_id={id}");
+            let mut last = String::new();
+            for group in ["x", "y"] {
+                let got = client.consume(group, "c", "other", 9);
+                let found: Vec<_> = got.iter().filter(|task| task.fields == copy).collect();
+                assert_eq!(found.len(), 1, "{first}: {group} gets {got:?}");
+                last.clone_from(&found[0].id);
+            }
+            for group in ["x", "y"] {
+                assert_eq!(client.run(format!("TASK.ACK other {group} {last}")), int(1));
+            }
+            assert!(!client.ids_in(&priority_stream("other", priority)).contains(&last));
+        }
+        // Where it is, it is that group's own.
+        let id = dead_for_one(&mut client, priority);
+        for group in ["g", "x"] {
+            assert_eq!(client.run(format!("XGROUP CREATE other {group} 0 MKSTREAM")), ok());
+        }
+        assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} other")), int(1));
+        assert_eq!(client.consume("x", "c", "other", 9), []);
+        let copy = format!("payload=p timestamp=now retry_count=0 original_id={id} group=g");
+        assert_eq!(client.consume_only("g", "c", "other").fields, copy);
+    }
+}
+
+#[test]
+fn a_dead_letter_of_a_group_that_was_replaced_comes_to_those_that_are_there() {
+    let server = Server::start();
+    let mut client = server.client();
+    for (priority, replace) in [(0, ""), (0, "XGROUP CREATE tasks new $"), (3, "")] {
+        let id = dead_for_one(&mut client, priority);
+        assert_eq!(client.run(format!("TASK.ACK tasks h {id}")), int(1));
+        assert_eq!(client.run("XGROUP DESTROY tasks g"), int(1));
+        if !replace.is_empty() {
+            assert_eq!(client.run(replace), ok());
+        }
+        assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks")), int(1));
+        let copy = format!("payload=p timestamp=now retry_count=0 original_id={id}");
+        assert_eq!(fields(&mut client, "h"), [copy.as_str()], "{replace}");
+        if !replace.is_empty() {
+            assert_eq!(fields(&mut client, "new"), [copy], "{replace}");
+        }
+    }
+}
+
+#[test]
+fn redrive_goes_on_behind_letters_that_are_refused() {
+    let server = Server::start();
+    let mut client = server.client();
+    const REFUSED: usize = 300;
+    client.run("SET priority3:{tasks} v");
+    let add = |payload: &str, priority: i64| {
+        let death = format!("reason r deliveries 1 priority {priority}");
+        format!("XADD {DEAD} * payload {payload} original_id 1-1 {death}")
+    };
+    client.pipeline(&vec![add("refused", 3); REFUSED]);
+    for payload in ["a", "b", "c"] {
+        client.run(add(payload, 0));
+        client.run(add("refused", 3));
+    }
+    assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks COUNT 1")), int(1));
+    assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks")), int(2));
+    let refused = client.run(format!("TASK.REDRIVE {DEAD} tasks"));
+    assert!(refused.is_error_with("WRONGTYPE "), "{refused:?}");
+    assert_eq!(client.tasks_in(DEAD).len(), REFUSED + 3, "those stay");
+    let found = client.run("XRANGE tasks - +");
+    let payload = |task: &Value| task.items()[1].get("payload").as_str().to_owned();
+    assert_eq!(found.items().iter().map(payload).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(client.run("DEL priority3:{tasks}"), int(1));
+    assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks")), int(REFUSED as i64 + 3));
+    assert_eq!(client.run(format!("XLEN {DEAD}")), int(0));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -1233,4 +1478,69 @@ fn a_delayed_task_is_found_among_many_and_among_those_of_other_clients() {
     }
     assert_eq!(client.run(format!("TASK.CANCEL tasks {}", others.join(" "))), int(20));
     assert_eq!(client.run(format!("ZCARD {DELAYED}")), int(10), "the others stay");
+}
+
+#[test]
+fn an_entry_that_can_have_no_right_id_keeps_back_no_other() {
+    const LAST: &str = "18446744073709551615-18446744073709551615";
+    let server = Server::start();
+    let mut client = server.client();
+    let key = &stream(3);
+    for known in [false, true] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        if known {
+            assert_eq!(client.run("TASK.CONSUME g c tasks"), nil_array());
+        }
+        let mut ids = [(); 3].map(|()| client.publish_with("tasks", "p", "PRIORITY 3")).to_vec();
+        // No id is left behind this one.
+        client.run(format!("XADD {key} {LAST} payload x"));
+        ids.push(client.publish("tasks", "plain"));
+        let mut got = client.consume("g", "c", "tasks", 10);
+        got.extend(client.consume("g", "c", "tasks", 10));
+        assert_eq!(
+            got.iter().map(|task| &task.id).collect::<Vec<_>>(),
+            ids.iter().collect::<Vec<_>>()
+        );
+        assert_eq!(client.run(format!("TASK.ACK tasks g {}", ids.join(" "))), int(4));
+        assert_eq!(client.ids_in(key), [LAST], "it is not lost");
+        // Nor does it when the lease that it has is over.
+        assert_eq!(client.run("TASK.POLICY tasks LEASE 20"), ok());
+        wait_until_idle(&mut client, key, "g", 20);
+        let id = client.publish("tasks", "next");
+        let next =
+            eventually(SOON, "the next comes", || client.consume("g", "c", "tasks", 9).pop());
+        assert_eq!(next.id, id);
+        assert_eq!(client.ids_in(key), [LAST], "it is not lost");
+    }
+}
+
+#[test]
+fn to_finish_one_of_two_tasks_of_the_same_id_finishes_no_other() {
+    let server = Server::start();
+    let mut client = server.client();
+    // Its own queue's and a priority's; a plain client has leased the latter.
+    for key in ["tasks", "priority3:{tasks}"] {
+        assert_eq!(client.run(format!("XADD {key} 5-5 payload {key}")), bulk("5-5"));
+        assert_eq!(client.run(format!("XGROUP CREATE {key} g 0")), ok());
+    }
+    client.run("XREADGROUP GROUP g plain STREAMS priority3:{tasks} >");
+    assert_eq!(client.run("TASK.POLICY tasks LEASE 600000"), ok());
+    let own = next(&mut client, "g");
+    assert_eq!(own.id, "5-5");
+    wait_until_idle(&mut client, "priority3:{tasks}", "g", 20);
+    assert_eq!(client.run("TASK.POLICY tasks LEASE 20"), ok());
+    let other = eventually(SOON, "it is reclaimed", || {
+        let got = client.consume("g", "c", "tasks", 9);
+        got.into_iter().find(|task| task.id != "5-5")
+    });
+    assert_eq!(client.run("TASK.POLICY tasks LEASE 0"), ok(), "no other lease ends");
+    let copy = "payload=priority3:{tasks} timestamp=now retry_count=1 original_id=5-5";
+    assert_eq!(other.fields, copy);
+    assert_eq!(client.run(format!("TASK.EXTEND tasks g c {}", other.id)), int(1));
+    assert_eq!(client.run(format!("TASK.ACK tasks g {}", other.id)), int(1));
+    assert_eq!(client.leased_ids("tasks", "g"), ["5-5"], "that of the other task");
+    assert_eq!(client.run("TASK.ACK tasks g 5-5"), int(1));
+    assert_eq!(client.run("EXISTS dead:{tasks}"), int(0));
+    assert_eq!(client.run("XLEN tasks"), int(0));
+    assert_eq!(client.run("XLEN priority3:{tasks}"), int(0));
 }

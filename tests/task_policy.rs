@@ -481,3 +481,109 @@ fn info_answers_on_a_replica_and_in_read_only_scripts() {
     client.run("TASK.INFO tasks");
     assert_eq!(client.info("persistence", "rdb_changes_since_last_save"), changes);
 }
+
+#[test]
+fn info_tells_right_numbers_of_hundreds_of_groups_and_thousands_of_tasks() {
+    const GROUPS: usize = 300;
+    const TASKS: usize = 5000;
+    let server = Server::start();
+    let mut client = server.client();
+    let create = |name: &str, from: &str| format!("XGROUP CREATE tasks {name} {from} MKSTREAM");
+    let lines: Vec<_> = (0..GROUPS).map(|n| create(&format!("g{n}"), "0")).collect();
+    assert!(client.pipeline(&lines).iter().all(|reply| *reply == ok()));
+    client.pipeline(&vec!["TASK.PUBLISH tasks p"; TASKS - 2]);
+    client.pipeline(&["TASK.PUBLISH tasks p PRIORITY 4"; 2]);
+    assert_eq!(client.run(create("late", "$")), ok());
+    // Each tenth has begun.
+    let taken = |n: usize| if n.is_multiple_of(10) { n / 10 + 3 } else { 0 };
+    for n in (0..GROUPS).filter(|n| taken(*n) > 0) {
+        let reply = client.run(format!("TASK.CONSUME g{n} c tasks {}", taken(n)));
+        assert_eq!(reply.task_ids().len(), taken(n));
+    }
+    let told = client.run("TASK.INFO tasks");
+    let number = |value: usize| int(value as i64);
+    assert_eq!(told.get("length"), &number(TASKS));
+    let groups = told.get("groups").items();
+    assert_eq!(groups.len(), GROUPS + 1);
+    for group in groups {
+        let name = group.get("name").as_str();
+        let (ready, leased) = match name.strip_prefix('g') {
+            Some(n) => {
+                let leased = taken(n.parse().unwrap());
+                (TASKS - leased, leased)
+            }
+            // Two of a priority, which it has not looked at.
+            None => (2, 0),
+        };
+        assert_eq!(group.get("ready"), &number(ready), "{name}");
+        assert_eq!(group.get("leased"), &number(leased), "{name}");
+        assert_eq!(group.get("consumers"), &number(leased.min(1)), "{name}");
+    }
+    let age = told.get("oldest_ready_ms").as_int();
+    assert!((0..SLACK).contains(&age), "{age}");
+}
+
+// ---------------------------------------------------------------------------------------------
+// What is remembered
+// ---------------------------------------------------------------------------------------------
+
+/// By how many bytes the server's memory has grown after `body`, once it settles below `most`.
+#[track_caller]
+fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut Client)) {
+    let used = |client: &mut Client| -> i64 {
+        client.info("memory", "used_memory").expect("a number").parse().expect("a number")
+    };
+    let before = used(client);
+    body(client);
+    // Buffers of connections, and what is freed in the background, take a while.
+    eventually(SOON, "memory is given back", || used(client) < before + most);
+}
+
+#[test]
+fn a_group_that_cannot_be_is_not_remembered() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("SET tasks text"), ok());
+    let padding = "x".repeat(500);
+    // Names of more than 10 MB.
+    grows_by_less_than(&mut client, 4_000_000, |client| {
+        for hundred in 0..200 {
+            let consume = |n| format!("TASK.CONSUME {hundred}-{n}{padding} c tasks");
+            let replies = client.pipeline(&(0..100).map(consume).collect::<Vec<_>>());
+            assert!(replies.iter().all(|reply| reply.is_error_with("WRONGTYPE ")));
+        }
+    });
+}
+
+#[test]
+fn nothing_is_remembered_of_leases_that_do_not_end() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.run("TASK.POLICY tasks LEASE 0"), ok());
+    let round = |client: &mut Client| {
+        client.pipeline(&vec!["XADD tasks * payload p"; 1000]);
+        let reply = client.run("TASK.CONSUME g c tasks 1000");
+        let ids = reply.task_ids().join(" ");
+        // A plain client finishes them: the module is not told.
+        assert_eq!(client.run(format!("XACK tasks g {ids}")), int(1000));
+        assert_eq!(client.run(format!("XDEL tasks {ids}")), int(1000));
+    };
+    round(&mut client);
+    // An id and a time each of 100,000.
+    grows_by_less_than(&mut client, 2_000_000, |client| (0..100).for_each(|_| round(client)));
+}
+
+#[test]
+fn nothing_is_remembered_of_what_was_flushed() {
+    let server = Server::start();
+    let mut client = server.client();
+    let name = "x".repeat(1_000_000);
+    client.publish_with("tasks", "p", "PRIORITY 1");
+    // Names of 20 MB.
+    grows_by_less_than(&mut client, 5_000_000, |client| {
+        for n in 0..20 {
+            client.publish_with(&format!("{name}{n}"), "p", "PRIORITY 1");
+        }
+        assert_eq!(client.run("FLUSHALL"), ok());
+    });
+}

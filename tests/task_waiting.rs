@@ -700,6 +700,37 @@ fn leases_that_end_at_once_go_down_the_line_in_the_order_of_the_tasks() {
 }
 
 #[test]
+fn who_stands_behind_one_that_gets_the_task_of_a_dead_worker_gets_the_next_right_after() {
+    let server = Checked::start();
+    let mut client = server.client();
+    // The next lease ends, and what is leased is looked at again, long after the test.
+    policy(&mut client, &format!("LEASE {LONG}"));
+    for count in [2, 5] {
+        let left = publish(&mut client, "left", "");
+        run_all(&mut client, &["DEL q"]);
+        run_all(
+            &mut client,
+            &[format!("XADD q {left} payload left"), "XGROUP CREATE q g 0".into()],
+        );
+        client.run("XREADGROUP GROUP g worker STREAMS q >");
+        let end = client.time_ms() + 1500;
+        let idle = format!("XCLAIM q g worker 0 {left} IDLE {} JUSTID", LONG - 1500);
+        assert_eq!(client.run(idle), array([&*left]));
+        let mut waiters = line(&server, count);
+        // The server is busy when the lease ends; a task is published before it looks at its timers.
+        let busy = (end - client.time_ms()).max(0) + 300;
+        let mut lines = vec![format!("DEBUG SLEEP {}", busy as f64 / 1000.0)];
+        lines.extend((1..count).map(|_| "TASK.PUBLISH q next".to_owned()));
+        let replies = client.pipeline(&lines);
+        assert!(replies.iter().all(|reply| !reply.is_error()), "{replies:?}");
+        let told = gets(&mut waiters[0], "left");
+        assert_eq!((&told.id, told.deliveries), (&left, 2));
+        waiters[1..].iter_mut().for_each(|waiter| drop(gets(waiter, "next")));
+        run_all(&mut client, &["DEL q"]);
+    }
+}
+
+#[test]
 fn a_worker_that_extends_its_lease_keeps_its_task_for_as_long() {
     const LEASE: i64 = 250;
     let server = Checked::start();
@@ -815,7 +846,8 @@ fn what_a_plain_client_leased_with_an_id_of_another_place_comes_again_with_a_rig
     run_all(&mut client, &["XGROUP CREATE q g 0", "XGROUP CREATE priority3:{q} g 0"]);
     client.run("XREADGROUP GROUP g plain STREAMS priority3:{q} >");
     let mut first = waiter(&server, "first");
-    gets(&mut first, "other");
+    let other = gets(&mut first, "other").id;
+    assert_eq!(client.run(format!("TASK.ACK q g {other}")), int(1));
     let mut second = waiter(&server, "second");
     let told = gets(&mut second, "p");
     let (id, class) = (&told.id, "-300000000000000000");
@@ -824,7 +856,7 @@ fn what_a_plain_client_leased_with_an_id_of_another_place_comes_again_with_a_rig
     assert_eq!((told.text("original_id"), told.text("retry_count")), ("5-5", "1"));
     assert_eq!(client.run(format!("TASK.ACK q g {id}")), int(1));
     assert_eq!(client.run("XLEN priority3:{q}"), int(0));
-    assert_eq!(client.run("XLEN q"), int(1));
+    assert_eq!(client.run("XLEN q"), int(0));
 }
 
 #[test]
@@ -1249,6 +1281,83 @@ fn a_key_of_another_type_in_the_way_keeps_tasks_back_until_it_is_gone() {
         on_time(gets(&mut waiter, "p").at, due);
         run_all(&mut client, &["DEL q"]);
     }
+}
+
+#[test]
+fn a_task_that_cannot_die_keeps_back_no_other_and_dies_when_it_can() {
+    let server = Checked::start();
+    let mut client = server.client();
+    policy(&mut client, "LEASE 300 TRIES 1");
+    for make in ["SET", "SADD"] {
+        run_all(&mut client, &[format!("{make} {DEAD} x")]);
+        let poison = publish(&mut client, "poison", "");
+        let (_, begin) = worker_dies(&server);
+        let mut waiter = waiter(&server, "c");
+        wait_past(&mut client, begin + 300);
+        // The timer has tried, and tries again.
+        still_wait(&server, 1);
+        for payload in ["one", "two"] {
+            publish(&mut client, payload, "");
+            let told = gets(&mut waiter, payload);
+            assert!(!client.run(format!("TASK.ACK q g {}", told.id)).is_error());
+            stand(&mut waiter, &wait_as("c"));
+        }
+        assert!(client.leased_ids("q", "g").contains(&poison), "it is not lost");
+        assert_eq!(client.run(format!("DEL {DEAD}")), int(1));
+        eventually(SOON, "it dies", || {
+            let dead = client.tasks_in(DEAD);
+            dead.iter().any(|task| task.fields.contains(&format!("original_id={poison} ")))
+        });
+        assert!(!client.ids_in("q").contains(&poison));
+        publish(&mut client, "last", "");
+        gets(&mut waiter, "last");
+        run_all(&mut client, &[format!("DEL {DEAD} q")]);
+    }
+}
+
+#[test]
+fn a_due_task_without_a_place_keeps_back_no_other() {
+    let server = Checked::start();
+    let mut client = server.client();
+    let wait = |group: &str| {
+        let command = format!("TASK.CONSUME {group} c q BLOCK 0 META");
+        waiter_with(&server, &command)
+    };
+    let member = |due: i64, priority: i64, payload: &str| {
+        format!("ZADD {DELAYED} {due} {due}-1001700000000000000 {priority} 0 - {payload}")
+    };
+    // No group waits in vain, whichever the server looks at first.
+    let mut waiters = ["b", "a", "c"].map(wait);
+    run_all(&mut client, &["SET priority3:{q} v"]);
+    let now = client.time_ms();
+    // No inline command: a member is one argument.
+    let add = [(30, 0, "before"), (20, 3, "urgent"), (10, 0, "behind")];
+    let add = add.map(|(ago, priority, payload)| member(now - ago, priority, payload));
+    client.send_raw("MULTI\r\n");
+    for line in &add {
+        let words: Vec<_> = line.splitn(4, ' ').collect();
+        client.send_args(&words);
+    }
+    client.send_raw("EXEC\r\n");
+    (0..add.len() + 2).for_each(|_| assert!(!client.read().is_error()));
+    let groups = ["b", "a", "c"];
+    let consume = |group: &str| format!("TASK.CONSUME {group} c q BLOCK 0 META");
+    for (waiter, group) in waiters.iter_mut().zip(groups) {
+        let told = gets(waiter, "before");
+        assert_eq!(client.run(format!("TASK.ACK q {group} {}", told.id)), int(1));
+        waiter.send(&consume(group));
+        let told = gets(waiter, "behind");
+        assert_eq!(client.run(format!("TASK.ACK q {group} {}", told.id)), int(1));
+        let refused = waiter.run(consume(group));
+        assert!(refused.is_error_with("WRONGTYPE "), "{refused:?}");
+    }
+    assert_eq!(client.run(format!("ZCARD {DELAYED}")), int(1), "it stays");
+    assert_eq!(client.run("DEL priority3:{q}"), int(1));
+    for (waiter, group) in waiters.iter_mut().zip(groups) {
+        waiter.send(&consume(group));
+        gets(waiter, "urgent");
+    }
+    assert_eq!(client.run(format!("EXISTS {DELAYED}")), int(0));
 }
 
 #[test]

@@ -130,11 +130,10 @@ impl Request<'_> {
     fn add<'s>(&self, server: &'s Server) -> Result<Reply<'s>, Error> {
         let queue = self.stream;
         let due = match self.when {
-            When::Now => None,
+            When::Now | When::In(Millis(0)) => None,
             When::In(delay) => Some(UnixMs(server.now().0.saturating_add(delay.0))),
-            When::At(due) => Some(due),
+            When::At(due) => Some(due).filter(|due| *due > server.now()),
         };
-        let due = due.filter(|due| *due > server.now());
         // What is not added to the queue's own stream is refused all the same if that is none.
         if due.is_some() || self.priority > Priority::LOWEST {
             store::expect_stream(server, queue)?;
