@@ -1345,7 +1345,7 @@ fn a_due_task_without_a_place_keeps_back_no_other() {
     for (waiter, group) in waiters.iter_mut().zip(groups) {
         let told = gets(waiter, "before");
         assert_eq!(client.run(format!("TASK.ACK q {group} {}", told.id)), int(1));
-        waiter.send(&consume(group));
+        waiter.send(consume(group));
         let told = gets(waiter, "behind");
         assert_eq!(client.run(format!("TASK.ACK q {group} {}", told.id)), int(1));
         let refused = waiter.run(consume(group));
@@ -1354,7 +1354,7 @@ fn a_due_task_without_a_place_keeps_back_no_other() {
     assert_eq!(client.run(format!("ZCARD {DELAYED}")), int(1), "it stays");
     assert_eq!(client.run("DEL priority3:{q}"), int(1));
     for (waiter, group) in waiters.iter_mut().zip(groups) {
-        waiter.send(&consume(group));
+        waiter.send(consume(group));
         gets(waiter, "urgent");
     }
     assert_eq!(client.run(format!("EXISTS {DELAYED}")), int(0));
