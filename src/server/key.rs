@@ -83,8 +83,10 @@ impl Key<'_> {
 
     /// When it expires, if it does so in the time that a clock can tell.
     pub fn deadline(&self) -> Option<UnixMs> {
-        // SAFETY: the key is open.
-        let at = self.raw.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
+        // Redis 8.2 and later crash if the key is open for writing and absent.
+        let key = self.raw.filter(|_| self.kind() != Type::Absent);
+        // SAFETY: the key is open and exists.
+        let at = key.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
         at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_within_reach())
     }
 
