@@ -61,12 +61,49 @@ pub enum Error {
     /// The name's slot moves between nodes; the client asks again.
     #[error("TRYAGAIN The slot of this name is being moved to another node")]
     SlotMoves,
+    /// The client's user lost the permission to run the command while it waited.
+    #[error("NOPERM this user may no longer run this command")]
+    NoPermission,
     /// The server refused an inner command; its own words.
     #[error("{0}")]
     Server(ServerError),
     /// A bug of this module.
     #[error("ERR internal error")]
     Internal,
+}
+
+impl Error {
+    /// Whether the refusal passes without anybody changing the request or the data: a waiting client
+    /// is tried again then, and told of any other one.
+    pub fn passes(&self) -> bool {
+        const PASSING: [&str; 11] = [
+            "OOM",
+            "READONLY",
+            "NOREPLICAS",
+            "MISCONF",
+            "TRYAGAIN",
+            "MOVED",
+            "ASK",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "LOADING",
+            "BUSY",
+        ];
+        match self {
+            Error::SlotMoves => true,
+            Error::Server(refused) => PASSING.contains(&refused.code()),
+            _ => false,
+        }
+    }
+
+    /// Whether a key holds another type than the command works on.
+    pub fn is_wrong_type(&self) -> bool {
+        match self {
+            Error::WrongType => true,
+            Error::Server(refused) => refused.code() == "WRONGTYPE",
+            _ => false,
+        }
+    }
 }
 
 /// The error reply of an inner command.
@@ -110,5 +147,17 @@ mod tests {
         assert_eq!(error.code(), "NOGROUP");
         assert_eq!(error.to_string(), "NOGROUP No such key 'a??+OK?'");
         assert_eq!(ServerError::new(b"not allowed").to_string(), "ERR not allowed");
+    }
+
+    #[test]
+    fn only_refusals_that_pass_are_tried_again() {
+        let refused = |text: &[u8]| Error::Server(ServerError::new(text));
+        assert!(refused(b"OOM command not allowed").passes());
+        assert!(refused(b"READONLY You can't write").passes());
+        assert!(Error::SlotMoves.passes());
+        assert!(!refused(b"WRONGTYPE Operation").passes());
+        assert!(!refused(b"ERR unknown command").passes());
+        assert!(!Error::Fence.passes());
+        assert!(refused(b"WRONGTYPE Operation").is_wrong_type());
     }
 }

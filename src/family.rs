@@ -4,7 +4,7 @@
 use crate::server::Server;
 use crate::server::events::KeyEvent;
 use crate::stats::Counter;
-use crate::time::UnixMs;
+use crate::time::Moment;
 use crate::waiting::Budget;
 use std::ffi::CStr;
 
@@ -17,8 +17,8 @@ pub struct Family {
     /// How many clients wait now.
     pub waiters: fn() -> usize,
     /// When the timer has to look at it, if at all; `now` if something is to be done.
-    pub next_look: fn(now: UnixMs) -> Option<UnixMs>,
-    /// The timer looks: serves whoever can be served, within the budget.
+    pub next_look: fn(now: Moment) -> Option<Moment>,
+    /// The timer looks: serves whoever can be served, within a budget of its own.
     pub look_again: fn(&Server, &mut Budget),
     /// Some key was changed, of which a family has asked to be told. Writes nothing.
     pub key_changed: fn(&Server, KeyEvent<'_>),

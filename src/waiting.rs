@@ -18,10 +18,11 @@ use crate::FAMILIES;
 use crate::args::Patience;
 use crate::error::Error;
 use crate::keys::Prefix;
+use crate::server::acl::Permission;
 use crate::server::block::{Blocked, Waits};
 use crate::server::config::WAKE_BYTES;
-use crate::server::{MainThread, Reply, Server, Str, timer};
-use crate::time::{Millis, UnixMs};
+use crate::server::{MainThread, OwnedStr, Reply, Server, Str, timer};
+use crate::time::{Millis, Moment};
 use std::cell::{Cell, LazyCell, RefCell};
 use std::rc::Rc;
 
@@ -37,7 +38,8 @@ pub trait Queue: Sized + 'static {
     fn nothing(server: &Server, waiter: &Waiter<Self>) -> Reply<'static>;
 
     /// Serves whom it can in one room, within the budget. Called by the timer, which has selected
-    /// the database. If the budget ends first, the room is disturbed again.
+    /// the database. If the budget ends first, the room is disturbed again. Whoever is refused for
+    /// good is told so ([`Waiter::refuse`]).
     fn serve(server: &Server, db: i32, name: &[u8], budget: &mut Budget);
 
     /// A waiter has left the line unserved.
@@ -51,6 +53,8 @@ pub enum Why {
     TimedOut,
     /// The client is gone.
     Gone,
+    /// Its request was refused.
+    Refused,
 }
 
 /// How much may still be answered before the server looks after its other clients.
@@ -84,7 +88,7 @@ enum State {
     /// In line.
     Waiting,
     /// Out of line; the answer is ready.
-    Answered(Reply<'static>),
+    Answered(Result<Reply<'static>, Error>),
     /// Answered, or gone.
     Left,
 }
@@ -95,7 +99,7 @@ pub struct Rank {
     /// The place.
     pub place: Place,
     /// Since when.
-    pub since: UnixMs,
+    pub since: Moment,
 }
 
 /// A client in line.
@@ -107,15 +111,18 @@ pub struct Waiter<F: Queue> {
     /// Its place there.
     pub place: Place,
     /// Since when it has been waiting.
-    pub since: UnixMs,
+    pub since: Moment,
     client: u64,
+    /// The command that it sent.
+    argv: Box<[OwnedStr]>,
     state: RefCell<State>,
     blocked: Cell<Option<Blocked>>,
 }
 
 impl<F: Queue> Waiter<F> {
     /// Puts the calling client into the line at `address`: at the end, or at a place that it had
-    /// before. `name` is the name that the client waits for.
+    /// before. `name` is the name that the client waits for. `None` if the server does not let it
+    /// wait; `make_room` runs otherwise, before the client joins, and frees its place.
     pub fn join(
         server: &Server,
         name: Str<'_>,
@@ -123,24 +130,29 @@ impl<F: Queue> Waiter<F> {
         before: Option<Rank>,
         patience: Patience,
         request: F::Request,
-    ) -> Result<Rc<Self>, Error> {
+        make_room: impl FnOnce(),
+    ) -> Result<Option<Rc<Self>>, Error> {
         let key = server.key_of(Prefix::Wait, name)?;
-        let Rank { place, since } = before.unwrap_or_else(|| Rank {
-            place: F::hall().borrow_mut().new_place(),
-            since: server.now(),
-        });
+        let now = server.moment();
+        let Rank { place, since } = before
+            .unwrap_or_else(|| Rank { place: F::hall().borrow_mut().new_place(), since: now });
         let waiter = Rc::new(Waiter {
             request,
             client: server.client_id(),
+            argv: server.hold_command(),
             address,
             place,
             since,
             state: RefCell::new(State::Waiting),
             blocked: Cell::new(None),
         });
-        F::hall().borrow_mut().join(&waiter.address, place, waiter.clone());
-        waiter.blocked.set(Some(server.block(key.borrow(), patience, waiter.clone())));
-        Ok(waiter)
+        let Some(blocked) = server.block(key.borrow(), patience, &waiter) else {
+            return Ok(None);
+        };
+        waiter.blocked.set(Some(blocked));
+        make_room();
+        F::hall().borrow_mut().join(&waiter.address, place, waiter.clone(), now);
+        Ok(Some(waiter))
     }
 
     /// The first in a line.
@@ -148,21 +160,37 @@ impl<F: Queue> Waiter<F> {
         F::hall().borrow().first(db, name, part).map(|(_, waiter)| waiter.clone())
     }
 
-    /// Whether the connection still stands. One that the server is about to close is sent out of
-    /// the line: nothing is ever handed to it.
-    pub fn is_connected(&self, server: &Server, budget: &mut Budget) -> bool {
-        let connected = server.is_connected(self.client);
-        if !connected {
-            budget.spend(0);
-            self.leave(server, Why::Gone);
+    /// Whether something may be handed to the client. Where its connection no longer stands, or
+    /// its user has lost the permission to run the command, it leaves the line.
+    pub fn may_be_served(&self, server: &Server, budget: &mut Budget) -> bool {
+        let permission = if server.is_connected(self.client) {
+            server.permission(self.client, &self.argv)
+        } else {
+            Permission::Gone
+        };
+        match permission {
+            Permission::Granted => return true,
+            Permission::Denied => self.refuse(server, Error::NoPermission),
+            Permission::Gone => self.leave(server, Why::Gone),
         }
-        connected
+        budget.spend(0);
+        false
     }
 
-    /// Lets the client go with an answer: what it was granted, or a refusal. It cannot be undone.
+    /// Lets the client go with what it was granted. It cannot be undone.
     pub fn answer(&self, reply: Reply<'static>) {
+        self.let_go(Ok(reply));
+    }
+
+    /// Lets the client go with an error: its request can never be granted as it is.
+    pub fn refuse(&self, server: &Server, error: Error) {
+        F::left(server, self, Why::Refused);
+        self.let_go(Err(error));
+    }
+
+    fn let_go(&self, outcome: Result<Reply<'static>, Error>) {
         self.out_of_line();
-        self.state.replace(State::Answered(reply));
+        self.state.replace(State::Answered(outcome));
         if let Some(blocked) = self.blocked.take() {
             blocked.answer();
         }
@@ -189,18 +217,18 @@ impl<F: Queue> Waiter<F> {
 }
 
 impl<F: Queue> Waits for Waiter<F> {
-    fn farewell(&self, server: &Server) -> Reply<'static> {
+    fn farewell(&self, server: &Server) -> Result<Reply<'static>, Error> {
         // Bound first: what follows borrows the state again.
         let state = self.state.replace(State::Left);
         match state {
-            State::Answered(reply) => return reply,
+            State::Answered(outcome) => return outcome,
             State::Left => {}
             State::Waiting => {
                 self.leave(server, Why::TimedOut);
                 settle(server);
             }
         }
-        F::nothing(server, self)
+        Ok(F::nothing(server, self))
     }
 
     fn gone(&self, server: &Server) {
@@ -225,19 +253,20 @@ pub fn look_again(server: &Server) {
         return;
     }
     if server.writes_are_paused() {
-        if next_look(server.now()).is_some() {
-            timer::arm(server, WHILE_PAUSED);
+        let now = server.moment();
+        if next_look(now).is_some() {
+            timer::arm(server, now.after(WHILE_PAUSED));
         }
         return;
     }
-    let mut budget = Budget::wave();
-    FAMILIES.iter().for_each(|family| (family.look_again)(server, &mut budget));
+    // One family's work delays nobody who waits for another.
+    FAMILIES.iter().for_each(|family| (family.look_again)(server, &mut Budget::wave()));
     settle(server);
 }
 
 /// Serves the rooms of one family that are restless or due.
 pub fn serve_restless<F: Queue>(server: &Server, budget: &mut Budget) {
-    F::hall().borrow_mut().disturb_due(server.now());
+    F::hall().borrow_mut().disturb_due(server.moment());
     while !budget.is_spent() {
         let Some((db, name)) = F::hall().borrow_mut().next_restless() else {
             return;
@@ -252,8 +281,8 @@ pub fn serve_restless<F: Queue>(server: &Server, budget: &mut Budget) {
 /// Has a room looked at again a little later: the server refused to write, or its slot moves
 /// between cluster nodes, and no event tells when that is over.
 pub fn look_later<F: Queue>(server: &Server, db: i32, name: &[u8]) {
-    let later = UnixMs(server.now().0.saturating_add(AFTER_REFUSAL.0));
-    F::hall().borrow_mut().set_due(db, name, Some(later));
+    let now = server.moment();
+    F::hall().borrow_mut().set_due(db, name, Some(now.after(AFTER_REFUSAL)), now);
 }
 
 /// Has everybody looked at again who waits in these databases, or anywhere if none is named.
@@ -263,15 +292,14 @@ pub fn look_at_all(server: &Server, dbs: &[i32]) {
 }
 
 /// When any family has something to look at.
-fn next_look(now: UnixMs) -> Option<UnixMs> {
+fn next_look(now: Moment) -> Option<Moment> {
     FAMILIES.iter().filter_map(|family| (family.next_look)(now)).min()
 }
 
 /// Sets the timer after lines have changed: for what is restless or due next, or not at all.
 pub fn settle(server: &Server) {
-    let now = server.now();
-    match next_look(now) {
-        Some(due) => timer::arm(server, Millis(due.0.saturating_sub(now.0).max(0))),
+    match next_look(server.moment()) {
+        Some(due) => timer::arm(server, due),
         None => timer::disarm(server),
     }
 }

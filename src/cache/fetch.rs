@@ -107,12 +107,15 @@ impl Command for Fetch {
             Told::Stale | Told::Wait => {
                 if let Some(patience) = patience.filter(|_| server.may_block()) {
                     server.refuse_while_slot_moves(key)?;
-                    WAITS.add(1);
                     let name = key.bytes().into();
                     let address = Address { db: server.db(), name, part: Box::default() };
-                    Waiter::<Caches>::join(server, key, address, None, patience, wish)?;
-                    line::await_end(server, key, &entry);
-                    return Ok(Reply::Later);
+                    let joined =
+                        Waiter::<Caches>::join(server, key, address, None, patience, wish, || {})?;
+                    if joined.is_some() {
+                        WAITS.add(1);
+                        line::await_end(server, key, &entry);
+                        return Ok(Reply::Later);
+                    }
                 }
             }
         }

@@ -85,9 +85,14 @@ impl Queue for Caches {
 
     fn serve(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
         let name = OwnedStr::new(key);
-        // A refusal leaves the line as it is.
-        if serve_line(server, db, name.borrow(), budget).is_err() {
-            waiting::look_later::<Self>(server, db, key);
+        while let Err(error) = serve_line(server, db, name.borrow(), budget) {
+            if error.passes() {
+                return waiting::look_later::<Self>(server, db, key);
+            }
+            // The first is told, and the next served.
+            let Some(first) = Waiter::<Self>::first(db, key, b"") else { return };
+            first.refuse(server, error);
+            budget.spend(0);
         }
     }
 
@@ -162,7 +167,7 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
                 }
                 None => break None,
             },
-            Fetch::Load if !first.is_connected(server, budget) => continue,
+            Fetch::Load if !first.may_be_served(server, budget) => continue,
             Fetch::Load => {
                 let stale = entry.copy()?;
                 let token = entry.lend(first.request.lease)?;
@@ -183,10 +188,9 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
         budget.spend(reply.size());
         first.answer(reply);
     };
-    // A lease is over when the clock is past its end.
-    let soonest = server.now().0.saturating_add(1);
-    let due = due.map(|end| UnixMs(end.0.saturating_add(1).max(soonest)));
-    HALL.get().borrow_mut().set_due(db, key.bytes(), due);
+    let now = server.moment();
+    let due = due.map(|end| server.moment_past(end).max(now.after(Millis(1))));
+    HALL.get().borrow_mut().set_due(db, key.bytes(), due, now);
     Ok(())
 }
 
@@ -246,8 +250,8 @@ pub fn filled(server: &Server, key: Str<'_>, value: Str<'_>) {
 
 /// Somebody joined the line: it has to know when the lease ends for which it waits.
 pub fn await_end(server: &Server, key: Str<'_>, entry: &Entry<'_>) {
-    let due = entry.record.until().map(|end| UnixMs(end.0.saturating_add(1)));
-    HALL.get().borrow_mut().set_due(server.db(), key.bytes(), due);
+    let due = entry.record.until().map(|end| server.moment_past(end));
+    HALL.get().borrow_mut().set_due(server.db(), key.bytes(), due, server.moment());
     waiting::settle(server);
 }
 

@@ -22,7 +22,6 @@ pub struct Acquire;
 /// The arguments of LOCK.ACQUIRE.
 pub struct Request<'a> {
     candidate: Candidate<'a>,
-    ttl: Str<'a>,
     patience: Option<Patience>,
     /// No option was given.
     bare: bool,
@@ -56,7 +55,7 @@ impl Command for Acquire {
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
-        let ttl = args.lifetime()?;
+        let ttl = args.lifetime()?.value;
         let bare = !args.more();
         let (mut mode, mut patience, mut fence) = (None, None, false);
         while let Some(option) = args.keyword() {
@@ -76,12 +75,12 @@ impl Command for Acquire {
             return Err(Error::Syntax);
         }
         let mode = mode.unwrap_or(Mode::Exclusive);
-        let candidate = Candidate { name, identifier, ttl: ttl.value, mode, fence };
-        Ok(Request { candidate, ttl: ttl.arg, patience, bare })
+        let candidate = Candidate { name, identifier, ttl, mode, fence };
+        Ok(Request { candidate, patience, bare })
     }
 
     fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Request { candidate, ttl, patience, bare } = request;
+        let Request { candidate, patience, bare } = request;
         server.refuse_while_slot_moves(candidate.name)?;
         let key = server.key_of(Prefix::Lock, candidate.name)?;
         let key = key.borrow();
@@ -92,7 +91,8 @@ impl Command for Acquire {
             return Ok(contended(server, key));
         }
         if bare && !others_wait && !evicted {
-            let args = [key, candidate.identifier, words().nx(), words().px(), ttl];
+            let end = Stored::at(server, key).end_of(candidate.ttl);
+            let args = [key, candidate.identifier, words().nx(), words().pxat(), end.borrow()];
             if !server.call(c"SET", Call::Write, &args)?.root().is_null() {
                 return Ok(granted(server, key, &candidate, true, Reply::Integer(1)));
             }
@@ -148,7 +148,7 @@ fn granted(
     // A request of the same identifier that still waits, or did a moment ago, is this one.
     line::withdraw(server, key, candidate.identifier);
     let identifier = candidate.identifier.bytes();
-    let grant = Grant { identifier, now: server.now(), waited: None, was_free };
+    let grant = Grant { identifier, now: server.moment(), waited: None, was_free };
     stats::granted(server.db(), key.bytes(), &grant);
     reply
 }

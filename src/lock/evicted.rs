@@ -6,21 +6,32 @@ use crate::time::UnixMs;
 use std::cell::{LazyCell, RefCell};
 use std::collections::HashMap;
 
-type Ends = HashMap<(i32, Box<[u8]>), UnixMs>;
+#[derive(Default)]
+struct Ends {
+    ends: HashMap<(i32, Box<[u8]>), UnixMs>,
+    /// How many there may be before those that have passed are dropped: twice as many as were left
+    /// the last time, so that a burst of evictions costs no more than the evictions.
+    most: usize,
+}
 
 static ENDS: MainThread<LazyCell<RefCell<Ends>>> = MainThread::new(LazyCell::new(RefCell::default));
 
 /// The record of a lock was evicted; its last lease ends at `end`.
 pub fn note(server: &Server, key: &[u8], end: UnixMs) {
-    let mut ends = ENDS.get().borrow_mut();
-    let now = server.now();
-    ends.retain(|_, end| *end >= now);
+    const FEW: usize = 64;
+    let Ends { ends, most } = &mut *ENDS.get().borrow_mut();
+    if ends.len() >= *most {
+        let now = server.now();
+        ends.retain(|_, end| *end >= now);
+        *most = ends.len() * 2 + FEW;
+        ends.shrink_to(*most);
+    }
     ends.insert((server.db(), key.into()), end);
 }
 
 /// Until when nobody may hold a lock because its record was evicted.
 pub fn until(server: &Server, key: &[u8]) -> Option<UnixMs> {
-    let ends = ENDS.get().borrow();
+    let ends = &ENDS.get().borrow().ends;
     if ends.is_empty() {
         return None;
     }
@@ -30,7 +41,8 @@ pub fn until(server: &Server, key: &[u8]) -> Option<UnixMs> {
 
 /// Databases were flushed, swapped or loaded; none named means all of them.
 pub fn databases_changed(dbs: &[i32]) {
-    ENDS.get().borrow_mut().retain(|(db, _), _| !dbs.is_empty() && !dbs.contains(db));
+    let ends = &mut ENDS.get().borrow_mut().ends;
+    ends.retain(|(db, _), _| !dbs.is_empty() && !dbs.contains(db));
 }
 
 /// The module is unloaded.

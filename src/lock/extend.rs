@@ -3,7 +3,7 @@
 use super::holders::Stored;
 use super::line;
 use super::rules::{self, Become, Extension, Held, Holders};
-use crate::args::{Args, Parsed};
+use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::keys::Prefix;
@@ -20,7 +20,7 @@ pub struct Extend;
 pub struct Request<'a> {
     name: Str<'a>,
     identifier: Str<'a>,
-    ttl: Parsed<Str<'a>, Millis>,
+    ttl: Millis,
     to: Become,
 }
 
@@ -51,7 +51,7 @@ impl Command for Extend {
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
-        let ttl = args.lifetime()?;
+        let ttl = args.lifetime()?.value;
         let to = match args.keyword() {
             None => Become::Same,
             Some(option) if option.is("SHARED") => Become::Shared,
@@ -74,10 +74,10 @@ impl Command for Extend {
         let extension = rules::extend(held, to, alone);
         match (extension, held) {
             (Extension::Refused, _) => return Ok(Reply::Integer(0)),
-            (Extension::Renew, Held::Shared) => stored.share(identifier, ttl.value)?,
-            (Extension::Renew, _) => stored.renew(ttl.arg)?,
-            (Extension::Downgrade, _) => stored.downgrade(identifier, ttl.value)?,
-            (Extension::Upgrade, _) => stored.own(identifier, ttl.value)?,
+            (Extension::Renew, Held::Shared) => stored.share(identifier, ttl)?,
+            (Extension::Renew, _) => stored.renew(ttl)?,
+            (Extension::Downgrade, _) => stored.downgrade(identifier, ttl)?,
+            (Extension::Upgrade, _) => stored.own(identifier, ttl)?,
         }
         // Readers join a writer that became one, and all wait for another deadline.
         line::serve_now(server, key);

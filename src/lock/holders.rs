@@ -1,6 +1,8 @@
 //! Who holds a lock, as it is stored: `lock:{name}` is a string, the identifier of the one
 //! exclusive holder, or a sorted set of shared holders by the end of their leases. The key expires
-//! with the latest lease; members whose lease is over do not count and go at the next change.
+//! with the latest lease; members whose lease has expired do not count and are removed by the next
+//! changes, some by each. A lease counts while the clock is not past its end, which is stored as an
+//! absolute time: inside a long script or transaction the server would count a span from its start.
 
 use super::evicted;
 use super::rules::{Held, Holders, Mode, next_fence};
@@ -28,6 +30,9 @@ pub struct Candidate<'a> {
 
 /// The identifier of a holder and the end of its lease, if it has one.
 pub type Holder = (Vec<u8>, Option<UnixMs>);
+
+/// How many holders whose leases have expired are removed at once.
+const ENDED_AT_ONCE: usize = 128;
 
 /// The stored state of one lock.
 pub struct Stored<'s> {
@@ -150,37 +155,46 @@ impl<'s> Stored<'s> {
     /// Makes the candidate a holder, without asking whether it may be; its lease begins now. The
     /// reply is 1, or the fencing token.
     pub fn grant(&self, candidate: &Candidate<'_>) -> Result<Reply<'static>, Error> {
-        let fence = if candidate.fence { Some(self.next_token(candidate.name)?) } else { None };
+        // First: if what follows is refused, a token is lost, and no lock is held without one.
+        let token = if candidate.fence { Some(self.spend_token(candidate.name)?) } else { None };
         if candidate.mode.is_shared() {
             self.share(candidate.identifier, candidate.ttl)?;
         } else {
             self.own(candidate.identifier, candidate.ttl)?;
         }
-        let Some((fence, token)) = fence else { return Ok(Reply::Integer(1)) };
-        let (text, ttl) = (OwnedStr::number(token), OwnedStr::number(FENCE_TTL.get()));
-        let args = [fence.borrow(), text.borrow(), words().px(), ttl.borrow()];
-        self.server.call(c"SET", Call::Write, &args)?;
-        Ok(Reply::Integer(token))
+        Ok(Reply::Integer(token.unwrap_or(1)))
     }
 
-    /// The next fencing token and the key that keeps it.
-    fn next_token(&self, name: Str<'_>) -> Result<(OwnedStr, i64), Error> {
+    /// The next fencing token, which is kept as the last one.
+    fn spend_token(&self, name: Str<'_>) -> Result<i64, Error> {
         let key = self.server.key_of(Prefix::Fence, name)?;
         let previous = last_token(self.server, key.borrow())?;
         let token = next_fence(previous, self.server.unix_us()).ok_or(Error::Fence)?;
-        Ok((key, token))
+        let (text, end) = (OwnedStr::number(token), self.end_of(Millis(FENCE_TTL.get())));
+        let args = [key.borrow(), text.borrow(), words().pxat(), end.borrow()];
+        self.server.call(c"SET", Call::Write, &args)?;
+        Ok(token)
+    }
+
+    /// The end of a lease that begins now.
+    pub fn end_of(&self, ttl: Millis) -> OwnedStr {
+        OwnedStr::number(self.server.now().0.saturating_add(ttl.0))
     }
 
     /// Makes `identifier` the exclusive holder, whatever was there.
     pub fn own(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        let ttl = OwnedStr::number(ttl.0);
-        let args = [self.key, identifier, words().px(), ttl.borrow()];
+        if self.server.peek_key(self.key).entries() > ENDED_AT_ONCE {
+            // To free so many holders whose leases have expired is not this call's work.
+            self.server.call(c"UNLINK", Call::Write, &[self.key])?;
+        }
+        let end = self.end_of(ttl);
+        let args = [self.key, identifier, words().pxat(), end.borrow()];
         self.server.call(c"SET", Call::Write, &args).map(drop)
     }
 
     /// Makes `identifier` a shared holder, or starts its lease anew.
     pub fn share(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        let end = OwnedStr::number(self.server.now().0.saturating_add(ttl.0));
+        let end = self.end_of(ttl);
         self.drop_ended()?;
         self.server.call(c"ZADD", Call::Write, &[self.key, end.borrow(), identifier])?;
         self.expire_with_latest()
@@ -193,8 +207,9 @@ impl<'s> Stored<'s> {
     }
 
     /// Starts the lease of the exclusive holder anew.
-    pub fn renew(&self, ttl: Str<'_>) -> Result<(), Error> {
-        self.server.call(c"PEXPIRE", Call::Write, &[self.key, ttl]).map(drop)
+    pub fn renew(&self, ttl: Millis) -> Result<(), Error> {
+        let end = self.end_of(ttl);
+        self.server.call(c"PEXPIREAT", Call::Write, &[self.key, end.borrow()]).map(drop)
     }
 
     /// Takes a holder out.
@@ -210,13 +225,25 @@ impl<'s> Stored<'s> {
         }
     }
 
+    /// Removes some of the holders whose leases have expired: more than one call can add, and not
+    /// all at once.
     fn drop_ended(&self) -> Result<(), Error> {
         if self.server.type_of(self.key) != Type::SortedSet {
             return Ok(());
         }
         let before_now = OwnedStr::new(format!("({}", self.server.now().0).as_bytes());
-        let args = [self.key, words().minus_infinity(), before_now.borrow()];
-        self.server.call(c"ZREMRANGEBYSCORE", Call::Write, &args).map(drop)
+        let (w, most) = (words(), OwnedStr::number(ENDED_AT_ONCE as i64));
+        let args =
+            [self.key, w.minus_infinity(), before_now.borrow(), w.limit(), w.zero(), most.borrow()];
+        let ended = self.server.call(c"ZRANGEBYSCORE", Call::Read, &args)?;
+        let ended: Vec<OwnedStr> =
+            ended.root().elements().map(|id| OwnedStr::new(id.bytes())).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let args: Vec<_> =
+            [self.key].into_iter().chain(ended.iter().map(OwnedStr::borrow)).collect();
+        self.server.call(c"ZREM", Call::Write, &args).map(drop)
     }
 
     /// The key ends with the latest lease, so that it goes by itself, also without the module.

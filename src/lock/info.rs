@@ -58,8 +58,7 @@ impl Command for Info {
         // What is no token is nobody's; who holds the lock can be told all the same.
         let fence = last_token(server, fence.borrow()).ok().flatten();
         let fence = fence.map_or(Reply::Null, Reply::Integer);
-        let (waiters, since) = line::length(server, key);
-        let waited = since.map_or(0, |since| now.0.saturating_sub(since.0).max(0));
+        let (waiters, waited) = line::length(server, key);
         let record = stats::of(server.db(), key.bytes());
         let counters = [
             ("acquired", record.acquired),
@@ -77,7 +76,7 @@ impl Command for Info {
             (text(b"holders"), Reply::Array(holders.collect())),
             (text(b"fence"), fence),
             (text(b"waiters"), Reply::Integer(waiters as i64)),
-            (text(b"oldest_wait_ms"), Reply::Integer(waited)),
+            (text(b"oldest_wait_ms"), Reply::Integer(waited.0)),
         ];
         fields.extend(counters.map(|(name, n)| (text(name.as_bytes()), Reply::Integer(n as i64))));
         Ok(Reply::Map(fields))

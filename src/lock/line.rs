@@ -14,7 +14,7 @@ use crate::args::{Argument, Patience};
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent, subscribe};
 use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
-use crate::time::{Millis, UnixMs};
+use crate::time::{Millis, Moment};
 use crate::waiting::{self, Address, Budget, Hall, Lines, Queue, Rank, Waiter, Why, no_lines};
 use std::cell::{LazyCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -54,8 +54,8 @@ struct Ranks {
     hashes: RandomState,
     waiting: HashMap<Asker, Rc<Waiter<Locks>>>,
     /// The rank that an identifier left, and until when it is kept.
-    kept: HashMap<Asker, (Rank, UnixMs)>,
-    forget: VecDeque<(UnixMs, Asker)>,
+    kept: HashMap<Asker, (Rank, Moment)>,
+    forget: VecDeque<(Moment, Asker)>,
 }
 
 impl Ranks {
@@ -67,10 +67,16 @@ impl Ranks {
         self.asker(waiter.address.db, &waiter.address.name, &waiter.request.identifier)
     }
 
-    /// Forgets ranks that were kept long enough.
-    fn tidy(&mut self, now: UnixMs) {
-        while self.forget.front().is_some_and(|(until, _)| *until < now) {
-            let Some((_, asker)) = self.forget.pop_front() else { break };
+    /// Forgets ranks that were kept long enough: more of them than one call adds, but not all at
+    /// once.
+    fn tidy(&mut self, now: Moment) {
+        const AT_ONCE: usize = 16;
+        for _ in 0..AT_ONCE {
+            let Some((until, asker)) = self.forget.front().copied() else { break };
+            if until >= now {
+                break;
+            }
+            self.forget.pop_front();
             // It can have come back, and left again since.
             if self.kept.get(&asker).is_some_and(|(_, until)| *until < now) {
                 self.kept.remove(&asker);
@@ -95,12 +101,15 @@ impl Queue for Locks {
     }
 
     fn left(server: &Server, waiter: &Waiter<Self>, why: Why) {
-        let now = server.now();
+        let now = server.moment();
         let mut ranks = RANKS.get().borrow_mut();
         let asker = ranks.asker_of(waiter);
         ranks.tidy(now);
         ranks.waiting.remove(&asker);
-        let until = UnixMs(now.0.saturating_add(RANK_KEPT.0));
+        if why == Why::Refused {
+            return;
+        }
+        let until = now.after(RANK_KEPT);
         ranks.kept.insert(asker, (waiter.rank(), until));
         ranks.forget.push_back((until, asker));
         if why == Why::TimedOut {
@@ -150,13 +159,17 @@ impl Desk for ServerDesk<'_> {
     }
 
     fn holders(&mut self) -> Result<Holders, Error> {
-        self.seen = self.stored.holders()?;
+        self.seen = match self.stored.holders()? {
+            // Nobody will ever release it: whoever waits is told so.
+            Holders::Foreign => return Err(Error::WrongType),
+            holders => holders,
+        };
         Ok(self.seen)
     }
 
     fn grant_first(&mut self) -> Result<(), Error> {
         let Some(first) = self.first.take() else { return Ok(()) };
-        if !first.is_connected(self.server, self.budget) {
+        if !first.may_be_served(self.server, self.budget) {
             return Ok(());
         }
         let wish = &first.request;
@@ -168,8 +181,8 @@ impl Desk for ServerDesk<'_> {
             mode: wish.mode,
             fence: wish.fence,
         })?;
-        let now = self.server.now();
-        let waited = now.0.saturating_sub(first.since.0).max(0) as u64;
+        let now = self.server.moment();
+        let waited = now.since(first.since).0 as u64;
         ACQUIRED.add(1);
         HANDOFFS.add(1);
         WAIT_MS.add(waited);
@@ -190,20 +203,16 @@ impl Desk for ServerDesk<'_> {
         Ok(())
     }
 
-    fn next_end(&mut self) -> Result<Option<UnixMs>, Error> {
+    fn next_end(&mut self) -> Result<Option<Moment>, Error> {
         // What is known of the latest end outlives an eviction.
         let latest = self.server.peek_key(self.stored.key()).deadline();
         if latest.is_some() {
             HALL.get().borrow_mut().set_end(self.db, self.key, latest);
         }
-        let end = match self.stored.next_end()? {
-            None => evicted::until(self.server, self.key),
-            // A key expires when the clock is past its deadline.
-            Some(end) => Some(UnixMs(end.0.saturating_add(1))),
-        };
+        let end = self.stored.next_end()?.or_else(|| evicted::until(self.server, self.key));
         // Never in the past: the server's clock inside a command can lag a little.
-        let soonest = UnixMs(self.server.now().0.saturating_add(1));
-        Ok(end.map(|end| end.max(soonest)))
+        let soonest = self.server.moment().after(Millis(1));
+        Ok(end.map(|end| self.server.moment_past(end).max(soonest)))
     }
 
     fn is_tired(&self) -> bool {
@@ -211,7 +220,8 @@ impl Desk for ServerDesk<'_> {
     }
 }
 
-/// Serves one line. A refusal leaves it as it is, and it is looked at again a little later.
+/// Serves one line. A refusal that passes leaves it as it is, and it is looked at again a little
+/// later; the first in line is told of any other one, and the next is served.
 fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let name = HALL.get().borrow().first(db, key, b"").map(|(_, first)| first.request.name.clone());
     let Some(name) = name else { return };
@@ -219,13 +229,28 @@ fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let lock_key = OwnedStr::new(key);
     let stored = Stored::at(server, lock_key.borrow());
     let mut desk = ServerDesk { server, db, key, stored, first: None, seen: Holders::Free, budget };
-    let slot_stays = server.refuse_while_slot_moves(name.borrow());
-    match slot_stays.and_then(|()| rules::serve(&mut desk)) {
-        Ok(Rest::Until(due)) => HALL.get().borrow_mut().set_due(db, key, due),
-        Ok(Rest::Tired) => {
-            HALL.get().borrow_mut().disturb(db, key);
+    if server.refuse_while_slot_moves(name.borrow()).is_err() {
+        return waiting::look_later::<Locks>(server, db, key);
+    }
+    loop {
+        match rules::serve(&mut desk) {
+            Ok(Rest::Until(due)) => {
+                let now = server.moment();
+                return HALL.get().borrow_mut().set_due(db, key, due, now);
+            }
+            Err(error) if error.passes() => {
+                return waiting::look_later::<Locks>(server, db, key);
+            }
+            Err(error) if !desk.is_tired() => {
+                let first = Waiter::<Locks>::first(db, key, b"");
+                first.into_iter().for_each(|first| first.refuse(server, error.clone()));
+                desk.budget.spend(0);
+            }
+            Ok(Rest::Tired) | Err(_) => {
+                HALL.get().borrow_mut().disturb(db, key);
+                return;
+            }
         }
-        Err(_) => waiting::look_later::<Locks>(server, db, key),
     }
 }
 
@@ -263,20 +288,24 @@ pub fn wait(
     };
     let (asker, older, kept) = {
         let mut ranks = RANKS.get().borrow_mut();
-        ranks.tidy(server.now());
+        let now = server.moment();
+        ranks.tidy(now);
         let asker = ranks.asker(address.db, &address.name, &wish.identifier);
-        (asker, ranks.waiting.remove(&asker), ranks.kept.remove(&asker))
+        let kept = ranks.kept.get(&asker).filter(|(_, until)| *until >= now);
+        (asker, ranks.waiting.get(&asker).cloned(), kept.map(|(rank, _)| *rank))
     };
-    let before = match older {
-        Some(older) => {
-            older.answer(Reply::Integer(0));
-            Some(older.rank())
-        }
-        None => kept.map(|(rank, _)| rank),
-    };
+    let before = older.as_ref().map(|older| older.rank()).or(kept);
+    // The connection that asked before is answered when this one stands in its place.
+    let make_room = || older.iter().for_each(|older| older.answer(Reply::Integer(0)));
     let db = address.db;
-    let waiter = Waiter::<Locks>::join(server, candidate.name, address, before, patience, wish)?;
-    RANKS.get().borrow_mut().waiting.insert(asker, waiter);
+    let joined =
+        Waiter::<Locks>::join(server, candidate.name, address, before, patience, wish, make_room)?;
+    let Some(waiter) = joined else { return Ok(Reply::Integer(0)) };
+    {
+        let mut ranks = RANKS.get().borrow_mut();
+        ranks.kept.remove(&asker);
+        ranks.waiting.insert(asker, waiter);
+    }
     WAITS.add(1);
     // Who stands alone has to learn when the lease ends for which it waits; who took its old place
     // can be the next. Not here: a client is not answered inside its own command.
@@ -304,11 +333,12 @@ pub fn withdraw(server: &Server, key: Str<'_>, identifier: Str<'_>) {
     }
 }
 
-/// How many wait for a lock, and since when the first does.
-pub fn length(server: &Server, key: Str<'_>) -> (usize, Option<UnixMs>) {
+/// How many wait for a lock, and how long the first has been waiting.
+pub fn length(server: &Server, key: Str<'_>) -> (usize, Millis) {
     let (db, hall) = (server.db(), HALL.get().borrow());
     let first = hall.first(db, key.bytes(), b"").map(|(_, first)| first.since);
-    (hall.len_of(db, key.bytes(), b""), first)
+    let waited = first.map_or(Millis(0), |since| server.moment().since(since));
+    (hall.len_of(db, key.bytes(), b""), waited)
 }
 
 /// The module is unloaded.

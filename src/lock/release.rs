@@ -51,7 +51,7 @@ impl Command for Release {
         line::withdraw(server, key, identifier);
         if held != Held::No {
             RELEASED.add(1);
-            stats::released(server.db(), key.bytes(), identifier.bytes(), server.now());
+            stats::released(server.db(), key.bytes(), identifier.bytes(), server.moment());
         }
         line::serve_now(server, key);
         Ok(Reply::Integer((held != Held::No).into()))

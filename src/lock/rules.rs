@@ -6,7 +6,7 @@
 //! The line is strictly first come, first served across all modes: only its first may be granted,
 //! and with it whoever follows and is compatible.
 
-use crate::time::UnixMs;
+use crate::time::Moment;
 
 /// How a client wants to hold a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub trait Desk {
     /// Makes the first in line a holder, and lets it go.
     fn grant_first(&mut self) -> Result<(), Self::Error>;
     /// When the lock may admit one more by itself: the end of the earliest lease.
-    fn next_end(&mut self) -> Result<Option<UnixMs>, Self::Error>;
+    fn next_end(&mut self) -> Result<Option<Moment>, Self::Error>;
     /// Whether enough was done for now.
     fn is_tired(&self) -> bool;
 }
@@ -151,7 +151,7 @@ pub trait Desk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
     /// Nobody waits, or it is known when to look again.
-    Until(Option<UnixMs>),
+    Until(Option<Moment>),
     /// More could be granted at once.
     Tired,
 }

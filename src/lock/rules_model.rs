@@ -48,14 +48,14 @@ struct Wish {
 
 /// One lock: its holders, its line, and when the timer stands.
 struct World {
-    now: UnixMs,
-    holders: Vec<(Id, Held, UnixMs)>,
+    now: Moment,
+    holders: Vec<(Id, Held, Moment)>,
     line: Hall<Wish>,
     /// Who must be in line.
     waiting: BTreeMap<Id, Place>,
     ranks: BTreeMap<Id, Place>,
     first: Option<(Place, Wish)>,
-    due: Option<UnixMs>,
+    due: Option<Moment>,
     grants: usize,
 }
 
@@ -68,7 +68,7 @@ fn here() -> Address {
 impl World {
     fn new() -> Self {
         Self {
-            now: UnixMs(1_000_000),
+            now: Moment(1_000_000),
             holders: Vec::new(),
             line: Hall::default(),
             waiting: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    fn live(&self) -> impl Iterator<Item = &(Id, Held, UnixMs)> {
+    fn live(&self) -> impl Iterator<Item = &(Id, Held, Moment)> {
         self.holders.iter().filter(|(_, _, end)| *end >= self.now)
     }
 
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn hold(&mut self, id: Id, held: Held, ttl: i64) {
-        let end = UnixMs(self.now.0 + ttl);
+        let end = Moment(self.now.0 + ttl);
         self.holders.retain(|(holder, _, end)| *holder != id && *end >= self.now);
         self.holders.push((id, held, end));
         // Fails if two do not go together.
@@ -165,7 +165,7 @@ impl World {
                     Verdict::NotNow if wait && !bare => {
                         let place = self.leave(id).or_else(|| self.ranks.remove(&id));
                         let place = place.unwrap_or_else(|| self.line.new_place());
-                        self.line.join(&here(), place, wish);
+                        self.line.join(&here(), place, wish, self.now);
                         self.waiting.insert(id, place);
                     }
                     Verdict::NotNow => {}
@@ -190,7 +190,7 @@ impl World {
             }
             Step::Pass { ms } => {
                 // The timer goes off on its way.
-                let end = UnixMs(self.now.0 + ms);
+                let end = Moment(self.now.0 + ms);
                 while let Some(due) = self.due.filter(|due| *due <= end) {
                     self.now = due;
                     self.serve();
@@ -232,8 +232,8 @@ impl Desk for World {
         Ok(())
     }
 
-    fn next_end(&mut self) -> Result<Option<UnixMs>, Self::Error> {
-        Ok(self.live().map(|(_, _, end)| UnixMs(end.0 + 1)).min())
+    fn next_end(&mut self) -> Result<Option<Moment>, Self::Error> {
+        Ok(self.live().map(|(_, _, end)| Moment(end.0 + 1)).min())
     }
 
     fn is_tired(&self) -> bool {

@@ -4,7 +4,7 @@
 use super::{EXPIRED, HOLD_MS};
 use crate::server::MainThread;
 use crate::stats::Recent;
-use crate::time::UnixMs;
+use crate::time::Moment;
 use std::cell::{LazyCell, RefCell};
 
 /// The counters of one lock.
@@ -27,7 +27,7 @@ pub struct Record {
     /// The longest of them.
     pub hold_ms_max: u64,
     /// Who was granted it, by a hash of the identifier, and when; as many as fit.
-    holders: Vec<(u64, UnixMs)>,
+    holders: Vec<(u64, Moment)>,
 }
 
 /// How many holders of a lock are remembered.
@@ -51,7 +51,7 @@ pub struct Grant<'a> {
     /// To whom.
     pub identifier: &'a [u8],
     /// When.
-    pub now: UnixMs,
+    pub now: Moment,
     /// How long it waited in line, in ms, if it did.
     pub waited: Option<u64>,
     /// Nobody held the lock: whoever is still remembered as a holder let its lease end.
@@ -81,13 +81,13 @@ pub fn granted(db: i32, key: &[u8], grant: &Grant<'_>) {
 }
 
 /// A release.
-pub fn released(db: i32, key: &[u8], identifier: &[u8], now: UnixMs) {
+pub fn released(db: i32, key: &[u8], identifier: &[u8], now: Moment) {
     let identifier = hash(identifier);
     with(db, key, |record| {
         let position = record.holders.iter().position(|(holder, _)| *holder == identifier);
         if let Some(position) = position {
             let (_, since) = record.holders.swap_remove(position);
-            let held = now.0.saturating_sub(since.0).max(0) as u64;
+            let held = now.since(since).0 as u64;
             record.hold_ms_sum += held;
             record.hold_ms_max = record.hold_ms_max.max(held);
             HOLD_MS.add(held);

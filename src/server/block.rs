@@ -11,8 +11,9 @@ use super::call::Mode;
 use super::guard::guard;
 use super::{MainThread, OwnedStr, Server, Str, words};
 use crate::args::{Patience, integer};
+use crate::error::Error;
 use crate::server::Reply;
-use crate::time::UnixMs;
+use crate::time::{Millis, Moment};
 use redis_module::raw;
 use std::cell::Cell;
 use std::io;
@@ -23,9 +24,9 @@ use std::time::{Duration, Instant};
 
 /// A waiter, as the server sees it.
 pub trait Waits: 'static {
-    /// The client leaves the line with this reply: what it was granted, or nothing because its
-    /// time ran out.
-    fn farewell(&self, server: &Server) -> Reply<'static>;
+    /// The client leaves the line with this reply: what it was granted, why it was refused, or
+    /// nothing because its time ran out.
+    fn farewell(&self, server: &Server) -> Result<Reply<'static>, Error>;
 
     /// The client is gone: disconnected, killed, redirected, or unblocked with an error. Writes
     /// nothing.
@@ -38,13 +39,21 @@ pub struct Blocked(NonNull<raw::RedisModuleBlockedClient>);
 
 impl Server {
     /// Makes the calling client wait for `patience`. Only where [`Server::may_block`] allows it.
-    pub fn block<W: Waits>(&self, key: Str<'_>, patience: Patience, waiter: Rc<W>) -> Blocked {
+    /// `None` where the server does not let this client wait all the same: Valkey 8.1 and later
+    /// refuse one that is subscribed to a channel.
+    pub fn block<W: Waits>(
+        &self,
+        key: Str<'_>,
+        patience: Patience,
+        waiter: &Rc<W>,
+    ) -> Option<Blocked> {
         let timeout = match patience {
             Patience::Forever => 0,
             Patience::For(span) => span.0,
         };
+        let data = Rc::into_raw(waiter.clone());
         // SAFETY: the context is that of a command and may block; the server keeps the reference
-        // to the waiter until it hands it to `release`.
+        // to the waiter until it hands it to `release`, or has not taken it.
         unsafe {
             let blocked = need(raw::RedisModule_BlockClientOnKeys)(
                 self.ctx,
@@ -54,10 +63,14 @@ impl Server {
                 timeout,
                 &mut key.as_ptr(),
                 1,
-                Rc::into_raw(waiter).cast_mut().cast(),
+                data.cast_mut().cast(),
             );
-            need(raw::RedisModule_SetDisconnectCallback)(blocked, Some(disconnected::<W>));
-            Blocked(need(NonNull::new(blocked)))
+            let Some(blocked) = NonNull::new(blocked) else {
+                drop(Rc::from_raw(data));
+                return None;
+            };
+            need(raw::RedisModule_SetDisconnectCallback)(blocked.as_ptr(), Some(disconnected::<W>));
+            Some(Blocked(blocked))
         }
     }
 
@@ -73,12 +86,12 @@ impl Server {
     /// Some servers look at every connection to tell of one (Valkey 9). Where that takes long, this
     /// trusts the server to have called back for whoever is gone, and tries again after a second.
     pub fn is_connected(&self, client: u64) -> bool {
-        if LOOKS.get().get().are_too_dear(self.now()) {
+        if LOOKS.get().get().are_too_dear(self.moment()) {
             return true;
         }
         let before = Instant::now();
         let connected = self.look_at(client);
-        LOOKS.get().set(LOOKS.get().get().after(before.elapsed(), self.now()));
+        LOOKS.get().set(LOOKS.get().get().after(before.elapsed(), self.moment()));
         connected
     }
 
@@ -102,23 +115,23 @@ struct Looks {
     /// How many looks in a row took too long: one can be the operating system's doing.
     slow: u32,
     /// When one is tried again.
-    again: UnixMs,
+    again: Moment,
 }
 
 static LOOKS: MainThread<Cell<Looks>> =
-    MainThread::new(Cell::new(Looks { slow: 0, again: UnixMs(0) }));
+    MainThread::new(Cell::new(Looks { slow: 0, again: Moment(0) }));
 
 impl Looks {
     /// Longer than any look takes that does not depend on the number of connections.
     const TOO_LONG: Duration = Duration::from_micros(30);
 
-    fn are_too_dear(self, now: UnixMs) -> bool {
+    fn are_too_dear(self, now: Moment) -> bool {
         self.slow >= 8 && now < self.again
     }
 
-    fn after(self, took: Duration, now: UnixMs) -> Self {
+    fn after(self, took: Duration, now: Moment) -> Self {
         let slow = if took > Self::TOO_LONG { self.slow.saturating_add(1) } else { 0 };
-        Self { slow, again: UnixMs(now.0.saturating_add(1000)) }
+        Self { slow, again: now.after(Millis(1000)) }
     }
 }
 
@@ -179,8 +192,10 @@ unsafe extern "C" fn answer_now<W: Waits>(
     // SAFETY: the server calls this with the context of a client that `block::<W>` blocked.
     let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
     guard((), || {
-        let reply = guard(Reply::Null, || waiter.map_or(Reply::Null, |w| w.farewell(&server)));
-        server.answer(&Ok(reply));
+        let outcome = guard(Err(Error::Internal), || {
+            waiter.map_or(Ok(Reply::Null), |waiter| waiter.farewell(&server))
+        });
+        server.answer(&outcome);
     });
     raw::REDISMODULE_OK as c_int
 }
@@ -211,18 +226,18 @@ mod tests {
     #[test]
     fn looks_are_spared_for_a_second_when_several_in_a_row_took_long() {
         let (now, long, short) =
-            (UnixMs(5000), Duration::from_micros(90), Duration::from_micros(3));
-        let mut looks = Looks { slow: 0, again: UnixMs(0) };
+            (Moment(5_000_000), Duration::from_micros(90), Duration::from_micros(3));
+        let mut looks = Looks { slow: 0, again: Moment(0) };
         for _ in 0..7 {
             looks = looks.after(long, now);
             assert!(!looks.are_too_dear(now));
         }
         assert!(!looks.after(short, now).after(long, now).are_too_dear(now));
         looks = looks.after(long, now);
-        assert!(looks.are_too_dear(UnixMs(5999)));
-        assert!(!looks.are_too_dear(UnixMs(6000)));
+        assert!(looks.are_too_dear(Moment(5_999_000)));
+        assert!(!looks.are_too_dear(Moment(6_000_000)));
         // One look tells whether it still takes long.
-        assert!(looks.after(long, UnixMs(6000)).are_too_dear(UnixMs(6001)));
-        assert!(!looks.after(short, UnixMs(6000)).are_too_dear(UnixMs(6001)));
+        assert!(looks.after(long, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
+        assert!(!looks.after(short, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
     }
 }

@@ -28,6 +28,35 @@ pub enum Mode {
     WriteForward,
 }
 
+/// Every command that runs as an inner one. The module does not load where one of them is missing,
+/// such as by `rename-command`: half of a step would then be refused. CLIENT is optional.
+pub(super) const INNER_COMMANDS: &[&CStr] = &[
+    c"DEL",
+    c"EXISTS",
+    c"GET",
+    c"HMGET",
+    c"HSET",
+    c"MGET",
+    c"PEXPIREAT",
+    c"SET",
+    c"UNLINK",
+    c"XACK",
+    c"XADD",
+    c"XCLAIM",
+    c"XDEL",
+    c"XGROUP",
+    c"XINFO",
+    c"XPENDING",
+    c"XRANGE",
+    c"XREADGROUP",
+    c"ZADD",
+    c"ZCOUNT",
+    c"ZRANGE",
+    c"ZRANGEBYSCORE",
+    c"ZREM",
+    c"ZSCORE",
+];
+
 /// How many strings the formats below have room for.
 const SINGLES: usize = 10;
 
@@ -254,5 +283,37 @@ impl Drop for CallReply<'_> {
     fn drop(&mut self) {
         // SAFETY: the reply was made by `call`, and the lifetime keeps it inside its context.
         unsafe { need(raw::RedisModule_FreeCallReply)(self.element.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn inner_commands(folder: &Path, found: &mut Vec<String>) {
+        for file in fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_dir() {
+                inner_commands(&path, found);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let calls = text.split(".call(").skip(1).map(str::trim_start);
+            let names = calls.filter_map(|call| call.strip_prefix("c\"")?.split('"').next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn every_inner_command_is_checked_at_load() {
+        let mut used = Vec::new();
+        inner_commands(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut used);
+        used.sort();
+        used.dedup();
+        used.retain(|name| name != "CLIENT");
+        let checked: Vec<_> = INNER_COMMANDS.iter().map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(used, checked);
     }
 }

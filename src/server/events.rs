@@ -6,7 +6,7 @@
 
 use super::api::need;
 use super::guard::guard;
-use super::{MainThread, Server};
+use super::{MainThread, Server, timer};
 use crate::{FAMILIES, waiting};
 use redis_module::raw;
 use std::cell::Cell;
@@ -102,14 +102,16 @@ unsafe extern "C" fn key_changed(
     raw::REDISMODULE_OK as c_int
 }
 
-/// Subscribes to the events of whole databases, which raise no keyspace events.
-pub(super) fn subscribe_to_databases(server: &Server) {
+/// Subscribes to the events of whole databases, which raise no keyspace events, and to the server's
+/// periodic work.
+pub(super) fn subscribe_to_server(server: &Server) {
     for (id, callback) in [
         (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
         (raw::REDISMODULE_EVENT_LOADING, loaded),
         (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
         (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, replaced),
+        (raw::REDISMODULE_EVENT_CRON_LOOP, periodic),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
@@ -172,6 +174,18 @@ unsafe extern "C" fn loaded(
         let server = unsafe { Server::new(ctx) };
         databases_changed(&server, &[]);
     }
+}
+
+/// The server's periodic work: ten times a second, unless `hz` says otherwise.
+unsafe extern "C" fn periodic(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _phase: u64,
+    _data: *mut c_void,
+) {
+    // SAFETY: the server gives a valid context.
+    let server = unsafe { Server::new(ctx) };
+    guard((), || timer::rearm_if_late(&server));
 }
 
 /// A replica has replaced its data by what it loaded beside them, or has given that up; or it was

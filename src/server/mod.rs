@@ -4,6 +4,7 @@
 //! Every entry from C runs inside [`guard::guard`]; every function pointer that is used without a
 //! check is checked once, when the module is loaded ([`module`]).
 
+pub mod acl;
 pub mod api;
 pub mod block;
 pub mod call;
@@ -28,7 +29,7 @@ pub use string::{CowStr, OwnedStr, Str, words};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::{self, Prefix};
-use crate::time::UnixMs;
+use crate::time::{Moment, UnixMs};
 use api::need;
 use redis_module::raw;
 use std::cell::Cell;
@@ -39,6 +40,9 @@ pub struct Server {
     ctx: *mut raw::RedisModuleCtx,
     /// Nobody has asked the server whether it accepts writes now: inner commands ask.
     on_own_account: bool,
+    /// The arguments of the command that runs, with its name; none outside a command.
+    argv: *const Str<'static>,
+    argc: usize,
 }
 
 /// Whether the server runs in cluster mode; fixed while it runs.
@@ -57,7 +61,15 @@ impl Server {
     /// `ctx` is the context that the server gave to the callback which is running now, and the
     /// value is dropped before the callback returns.
     unsafe fn new(ctx: *mut raw::RedisModuleCtx) -> Self {
-        Self { ctx, on_own_account: false }
+        Self { ctx, on_own_account: false, argv: std::ptr::null(), argc: 0 }
+    }
+
+    /// The server as a command sees it.
+    ///
+    /// # Safety
+    /// As for [`Server::new`]; `argv` are the arguments of the command.
+    unsafe fn in_command(ctx: *mut raw::RedisModuleCtx, argv: &[Str<'_>]) -> Self {
+        Self { ctx, on_own_account: false, argv: argv.as_ptr().cast(), argc: argv.len() }
     }
 
     /// The server as a timer sees it, in which no client's command was admitted before.
@@ -65,7 +77,17 @@ impl Server {
     /// # Safety
     /// As for [`Server::new`].
     unsafe fn in_timer(ctx: *mut raw::RedisModuleCtx) -> Self {
-        Self { ctx, on_own_account: true }
+        Self { ctx, on_own_account: true, argv: std::ptr::null(), argc: 0 }
+    }
+
+    /// The command that runs, kept beyond its end.
+    pub fn hold_command(&self) -> Box<[OwnedStr]> {
+        if self.argv.is_null() {
+            return Box::default();
+        }
+        // SAFETY: the arguments live as long as the command, and this value no longer than it.
+        let argv = unsafe { std::slice::from_raw_parts(self.argv, self.argc) };
+        argv.iter().map(|arg| OwnedStr::hold(*arg)).collect()
     }
 
     /// The server's clock.
@@ -77,6 +99,20 @@ impl Server {
     pub fn unix_us(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
+    }
+
+    /// The monotonic clock.
+    pub fn moment(&self) -> Moment {
+        // SAFETY: takes no arguments; checked at load.
+        let us = unsafe { need(raw::RedisModule_MonotonicMicroseconds)() };
+        Moment(i64::try_from(us).unwrap_or(i64::MAX))
+    }
+
+    /// When the server's clock will be past `at`, or was, if nobody sets it.
+    pub fn moment_past(&self, at: UnixMs) -> Moment {
+        let first_us = at.0.saturating_add(1).saturating_mul(1000);
+        let left = first_us.saturating_sub(self.unix_us());
+        Moment(self.moment().0.saturating_add(left))
     }
 
     /// The selected database.

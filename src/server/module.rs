@@ -1,6 +1,7 @@
 //! Loading and unloading.
 
 use super::api::need;
+use super::call::INNER_COMMANDS;
 use super::guard::{forget_panics, guard, log, log_panics};
 use super::{CLUSTER, Server, events, info, string, timer};
 use crate::{COMMANDS, FAMILIES};
@@ -22,11 +23,15 @@ pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
     }
     log_panics();
     let args: Vec<&[u8]> = args.iter().map(RedisString::as_slice).collect();
-    let outcome = guard(Err("a bug"), || {
+    let outcome = guard(Err("a bug".into()), || {
+        if let Some(missing) = server.missing_command(INNER_COMMANDS) {
+            let name = missing.to_str().unwrap_or_default();
+            return Err(format!("the server has no command {name}, which may have been renamed"));
+        }
         CLUSTER.get().set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
         server.register_settings(&args)?;
         COMMANDS.iter().try_for_each(|entry| server.register(entry))?;
-        events::subscribe_to_databases(&server);
+        events::subscribe_to_server(&server);
         // SAFETY: the context is valid; this replaces the information handler of the crate.
         unsafe {
             need(raw::RedisModule_RegisterInfoFunc)(ctx.ctx, Some(info::write));
@@ -102,6 +107,7 @@ fn missing_function() -> Option<&'static str> {
     // SAFETY: the pointers were filled in before `load` and are only read.
     let functions = unsafe {
         functions! {
+            RedisModule_ACLCheckCommandPermissions
             RedisModule_AvoidReplicaTraffic
             RedisModule_BlockClientOnKeys
             RedisModule_Call
@@ -113,9 +119,11 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CallReplyType
             RedisModule_CloseKey
             RedisModule_CreateCommand
+            RedisModule_CreateModuleUser
             RedisModule_CreateString
             RedisModule_CreateTimer
             RedisModule_FreeCallReply
+            RedisModule_FreeModuleUser
             RedisModule_FreeString
             RedisModule_GetAbsExpire
             RedisModule_GetRandomBytes
@@ -123,8 +131,10 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_GetBlockedClientPrivateData
             RedisModule_GetClientId
             RedisModule_GetClientInfoById
+            RedisModule_GetClientUserNameById
             RedisModule_GetCommand
             RedisModule_GetContextFlags
+            RedisModule_GetModuleUserFromUserName
             RedisModule_GetSelectedDb
             RedisModule_InfoAddFieldULongLong
             RedisModule_InfoAddSection
@@ -132,6 +142,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_LoadConfigs
             RedisModule_Log
             RedisModule_Milliseconds
+            RedisModule_MonotonicMicroseconds
             RedisModule_OpenKey
             RedisModule_RegisterInfoFunc
             RedisModule_RegisterNumericConfig

@@ -29,7 +29,10 @@ pub unsafe extern "C" fn handler<C: Command>(
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server gives a valid context and valid arguments for the time of this call.
-    let (server, args) = unsafe { (Server::new(ctx), arguments(argv, argc)) };
+    let (server, args) = unsafe {
+        let args = arguments(argv, argc);
+        (Server::in_command(ctx, args), args)
+    };
     let run = || {
         let name = C::SPEC.name.to_str().unwrap_or_default();
         let mut args = Args::new(args.get(1..).unwrap_or_default(), name, now);

@@ -9,7 +9,7 @@ use crate::args::Argument;
 use crate::error::Error;
 use redis_module::raw;
 use std::ffi::{CStr, CString};
-use std::os::raw::c_long;
+use std::os::raw::{c_int, c_long};
 use std::rc::Rc;
 
 /// Finds a part of a reply.
@@ -111,9 +111,7 @@ impl Server {
                         self.send(value);
                     });
                 }
-                Reply::Forward(reply) => {
-                    need(raw::RedisModule_ReplyWithCallReply)(ctx, reply.root().as_ptr());
-                }
+                Reply::Forward(reply) => self.forward(reply.root()),
                 Reply::Extended(reply, part, added) => {
                     let items = part(reply);
                     let len = items.map_or(0, Element::len);
@@ -121,15 +119,22 @@ impl Server {
                     for item in items.into_iter().flat_map(Element::elements) {
                         let len = item.len() + added.len();
                         need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
-                        for element in item.elements() {
-                            need(raw::RedisModule_ReplyWithCallReply)(ctx, element.as_ptr());
-                        }
+                        item.elements().for_each(|element| self.forward(element));
                         added.iter().for_each(|number| self.send(&Reply::Integer(*number)));
                     }
                 }
                 Reply::Value(key) => self.send_bulk(key.long_string()),
                 Reply::Later => {}
             }
+        }
+    }
+
+    /// Sends an inner reply, or a part of one. The server refuses one of another protocol.
+    fn forward(&self, element: Element<'_>) {
+        // SAFETY: the context is valid and the reply lives.
+        let sent = unsafe { need(raw::RedisModule_ReplyWithCallReply)(self.ctx, element.as_ptr()) };
+        if sent != raw::REDISMODULE_OK as c_int {
+            self.answer(&Err(Error::Internal));
         }
     }
 

@@ -59,6 +59,11 @@ impl OwnedStr {
         Self(need(NonNull::new(raw)))
     }
 
+    /// Takes over a string that the server has made for this module.
+    pub(super) fn take(raw: NonNull<raw::RedisModuleString>) -> Self {
+        Self(raw)
+    }
+
     /// Another reference to a string of the server, which outlives the command.
     pub fn hold(text: Str<'_>) -> Self {
         // SAFETY: the string is valid; with a null context it is freed by hand.

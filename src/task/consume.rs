@@ -115,7 +115,11 @@ impl Command for Consume {
                 let address = Address { db: server.db(), name, part };
                 let consumer = consumer.bytes().into();
                 let wanted = Wanted { consumer, count: count.value, shape: shape() };
-                Waiter::<Tasks>::join(server, queue, address, None, patience, wanted)?;
+                let joined =
+                    Waiter::<Tasks>::join(server, queue, address, None, patience, wanted, || {})?;
+                if joined.is_none() {
+                    return Ok(shape().nothing());
+                }
                 if more {
                     line::look_at(server, queue.bytes());
                 } else {

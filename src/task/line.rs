@@ -7,7 +7,7 @@ use crate::args::Argument;
 use crate::error::Error;
 use crate::server::events::{self, KeyEvent};
 use crate::server::{OwnedStr, Reply, Server, Str};
-use crate::time::UnixMs;
+use crate::time::{Millis, UnixMs};
 use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -45,9 +45,6 @@ impl Queue for Tasks {
             .and_then(|()| serve_all(server, db, stream, usize::MAX, budget));
         match outcome {
             Ok(()) => schedule(server, db, stream),
-            // What cures it raises an event.
-            Err(Error::WrongType) => {}
-            Err(Error::Server(refused)) if refused.code() == "WRONGTYPE" => {}
             Err(_) => waiting::look_later::<Self>(server, db, stream),
         }
     }
@@ -101,9 +98,12 @@ fn schedule(server: &Server, db: i32, stream: &[u8]) {
         return;
     }
     // Never in the past: the server's clock inside a command can lag a little.
-    let soonest = UnixMs(server.now().0.saturating_add(1));
-    let due = memory::next_look(db, stream, &groups).map(|due| due.max(soonest));
-    HALL.get().borrow_mut().set_due(db, stream, due);
+    let now = server.moment();
+    let due = memory::next_look(db, stream, &groups);
+    // The moment at which the clock reads the due time.
+    let due = due.map(|due| server.moment_past(UnixMs(due.0.saturating_sub(1))));
+    let due = due.map(|due| due.max(now.after(Millis(1))));
+    HALL.get().borrow_mut().set_due(db, stream, due, now);
 }
 
 /// How many consumers wait for tasks of `stream`.
@@ -165,7 +165,7 @@ fn serve_group(
             HALL.get().borrow_mut().disturb(db, stream);
             break;
         }
-        if !first.is_connected(server, budget) {
+        if !first.may_be_served(server, budget) {
             continue;
         }
         let consumer = OwnedStr::new(&first.request.consumer);

@@ -1,7 +1,7 @@
 //! Lines, rooms and halls: who waits where, in which order, and what is to be looked at again when.
 //! Nothing here knows a server.
 
-use crate::time::UnixMs;
+use crate::time::{Millis, Moment, UnixMs};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A waiter's place in its line. Places rise in the order of arrival, and none is given twice.
@@ -55,11 +55,17 @@ impl<T> Line<T> {
     }
 }
 
+/// Every room is looked at this often at least: some of what can change there raises no event, and
+/// the wall clock, which decides when leases expire, can be set.
+pub const LOOK: Millis = Millis(800);
+
 /// The lines of one name: one for each part, such as a consumer group.
 struct Room<T> {
     lines: BTreeMap<Box<[u8]>, Line<T>>,
-    restless: bool,
-    due: Option<UnixMs>,
+    /// Its number in [`Hall::restless`] while it is there.
+    restless: Option<u64>,
+    /// When it is looked at next whatever happens: in [`LOOK`] at the latest.
+    due: Moment,
     end: Option<UnixMs>,
 }
 
@@ -78,8 +84,11 @@ pub struct Address {
 pub struct Hall<T> {
     /// By database, of which few are used, and name.
     rooms: BTreeMap<i32, HashMap<Box<[u8]>, Room<T>>>,
-    restless: VecDeque<(i32, Box<[u8]>)>,
-    due: BTreeSet<(UnixMs, i32, Box<[u8]>)>,
+    /// The rooms to be looked at now, in the order in which they were disturbed.
+    restless: BTreeMap<u64, (i32, Box<[u8]>)>,
+    /// How many rooms were disturbed so far.
+    disturbed: u64,
+    due: BTreeSet<(Moment, i32, Box<[u8]>)>,
     waiting: usize,
     next: Place,
 }
@@ -88,7 +97,8 @@ impl<T> Default for Hall<T> {
     fn default() -> Self {
         Self {
             rooms: BTreeMap::new(),
-            restless: VecDeque::new(),
+            restless: BTreeMap::new(),
+            disturbed: 0,
             due: BTreeSet::new(),
             waiting: 0,
             next: 0,
@@ -114,14 +124,13 @@ impl<T> Hall<T> {
 
     /// Joins the line at `address`, at a [`Hall::new_place`] or one that the waiter had before and
     /// nobody else has now.
-    pub fn join(&mut self, address: &Address, place: Place, waiter: T) {
+    pub fn join(&mut self, address: &Address, place: Place, waiter: T, now: Moment) {
         self.waiting += 1;
         let rooms = self.rooms.entry(address.db).or_default();
-        let room = rooms.entry(address.name.clone()).or_insert_with(|| Room {
-            lines: BTreeMap::new(),
-            restless: false,
-            due: None,
-            end: None,
+        let room = rooms.entry(address.name.clone()).or_insert_with(|| {
+            let due = now.after(LOOK);
+            self.due.insert((due, address.db, address.name.clone()));
+            Room { lines: BTreeMap::new(), restless: None, due, end: None }
         });
         room.lines.entry(address.part.clone()).or_default().join(place, waiter);
     }
@@ -137,8 +146,9 @@ impl<T> Hall<T> {
             room.lines.remove(&address.part);
         }
         if room.lines.is_empty() {
-            if let Some(due) = room.due {
-                self.due.remove(&(due, address.db, address.name.clone()));
+            self.due.remove(&(room.due, address.db, address.name.clone()));
+            if let Some(number) = room.restless {
+                self.restless.remove(&number);
             }
             rooms.remove(&address.name);
         }
@@ -155,7 +165,8 @@ impl<T> Hall<T> {
 
     /// Whether somebody waits in a line and nothing has happened since it was looked at.
     pub fn is_calm(&self, db: i32, name: &[u8], part: &[u8]) -> bool {
-        self.room(db, name).is_some_and(|room| !room.restless && room.lines.contains_key(part))
+        let room = self.room(db, name);
+        room.is_some_and(|room| room.restless.is_none() && room.lines.contains_key(part))
     }
 
     /// The parts of a name for which somebody waits.
@@ -172,9 +183,10 @@ impl<T> Hall<T> {
     pub fn disturb(&mut self, db: i32, name: &[u8]) -> bool {
         let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(name));
         let Some(room) = room else { return false };
-        if !room.restless {
-            room.restless = true;
-            self.restless.push_back((db, name.into()));
+        if room.restless.is_none() {
+            self.disturbed += 1;
+            room.restless = Some(self.disturbed);
+            self.restless.insert(self.disturbed, (db, name.into()));
         }
         true
     }
@@ -195,14 +207,16 @@ impl<T> Hall<T> {
         line.map_or(0, |line| line.waiting)
     }
 
-    /// Sets when a room, if there is one, is to be looked at again whatever happens.
-    pub fn set_due(&mut self, db: i32, name: &[u8], due: Option<UnixMs>) {
+    /// Sets when a room, if there is one, is to be looked at again: when something is due there, or
+    /// in [`LOOK`] from now.
+    pub fn set_due(&mut self, db: i32, name: &[u8], due: Option<Moment>, now: Moment) {
         let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(name));
         let Some(room) = room else { return };
-        if let Some(before) = std::mem::replace(&mut room.due, due) {
+        let latest = now.after(LOOK);
+        let due = due.map_or(latest, |due| due.min(latest));
+        let before = std::mem::replace(&mut room.due, due);
+        if before != due {
             self.due.remove(&(before, db, name.into()));
-        }
-        if let Some(due) = due {
             self.due.insert((due, db, name.into()));
         }
     }
@@ -221,20 +235,18 @@ impl<T> Hall<T> {
     }
 
     /// Marks every room whose time has come.
-    pub fn disturb_due(&mut self, now: UnixMs) {
+    pub fn disturb_due(&mut self, now: Moment) {
         while let Some((due, _, _)) = self.due.first()
             && *due <= now
         {
-            let Some((_, db, name)) = self.due.pop_first() else { return };
-            if let Some(room) = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(&name)) {
-                room.due = None;
-            }
+            let Some((_, db, name)) = self.due.first().cloned() else { return };
             self.disturb(db, &name);
+            self.set_due(db, &name, None, now);
         }
     }
 
     /// When the next room is to be looked at; `now` if one is restless.
-    pub fn next_look(&self, now: UnixMs) -> Option<UnixMs> {
+    pub fn next_look(&self, now: Moment) -> Option<Moment> {
         if self.waiting == 0 {
             None
         } else if self.restless.is_empty() {
@@ -246,15 +258,11 @@ impl<T> Hall<T> {
 
     /// The next room to look at again.
     pub fn next_restless(&mut self) -> Option<(i32, Box<[u8]>)> {
-        while let Some((db, name)) = self.restless.pop_front() {
-            let room = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(&name));
-            // A room can have emptied, and another of the same name opened, since it was marked.
-            if let Some(room) = room.filter(|room| room.restless) {
-                room.restless = false;
-                return Some((db, name));
-            }
+        let (_, (db, name)) = self.restless.pop_first()?;
+        if let Some(room) = self.rooms.get_mut(&db).and_then(|rooms| rooms.get_mut(&name)) {
+            room.restless = None;
         }
-        None
+        Some((db, name))
     }
 }
 
@@ -262,6 +270,8 @@ impl<T> Hall<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const NOW: Moment = Moment(1_000_000);
 
     /// What can happen to a hall.
     #[derive(Clone, Debug)]
@@ -271,6 +281,7 @@ mod tests {
         /// The waiter that came as the n-th leaves, if it is still there.
         Leave(usize),
         Disturb(usize),
+        SetDue(usize, Option<i64>),
         DisturbDatabase(i32),
         LookAgain,
     }
@@ -294,6 +305,8 @@ mod tests {
             3 => (0..8usize).prop_map(Step::ServeFirst),
             3 => any::<usize>().prop_map(Step::Leave),
             1 => (0..8usize).prop_map(Step::Disturb),
+            1 => (0..8usize, prop::option::of(0..10_000_000i64))
+                .prop_map(|(line, us)| Step::SetDue(line, us)),
             1 => (0..2).prop_map(Step::DisturbDatabase),
             1 => Just(Step::LookAgain),
         ]
@@ -316,7 +329,7 @@ mod tests {
                 match step {
                     Step::Join(line) => {
                         let place = hall.new_place();
-                        hall.join(&addresses[line], place, arrivals);
+                        hall.join(&addresses[line], place, arrivals, NOW);
                         model.push((arrivals, line, place));
                         arrivals += 1;
                     }
@@ -348,6 +361,11 @@ mod tests {
                             restless.push(room);
                         }
                     }
+                    Step::SetDue(line, us) => {
+                        let at = &addresses[line];
+                        let due = us.map(|us| Moment(NOW.0 + us));
+                        hall.set_due(at.db, &at.name, due, NOW);
+                    }
                     Step::DisturbDatabase(db) => {
                         hall.disturb_databases(&[db]);
                         let here = addresses.iter().filter(|at| at.db == db);
@@ -362,11 +380,19 @@ mod tests {
                         // What was not named again has emptied since it was disturbed.
                         for room in restless.drain(..) {
                             let still = hall.rooms.get(&room.0).and_then(|r| r.get(&room.1));
-                            prop_assert!(still.is_none_or(|room| !room.restless));
+                            prop_assert!(still.is_none_or(|room| room.restless.is_none()));
                         }
                     }
                 }
                 prop_assert_eq!(hall.len(), model.len());
+                // Nothing is kept of rooms that are gone, and every other one is looked at in time.
+                let rooms = || hall.rooms.values().flat_map(HashMap::values);
+                prop_assert_eq!(hall.due.len(), rooms().count());
+                prop_assert_eq!(
+                    hall.restless.len(),
+                    rooms().filter(|room| room.restless.is_some()).count()
+                );
+                prop_assert!(rooms().all(|room| room.due <= NOW.after(LOOK)));
                 let lines: usize = hall.rooms.values().flat_map(HashMap::values)
                     .flat_map(|room| room.lines.values())
                     .map(|line| line.waiting)
