@@ -56,15 +56,7 @@ const COMMANDS: &[Entry] = &[
     entry::<task::retry::Retry>(),
 ];
 
+/// The module's memory is the server's, and counts as such. Unit tests have no server.
 #[cfg(not(test))]
-use server::module::{load, unload};
-
-#[cfg(not(test))]
-redis_module::redis_module! {
-    name: "corral",
-    version: 100, // major * 10000 + minor * 100 + patch
-    allocator: (redis_module::alloc::RedisAlloc, redis_module::alloc::RedisAlloc),
-    data_types: [],
-    init: load,
-    deinit: unload,
-}
+#[global_allocator]
+static ALLOCATOR: redis_module::alloc::RedisAlloc = redis_module::alloc::RedisAlloc;

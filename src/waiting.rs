@@ -160,15 +160,22 @@ impl<F: Queue> Waiter<F> {
         F::hall().borrow().first(db, name, part).map(|(_, waiter)| waiter.clone())
     }
 
-    /// Whether something may be handed to the client. Where its connection no longer stands, or
-    /// its user has lost the permission to run the command, it leaves the line.
+    /// Whether something may be handed to the client that is lost if the client is gone. Where its
+    /// connection no longer stands, or its user has lost the permission to run the command, it leaves
+    /// the line.
     pub fn may_be_served(&self, server: &Server, budget: &mut Budget) -> bool {
-        let permission = if server.is_connected(self.client) {
-            server.permission(self.client, &self.argv)
-        } else {
-            Permission::Gone
-        };
-        match permission {
+        if server.is_connected(self.client) {
+            return self.is_permitted(server, budget);
+        }
+        budget.spend(0);
+        self.leave(server, Why::Gone);
+        false
+    }
+
+    /// Whether the client may still run its command. One whose user has lost the permission is told
+    /// so and leaves the line.
+    pub fn is_permitted(&self, server: &Server, budget: &mut Budget) -> bool {
+        match server.permission(self.client, &self.argv) {
             Permission::Granted => return true,
             Permission::Denied => self.refuse(server, Error::NoPermission),
             Permission::Gone => self.leave(server, Why::Gone),

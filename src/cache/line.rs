@@ -149,6 +149,9 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
             MEMORY.get().borrow_mut().held.remove(&(db, key.bytes().into()));
             return Ok(());
         };
+        if !first.is_permitted(server, budget) {
+            continue;
+        }
         if let Some(value) = held_for(db, key.bytes(), first.place) {
             COALESCED.add(1);
             stats::coalesced(db, key.bytes());

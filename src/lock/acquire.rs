@@ -8,7 +8,7 @@ use crate::args::{Args, Argument, Patience};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::keys::Prefix;
-use crate::server::{Mode as Call, Reply, Server, Str, Type, words};
+use crate::server::{Reply, Server, Str, Type};
 
 /// `LOCK.ACQUIRE lock_name identifier ttl_ms [SHARED | LIMIT n] [BLOCK ms] [FENCE]` replies 1 and
 /// makes `identifier` a holder for `ttl_ms` from the grant on, or 0. With FENCE it replies a
@@ -86,18 +86,16 @@ impl Command for Acquire {
         let key = key.borrow();
         let others_wait = line::serve_now(server, key);
         let evicted = evicted::until(server, key.bytes()).is_some();
-        if bare && server.type_of(key) == Type::String {
-            // What SET NX would say, at less cost.
-            return Ok(contended(server, key));
-        }
-        if bare && !others_wait && !evicted {
-            let end = Stored::at(server, key).end_of(candidate.ttl);
-            let args = [key, candidate.identifier, words().nx(), words().pxat(), end.borrow()];
-            if !server.call(c"SET", Call::Write, &args)?.root().is_null() {
+        let stored = Stored::at(server, key);
+        match server.type_of(key) {
+            // What SET NX would do, and what it would say.
+            Type::Absent if bare && !others_wait && !evicted => {
+                stored.own(candidate.identifier, candidate.ttl)?;
                 return Ok(granted(server, key, &candidate, true, Reply::Integer(1)));
             }
+            Type::String if bare => return Ok(contended(server, key)),
+            _ => {}
         }
-        let stored = Stored::at(server, key);
         // A key of another type is not a lock that somebody will release.
         let held = stored.held(candidate.identifier)?;
         let holders = stored.holders()?;

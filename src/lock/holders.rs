@@ -255,10 +255,17 @@ impl<'s> Stored<'s> {
             last.root().at(1).and_then(|score| deadline(score.bytes()))
         };
         let Some(latest) = latest else { return Ok(()) };
-        if self.server.peek_key(self.key).deadline() == Some(latest) {
+        let now = self.server.now();
+        if latest < now {
+            // Nobody holds it. The server would free the members at once, however many there are.
+            return self.server.call(c"UNLINK", Call::Write, &[self.key]).map(drop);
+        }
+        // The server deletes a key at its deadline already if that is set then.
+        let end = latest.max(UnixMs(now.0.saturating_add(1)));
+        if self.server.peek_key(self.key).deadline() == Some(end) {
             return Ok(());
         }
-        let at = OwnedStr::number(latest.0);
+        let at = OwnedStr::number(end.0);
         self.server.call(c"PEXPIREAT", Call::Write, &[self.key, at.borrow()]).map(drop)
     }
 }

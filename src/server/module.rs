@@ -3,73 +3,108 @@
 use super::api::need;
 use super::call::INNER_COMMANDS;
 use super::guard::{forget_panics, guard, log, log_panics};
-use super::{CLUSTER, Server, events, info, string, timer};
+use super::{CLUSTER, Server, Str, events, info, string, timer};
+use crate::args::Argument;
 use crate::{COMMANDS, FAMILIES};
-use redis_module::{Context, DetachedContext, MODULE_CONTEXT, RedisString, Status, raw};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use redis_module::raw;
+use std::ffi::CStr;
+use std::os::raw::c_int;
 
 /// Valkey 9 moves slots in one step only if every module says that it can live with that. Nothing
 /// is remembered of a key that its events do not correct. Servers that do not know the bit ignore
 /// it.
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 
-/// Called by the server when it loads the module. `args` are the module's arguments.
-pub fn load(ctx: &Context, args: &[RedisString]) -> Status {
-    // SAFETY: the context is valid until this function returns.
-    let server = unsafe { Server::new(ctx.ctx) };
+/// The name and the version (major * 10000 + minor * 100 + patch) of the module.
+const NAME: &CStr = c"corral";
+const VERSION: c_int = 100;
+
+/// Called by the server when it loads the module. `argv` are the module's arguments.
+///
+/// Written out here: the crate's `redis_module!` makes a context that nothing frees, and logs a
+/// warning on every server that does not know its defragmentation callbacks.
+///
+/// # Safety
+/// Only the server calls this, with a valid context and `argc` valid strings.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the server looks for this name")]
+pub unsafe extern "C" fn RedisModule_OnLoad(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    const API: c_int = raw::REDISMODULE_APIVER_1 as c_int;
+    // SAFETY: the context is valid, and the name a C string that lives for ever. Nothing is
+    // allocated before this has found the server's allocator.
+    let known = unsafe { raw::Export_RedisModule_Init(ctx, NAME.as_ptr(), VERSION, API) };
+    if known != raw::REDISMODULE_OK as c_int {
+        return raw::REDISMODULE_ERR as c_int;
+    }
     if let Some(missing) = missing_function() {
-        ctx.log_warning(missing);
-        return Status::Err;
+        // Without the API there may be no way to say so.
+        // SAFETY: a plain read.
+        if unsafe { raw::RedisModule_Log }.is_some() {
+            log(c"warning", &format!("not loaded: the server has no {missing}"));
+        }
+        return raw::REDISMODULE_ERR as c_int;
     }
     log_panics();
-    let args: Vec<&[u8]> = args.iter().map(RedisString::as_slice).collect();
-    let outcome = guard(Err("a bug".into()), || {
-        if let Some(missing) = server.missing_command(INNER_COMMANDS) {
-            let name = missing.to_str().unwrap_or_default();
-            return Err(format!("the server has no command {name}, which may have been renamed"));
-        }
-        CLUSTER.get().set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
-        server.register_settings(&args)?;
-        COMMANDS.iter().try_for_each(|entry| server.register(entry))?;
-        events::subscribe_to_server(&server);
-        // SAFETY: the context is valid; this replaces the information handler of the crate.
-        unsafe {
-            need(raw::RedisModule_RegisterInfoFunc)(ctx.ctx, Some(info::write));
-            // Data is written by inner commands only, so a key that is closed is unchanged. What
-            // is remembered of the data is forgotten when they are replaced.
-            need(raw::RedisModule_SetModuleOptions)(
-                ctx.ctx,
-                (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
-                    | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
-                    | HANDLE_ATOMIC_SLOT_MIGRATION) as i32,
-            );
-        }
-        if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {
-            log(
-                c"warning",
-                "maxmemory-policy evicts keys: locks, leases and queues may disappear. \
-                 Use noeviction here and another server for what may be evicted.",
-            );
-        }
-        Ok(())
-    });
-    match outcome {
-        Ok(()) => Status::Ok,
+    // SAFETY: the server gives a valid context and arguments until this function returns.
+    let (server, args) = unsafe { (Server::new(ctx), string::arguments(argv, argc)) };
+    match guard(Err("a bug".into()), || load(&server, args)) {
+        Ok(()) => raw::REDISMODULE_OK as c_int,
         Err(reason) => {
             log(c"warning", &format!("not loaded: {reason}"));
             release();
-            Status::Err
+            raw::REDISMODULE_ERR as c_int
         }
     }
 }
 
+fn load(server: &Server, args: &[Str<'_>]) -> Result<(), String> {
+    if let Some(missing) = server.missing_command(INNER_COMMANDS) {
+        let name = missing.to_str().unwrap_or_default();
+        return Err(format!("the server has no command {name}, which may have been renamed"));
+    }
+    CLUSTER.get().set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
+    let args: Vec<&[u8]> = args.iter().map(|arg| arg.bytes()).collect();
+    server.register_settings(&args)?;
+    COMMANDS.iter().try_for_each(|entry| server.register(entry))?;
+    events::subscribe_to_server(server);
+    // SAFETY: the context is the one of loading.
+    unsafe {
+        need(raw::RedisModule_RegisterInfoFunc)(server.ctx, Some(info::write));
+        // Data is written by inner commands only, so a key that is closed is unchanged. What
+        // is remembered of the data is forgotten when they are replaced.
+        need(raw::RedisModule_SetModuleOptions)(
+            server.ctx,
+            (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+                | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
+                | HANDLE_ATOMIC_SLOT_MIGRATION) as i32,
+        );
+    }
+    if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {
+        log(
+            c"warning",
+            "maxmemory-policy evicts keys: locks, leases and queues may disappear. \
+             Use noeviction here and another server for what may be evicted.",
+        );
+    }
+    Ok(())
+}
+
 /// Called by the server before it unloads the module, which it does only while nobody waits.
-pub fn unload(ctx: &Context) -> Status {
+///
+/// # Safety
+/// Only the server calls this, with a valid context.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the server looks for this name")]
+pub unsafe extern "C" fn RedisModule_OnUnload(ctx: *mut raw::RedisModuleCtx) -> c_int {
     // SAFETY: the context is valid until this function returns.
-    let server = unsafe { Server::new(ctx.ctx) };
+    let server = unsafe { Server::new(ctx) };
     guard((), || timer::disarm(&server));
     release();
-    Status::Ok
+    raw::REDISMODULE_OK as c_int
 }
 
 /// Gives back what would otherwise stay behind when the library is unmapped.
@@ -80,18 +115,6 @@ fn release() {
         events::forget();
     });
     forget_panics();
-    // The crate makes a context of its own at load and never frees it.
-    const { assert!(size_of::<DetachedContext>() == size_of::<AtomicPtr<raw::RedisModuleCtx>>()) };
-    // SAFETY: `DetachedContext` is a structure with this one field, and nothing else uses it.
-    let detached =
-        unsafe { &*std::ptr::from_ref(&MODULE_CONTEXT).cast::<AtomicPtr<raw::RedisModuleCtx>>() };
-    let ctx = detached.swap(std::ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: the context was made by the crate at load and is freed once.
-    unsafe {
-        if let (false, Some(free)) = (ctx.is_null(), raw::RedisModule_FreeThreadSafeContext) {
-            free(ctx);
-        }
-    }
 }
 
 /// Every function that is used through [`super::api::need`] must be there; a server without one

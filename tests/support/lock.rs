@@ -3,6 +3,9 @@
 use super::client::Client;
 use super::value::Value;
 
+/// The error where the last fencing token cannot be followed by another.
+pub const BAD_FENCE: &str = "ERR the last fencing token of this lock is not a valid token";
+
 impl Client {
     /// The identifiers of the holders of a lock, in the order in which their leases end.
     #[track_caller]

@@ -26,12 +26,13 @@
 //!
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
 //! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
-//! `process` is what the machine gives them. `waiting`, `task` and `lock` are what tests of these say
+//! `process` is what the machine gives them, `clock` a wall clock that can be set. `waiting`, `task` and `lock` are what tests of these say
 //! often, `described` is what the server knows of a command, `hostile` is what no friendly client
 //! sends.
 #![allow(dead_code, unused_imports)]
 
 mod client;
+mod clock;
 mod cluster;
 mod described;
 mod hostile;
@@ -46,6 +47,7 @@ mod waiting;
 
 pub(crate) use client::args;
 pub use client::{Arg, Client, Silence};
+pub use clock::WallClock;
 pub use cluster::{Cluster, Reshard, slot_of};
 pub use described::{CommandInfo, command_info, command_syntax};
 pub use hostile::{
@@ -53,13 +55,16 @@ pub use hostile::{
     assert_the_number_of_arguments_is_checked, assert_times_have_an_end,
 };
 pub use keyspace::{Keyspace, contents};
+pub use lock::BAD_FENCE;
 pub use process::spawn;
 pub use replication::{Command, ReplicationTap, aof_commands, wait_in_sync};
 pub use server::{
     Builder, Server, blocked_clients, info, module_path, server_binary, wait_blocked,
 };
 pub use task::{Delivered, Lease, Task, id_ms, priority_stream};
-pub use value::{Value, array, bulk, error, int, map, nil, nil_array, null, ok, parse, simple};
+pub use value::{
+    Value, WRONG_TYPE, array, bulk, error, int, map, nil, nil_array, null, ok, parse, simple,
+};
 pub use waiting::{
     Checked, EXITS, Exit, Leaver, Random, calls_during, ids_by_port, in_transaction, send_and_wait,
     shuffled, stand, wait_ended, waiters,

@@ -64,6 +64,7 @@ pub struct Builder {
     module: bool,
     module_args: Vec<String>,
     args: Vec<String>,
+    env: Vec<(String, PathBuf)>,
     aof: bool,
     cluster: bool,
     master: Option<u16>,
@@ -86,6 +87,12 @@ impl Builder {
     /// options that the fixtures set.
     pub fn arg(mut self, arg: impl ToString) -> Self {
         self.args.push(arg.to_string());
+        self
+    }
+
+    /// Sets a variable of the process's environment.
+    pub fn env(mut self, name: &str, value: PathBuf) -> Self {
+        self.env.push((name.into(), value));
         self
     }
 
@@ -184,6 +191,7 @@ impl Server {
             module: true,
             module_args: Vec::new(),
             args: Vec::new(),
+            env: Vec::new(),
             aof: false,
             cluster: false,
             master: None,
@@ -347,6 +355,7 @@ impl Server {
         command
             .arg(self.dir().join(config))
             .args(&self.options.args)
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate a descriptor"))

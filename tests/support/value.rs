@@ -3,6 +3,9 @@
 
 use std::fmt::{self, Debug, Formatter};
 
+/// The error where a key holds another type than the command works on.
+pub const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+
 /// One reply. Build expected ones with [`ok`], [`int`], [`bulk`], [`array`] and their like.
 #[derive(Clone, PartialEq)]
 pub enum Value {
