@@ -13,10 +13,9 @@ run: build ## start a server with the module in the foreground (PORT=n, DIR=/pat
 	scripts/run.sh
 
 test: build ## unit tests, and all other tests on one server (SERVER=/path/to/server)
-	scripts/test.sh unit
-	scripts/test.sh server
+	scripts/test.sh all
 
-test-matrix: build ## all tests on Redis 7.0, 8.0, Valkey 8.0, 8.1, 9.1 (SERVERS="name ..." for some)
+test-matrix: build ## the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (SERVERS="name ..." for some)
 	scripts/setup.sh matrix
 	scripts/test.sh matrix $(SERVERS)
 
@@ -33,5 +32,5 @@ fmt: ## format the code
 demo: build ## the three problems and their end, live in the terminal
 	scripts/demo.sh
 
-clean: ## remove everything that was built or fetched
+clean: ## remove everything that was built here (not the servers of test-matrix: scripts/servers.sh)
 	cargo clean

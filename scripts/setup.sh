@@ -3,7 +3,7 @@
 # Usage: scripts/setup.sh [run|test|lint|matrix]...      (default: run)
 #   run, test  what building the module and starting a server takes
 #   lint       what building takes, and the linters
-#   matrix     as test, and pip, which fetches one of the servers of scripts/servers.sh
+#   matrix     as test, and pip, which fetches some of the servers of scripts/servers.sh
 # With apt-get it installs by itself; elsewhere it prints the command to type, and exits with 1.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

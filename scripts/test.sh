@@ -1,44 +1,89 @@
 #!/usr/bin/env bash
 # The test suite.
-# Usage: scripts/test.sh unit                  the unit tests, which need no server
+# Usage: [SERVER=path] scripts/test.sh all     both of the following
+#        scripts/test.sh unit                  the unit tests, which need no server
 #        [SERVER=path] scripts/test.sh server  the integration tests and the scenarios on one server
-#        scripts/test.sh matrix [NAME...]      those on the servers of scripts/servers.sh, one after the other
+#        [SERVER=path] scripts/test.sh quick   those without the files below that take long
+#        scripts/test.sh matrix [NAME...]      on the servers of scripts/servers.sh, one after the other
+# A failed test keeps none of the others from running. With CORRAL_RETRIED=file, the tests that passed only when they
+# were tried again, as those of the nextest profile `ci` are, are listed in that file.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$root"
 
-# nextest runs the tests of different files side by side; without it they take longer, and are the same.
-run_tests() {
-  if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run "$@"
-  else
-    cargo test "$@"
-  fi
+# The oldest and the newest server of each product run all files. The others run the quick ones: all that is replied,
+# stored and propagated, and who waits. Left out is what runs for minutes and depends least on the server: clients and
+# processes that are killed at random, random histories, the recipes of the documents.
+oldest_and_newest=(redis-7.0 redis-8.10 valkey-8.0 valkey-9.1)
+long_files=(cache_chaos lock_chaos task_chaos task_model recipes redlock fixtures)
+
+is_one_of() {
+  local word
+  for word in "${@:2}"; do [[ $word != "$1" ]] || return 0; done
+  return 1
 }
 
+# nextest runs the tests of different files side by side; without it they take longer, and are the same.
+run_tests() {
+  local status=0
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run "$@" || status=$?
+    note_retried
+  else
+    cargo test --no-fail-fast "$@" || status=$?
+  fi
+  return "$status"
+}
+
+# note_retried: adds to the list what the report of the last run has of it.
+note_retried() {
+  local report=${CARGO_TARGET_DIR:-target}/nextest/${NEXTEST_PROFILE:-default}/junit.xml
+  [[ -n ${CORRAL_RETRIED:-} && -f $report ]] || return 0
+  awk -v on="${server_name:-$(basename "$server")}" '
+    function value(name) { match($0, " " name "=\"[^\"]*\""); return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 4) }
+    /<testcase / { test = value("classname") " " value("name") }
+    /<flakyFailure/ && test != noted { noted = test; print "  " test " (" on ")" }' "$report" >>"$CORRAL_RETRIED"
+  rm "$report"
+}
+
+# on_one_server [quick]
 on_one_server() {
+  local files=(--test '*') file status=0
+  if [[ ${1:-} == quick ]]; then
+    files=()
+    for file in tests/*.rs; do
+      file=$(basename "$file" .rs)
+      is_one_of "$file" "${long_files[@]}" || files+=(--test "$file")
+    done
+  fi
   say "${bold}Tests on $("$server" --version)${plain}"
-  CORRAL_MODULE=$module SERVER=$server run_tests --test '*'
-  CORRAL_MODULE=$module SERVER=$server scripts/test_all_modules.sh
+  export CORRAL_MODULE=$module SERVER=$server
+  run_tests "${files[@]}" || status=1
+  scripts/test_all_modules.sh || status=1
+  return "$status"
 }
 
 # Runs on all servers, whatever fails on the way, and tells at the end.
 on_every_server() {
-  local status=0 summary='' found name path version
-  # A server that cannot be had is a failure too; the others are tested all the same.
+  local status=0 summary='' found name path version which
+  # A server that cannot be had is a failure only where servers.sh says so; the others are tested all the same.
   if ! found=$(scripts/servers.sh "$@"); then
     summary="${red}FAILED${plain}  to bring every server; the reason is above"$'\n'
     status=1
   fi
+  [[ -n $found ]] || die "there is no server to test on"
   while read -r name path version <&3; do
-    [[ -n $name ]] || continue
-    if SERVER=$path "${BASH_SOURCE[0]}" server; then
-      summary+="${green}passed${plain}  $name ($version)"$'\n'
+    which=quick
+    if is_one_of "$name" "${oldest_and_newest[@]}"; then which=server; fi
+    if SERVER=$path server_name=$name "${BASH_SOURCE[0]}" "$which"; then
+      summary+="${green}passed${plain}  $name ($version)"
     else
-      summary+="${red}FAILED${plain}  $name ($version)"$'\n'
+      summary+="${red}FAILED${plain}  $name ($version)"
       status=1
     fi
+    [[ $which == server ]] || summary+=", the quick files"
+    summary+=$'\n'
   done 3<<<"$found"
   say ""
   printf %s "$summary"
@@ -46,6 +91,13 @@ on_every_server() {
 }
 
 case ${1:-} in
+  all)
+    need_module
+    status=0
+    run_tests --lib || status=1
+    on_one_server || status=1
+    exit "$status"
+    ;;
   unit)
     run_tests --lib
     ;;
@@ -53,11 +105,15 @@ case ${1:-} in
     need_module
     on_one_server
     ;;
+  quick)
+    need_module
+    on_one_server quick
+    ;;
   matrix)
     need_module
     on_every_server "${@:2}"
     ;;
   *)
-    die "what to test: unit, server or matrix"
+    die "what to test: all, unit, server, quick or matrix"
     ;;
 esac

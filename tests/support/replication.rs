@@ -113,26 +113,27 @@ impl ReplicationTap {
         commands
     }
 
-    /// What was propagated since the last call, without what servers do differently: newer ones
-    /// add an `XGROUP SETID` to a delivery. The time of a delivery, which must be one of the test's
-    /// run, becomes `now`. Commands of the module fail the test.
+    /// What was propagated since the last call, in the words of Redis 7.0. Newer servers word a
+    /// delivery differently: they add an `XGROUP SETID`; since 8.6 the `XCLAIM` carries the group's
+    /// position from before, and a new consumer is created ahead of it, outside of the transaction.
+    /// The time of a delivery, which must be one of the test's run, becomes `now`. Commands of the
+    /// module fail the test.
     #[track_caller]
     pub fn effects(&mut self) -> Vec<String> {
+        let commands: Vec<String> = self.commands().iter().map(Command::text).collect();
         let mut effects = Vec::new();
-        for command in self.commands() {
-            assert!(!command.name().contains('.'), "a command of the module: {command}");
-            let text = command.text();
-            if text.starts_with("XGROUP SETID ") {
-                continue;
-            }
-            if command.name() == "XCLAIM" {
-                let (start, rest) = text.split_once(" TIME ").expect("XCLAIM has a time");
-                let (time, end) = rest.split_once(' ').expect("more follows the time");
-                let time: i64 = time.parse().expect("the time is a number");
-                assert!((self.since..=now_ms()).contains(&time), "{command}");
-                effects.push(format!("{start} TIME now {end}"));
-            } else {
-                effects.push(text);
+        for (at, text) in commands.iter().enumerate() {
+            let words: Vec<&str> = text.split(' ').collect();
+            assert!(!words[0].contains('.'), "a command of the module: {text}");
+            match words[..] {
+                ["XGROUP", "SETID", ..] => {}
+                // To claim creates the consumer, too.
+                ["XGROUP", "CREATECONSUMER", key, group, consumer]
+                    if commands[at..].iter().any(|later| {
+                        later.starts_with(&format!("XCLAIM {key} {group} {consumer} "))
+                    }) => {}
+                ["XCLAIM", ..] => effects.push(self.claim(&words, &commands[at..])),
+                _ => effects.push(text.clone()),
             }
         }
         // A delivery with its XGROUP SETID is a transaction where one without is a single command.
@@ -141,6 +142,32 @@ impl ReplicationTap {
             effects.remove(at);
         }
         effects
+    }
+
+    /// A delivery as Redis 7.0 words it: `LASTID` is where the group is behind it. A newer server
+    /// tells that with one of the commands that follow.
+    #[track_caller]
+    fn claim(&self, words: &[&str], following: &[String]) -> String {
+        let [_, key, group, consumer, idle, id, "TIME", time, ref options @ .., "LASTID", last] =
+            *words
+        else {
+            panic!("not the XCLAIM of a delivery: {words:?}")
+        };
+        let time: i64 = time.parse().expect("the time is a number");
+        assert!((self.since..=now_ms()).contains(&time), "{words:?}");
+        let position = if id_parts(last) < id_parts(id) {
+            let set = format!("XGROUP SETID {key} {group} ");
+            let moved = following.iter().any(|later| {
+                let to = later.strip_prefix(&set).and_then(|rest| rest.split(' ').next());
+                to.is_some_and(|to| id_parts(to) >= id_parts(id))
+            });
+            assert!(moved, "the group stays behind {id}: {following:?}");
+            id
+        } else {
+            last
+        };
+        let options = options.join(" ");
+        format!("XCLAIM {key} {group} {consumer} {idle} {id} TIME now {options} LASTID {position}")
     }
 
     #[track_caller]
@@ -178,6 +205,14 @@ impl Server {
     pub fn replication_tap(&self) -> ReplicationTap {
         ReplicationTap::follow(self)
     }
+}
+
+/// The two numbers of an entry's id.
+#[track_caller]
+fn id_parts(id: &str) -> (u64, u64) {
+    let parts =
+        id.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
+    parts.unwrap_or_else(|| panic!("no id: {id}"))
 }
 
 /// Reads past the snapshot that precedes the stream: `$<length>` when it came by way of a disk, else
