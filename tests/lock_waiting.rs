@@ -753,13 +753,13 @@ fn the_holder_moves_the_grant_by_extending_its_lease() {
             release(&mut control, "you");
         }
     }
-    // While the timer stands.
+    // While the timer stands. A lease is long enough not to end before it is extended.
     take(&mut control, "me", LONG, "");
     let mut next = waiter(&server, "you", "");
     let mut end = 0;
     for _ in 0..5 {
         let now = control.time_ms();
-        end = extend(&mut control, "me", 300);
+        end = extend(&mut control, "me", 2000);
         wait_past(&mut control, now + 60);
     }
     granted(&mut next);

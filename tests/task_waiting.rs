@@ -2245,27 +2245,30 @@ fn one_who_waits_for_one_task_is_served_at_once_though_a_hundred_thousand_are_du
     });
 }
 
-/// Leases the tasks 0, 1, … to a worker that dies; the moment after the last lease began.
+/// Has a worker that dies have the tasks 0, 1, …, each leased `ms` ago, however long it takes to make
+/// them.
 #[track_caller]
-fn lease_many(client: &mut Client, count: usize) -> i64 {
+fn lease_many(client: &mut Client, count: usize, ms: i64) {
+    run_all(client, &["XGROUP CREATE q g 0 MKSTREAM"]);
     publish_many(client, count, "");
-    for _ in 0..count / 1000 {
-        let taken = client.run("TASK.CONSUME g worker q COUNT 1000");
-        assert_eq!(taken.task_ids().len(), 1000);
-    }
-    client.time_ms()
+    let claim = "for _, task in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do \
+        redis.call('XCLAIM', KEYS[1], 'g', 'worker', 0, task[1], 'IDLE', ARGV[1], \
+        'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', task[1]) end";
+    assert!(client.cmd(&args!["EVAL", claim, 1, "q", ms]).is_nil());
+    let leased = int(count.try_into().expect("a length"));
+    assert_eq!(client.run("XPENDING q g").items()[0], leased);
 }
+
+/// A lease that is long enough for any worker to finish what it gets.
+const LEASE: i64 = 60_000;
 
 #[test]
 fn twenty_thousand_leases_that_end_at_once_delay_nobody() {
     const COUNT: usize = 20_000;
     let server = Checked::start();
     let mut client = server.client();
-    policy(&mut client, &format!("LEASE {LONG}"));
-    let begin = lease_many(&mut client, COUNT);
-    // Long enough for a worker to finish what it gets then.
-    const LEASE: i64 = 2000;
-    wait_past(&mut client, begin + LEASE);
+    policy(&mut client, "LEASE 0");
+    lease_many(&mut client, COUNT, LEASE + 1);
     let got = others_have_their_turn(&server, || {
         work_off(&server, COUNT, || policy(&mut client, &format!("LEASE {LEASE}")))
     });
@@ -2276,14 +2279,14 @@ fn twenty_thousand_leases_that_end_at_once_delay_nobody() {
 #[test]
 fn twenty_thousand_leases_that_ended_during_a_restart_delay_nobody() {
     const COUNT: usize = 20_000;
-    const LEASE: i64 = 2000;
     let mut server = durable();
     let mut client = server.client();
     policy(&mut client, &format!("LEASE {LEASE}"));
-    let begin = lease_many(&mut client, COUNT);
     policy(&mut client, "PAUSED 1");
+    lease_many(&mut client, COUNT, LEASE - 500);
+    let end = client.time_ms() + 500;
     server.kill9();
-    eventually(SOON, "the leases are over", || now_ms() > begin + LEASE);
+    eventually(SOON, "the leases are over", || now_ms() > end);
     server.restart();
     let mut client = server.client();
     let got = others_have_their_turn(&server, || {
