@@ -1948,12 +1948,12 @@ fn queues_of_one_name_in_two_databases_do_not_concern_each_other() {
     let mut waiters = dbs.map(|db| waiter_in(&server, db, &wait_as("d")));
     policy(&mut clients[0], "PAUSED 1 LEASE 0");
     policy(&mut clients[1], "LEASE 0");
-    let dues = clients.each_mut().map(|client| {
-        publish(client, "urgent", "PRIORITY 4 DELAY 100");
-        delay(client, "due", 60)
-    });
+    // Of two that are due the urgent one comes first, so that the one in the other database waits.
+    let urgent = due_of(&publish(&mut clients[0], "urgent", "PRIORITY 4 DELAY 100"));
+    publish(&mut clients[1], "urgent", &format!("PRIORITY 4 DELAY {LONG}"));
+    let dues = clients.each_mut().map(|client| delay(client, "due", 60));
     on_time(gets(&mut waiters[1], "due").at, dues[1]);
-    wait_past(&mut clients[0], dues[0] + 60);
+    wait_past(&mut clients[0], urgent.max(dues[0]));
     still_wait(&server, 1);
     policy(&mut clients[0], "PAUSED 0");
     gets(&mut waiters[0], "urgent");
@@ -2313,9 +2313,10 @@ fn ten_thousand_copies_for_another_group_are_passed_by() {
     policy(&mut client, "PAUSED 1");
     add(&mut client);
     others_have_their_turn(&server, || {
-        let begin = client.time_ms();
         policy(&mut client, "PAUSED 0");
-        on_time(gets(&mut waiter, "p").at, begin);
+        // How long it takes to pass them is a matter of the machine.
+        let told = waiter.read_timeout(3 * SOON).expect("the task behind all copies");
+        assert_eq!(deliveries(&told, 0)[0].text("payload"), "p");
     });
     // One who does not wait passes some of them with each look.
     add(&mut client);
