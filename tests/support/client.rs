@@ -99,6 +99,12 @@ impl Client {
         self.write(bytes);
     }
 
+    /// As [`Client::send_raw`], for a connection that may be gone.
+    pub fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.last_sent = bytes[..bytes.len().min(500)].escape_ascii().to_string();
+        self.stream.write_all(bytes)
+    }
+
     /// Asks one thing of a server that may be about to exit.
     pub fn ask(&mut self, line: &str, timeout: Duration) -> Result<Value, Silence> {
         let request = format!("{line}\r\n");
@@ -319,7 +325,7 @@ impl Client {
 }
 
 /// Appends a command to a request, as an array of bulk strings.
-fn encode(request: &mut Vec<u8>, args: &[impl AsRef<[u8]>]) {
+pub fn encode(request: &mut Vec<u8>, args: &[impl AsRef<[u8]>]) {
     request.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
     for arg in args {
         let arg = arg.as_ref();

@@ -46,7 +46,7 @@ mod value;
 mod waiting;
 
 pub(crate) use client::args;
-pub use client::{Arg, Client, Silence};
+pub use client::{Arg, Client, Silence, encode};
 pub use clock::WallClock;
 pub use cluster::{Cluster, Reshard, slot_of};
 pub use described::{CommandInfo, command_info, command_syntax};

@@ -430,12 +430,17 @@ impl Server {
     }
 
     /// The part of the log that tells most: around the first sign of a crash, or else the end.
-    fn log_excerpt(&self) -> String {
+    pub fn log_excerpt(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let crash = lines.iter().position(|line| is_crash(line));
         let start = crash.unwrap_or_else(|| lines.len().saturating_sub(60)).saturating_sub(10);
         lines[start..].iter().take(120).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Whether its log says that it crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.log().lines().any(is_crash)
     }
 
     /// What was wrong with a server that was meant to run until now. Kills it.
@@ -454,8 +459,7 @@ impl Server {
             }
         }
         self.kill9();
-        let crashed = self.log().lines().any(is_crash);
-        crashed.then(|| "the server crashed".to_owned())
+        self.has_crashed().then(|| "the server crashed".to_owned())
     }
 }
 

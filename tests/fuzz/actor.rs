@@ -1,0 +1,414 @@
+//! The connections: each thread has one after the other, or a crowd of them, until the round ends.
+//!
+//! What a session says follows from its dice, which are its own: how long it waits for a reply, and
+//! what it does then, is drawn before. So a session that ends early changes no other.
+
+use super::dice::Dice;
+use super::grammar::{Command, Grammar, plain};
+use super::words::Bytes;
+use super::world::{Journal, World, is_own, spell, spell_reply};
+use crate::support::{Client, Silence, Value, encode};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a reply may take that nothing keeps back.
+const SOON: Duration = Duration::from_secs(40);
+
+/// How long somebody may hold back what he has begun to wait for.
+const A_MOMENT: Duration = Duration::from_millis(20);
+
+/// The connection is gone, or was given up.
+struct Gone;
+
+/// What is done about a reply that does not come.
+#[derive(Clone, Copy, Debug)]
+enum Late {
+    /// `CLIENT UNBLOCK`
+    Unblock(&'static str),
+    /// The connection is dropped.
+    Vanish,
+    /// More is sent behind what waits, and then the connection is dropped.
+    SendMore(u64),
+}
+
+/// How long a reply is waited for, and then.
+#[derive(Clone, Copy)]
+struct Plan {
+    patience: Duration,
+    late: Late,
+}
+
+impl Plan {
+    fn draw(dice: &mut Dice) -> Self {
+        let patience = Duration::from_millis(dice.within(1, 250));
+        let late = [
+            Late::Unblock("TIMEOUT"),
+            Late::Unblock("TIMEOUT"),
+            Late::Unblock("ERROR"),
+            Late::Vanish,
+            Late::SendMore(dice.within(0, u64::MAX - 1)),
+        ][dice.below(5)];
+        Self { patience, late }
+    }
+}
+
+/// One thread's part in a round.
+pub struct Actor<'a> {
+    world: &'a World,
+    grammar: &'a Grammar,
+    seed: u64,
+    sessions: u64,
+    /// Those of the present session.
+    dice: Dice,
+    journal: Arc<Journal>,
+}
+
+/// A connection, and what is known of it.
+struct Link {
+    client: Client,
+    id: i64,
+    /// The version of the protocol, where it is known.
+    resp: Option<u8>,
+}
+
+impl<'a> Actor<'a> {
+    /// The actor with this number.
+    pub fn new(world: &'a World, grammar: &'a Grammar, seed: u64, number: u64) -> Self {
+        let journal = world.journal(format!("thread {number}"));
+        let dice = Dice::new(seed, number);
+        let seed = dice.clone().within(0, u64::MAX - 1);
+        Self { world, grammar, seed, sessions: 0, dice, journal }
+    }
+
+    /// Acts until the round is over.
+    pub fn act(&mut self) {
+        while !self.world.is_over() {
+            self.sessions += 1;
+            self.dice = Dice::new(self.seed, self.sessions);
+            let session = catch_unwind(AssertUnwindSafe(|| self.session()));
+            if let Err(panic) = session {
+                let text = panic.downcast_ref::<String>().cloned();
+                self.world.fail(text.unwrap_or_else(|| "a connection's thread panicked".into()));
+            }
+        }
+    }
+
+    fn session(&mut self) {
+        // Whether the connection ends in the middle is no matter: others may have killed it.
+        let _ = match self.dice.below(10) {
+            0..=5 => self.counted_session(),
+            6..=7 => self.loose_session(),
+            _ => self.crowd(),
+        };
+    }
+
+    fn connect(&mut self) -> Result<Link, Gone> {
+        let end = Instant::now() + SOON;
+        loop {
+            match Client::try_connect(self.world.master.port()) {
+                Ok(client) => {
+                    self.journal.note("connects");
+                    let mut link = Link { client, id: 0, resp: Some(2) };
+                    let id = self.ask_plainly(&mut link, &plain("CLIENT ID"))?;
+                    let Value::Int(id) = id else { return Err(Gone) };
+                    self.journal.note(&format!("is client {id}"));
+                    link.id = id;
+                    self.world.learned.connected(id);
+                    return Ok(link);
+                }
+                Err(error) if Instant::now() > end => {
+                    self.world.fail(format!("the server takes no connection: {error}"));
+                    return Err(Gone);
+                }
+                Err(_) if self.world.failure().is_some() => return Err(Gone),
+                Err(_) => thread::sleep(A_MOMENT),
+            }
+        }
+    }
+
+    /// A connection on which every command has exactly one reply.
+    fn counted_session(&mut self) -> Result<(), Gone> {
+        let flavor = self.dice.below(12);
+        let db = self.dice.below(8);
+        let steps = self.dice.within(3, 60);
+        let mut link = self.connect()?;
+        if flavor < 6 {
+            self.ask_plainly(&mut link, &plain("HELLO 3"))?;
+            link.resp = Some(3);
+        }
+        if db < 2 {
+            self.ask_plainly(&mut link, &plain(&format!("SELECT {}", db + 1)))?;
+        }
+        match flavor {
+            // What is published, or executed by others, comes between the replies.
+            0 => {
+                self.tell(&mut link, &plain("SUBSCRIBE ch"))?;
+                self.ask_plainly(&mut link, &plain("PING"))?;
+            }
+            1 => {
+                self.tell(&mut link, &plain("PSUBSCRIBE *"))?;
+                self.ask_plainly(&mut link, &plain("PING"))?;
+            }
+            2 | 11 => drop(self.ask_plainly(&mut link, &plain("MONITOR"))?),
+            3 => drop(self.ask_plainly(&mut link, &plain("CLIENT TRACKING ON BCAST"))?),
+            4 => drop(self.ask_plainly(&mut link, &plain("CLIENT TRACKING ON"))?),
+            _ => {}
+        }
+        for _ in 0..steps {
+            let commands = self.step();
+            let plan = Plan::draw(&mut self.dice);
+            self.ask(&mut link, &commands, plan)?;
+            if self.world.is_over() {
+                break;
+            }
+        }
+        match self.dice.below(3) {
+            0 => Ok(()),
+            1 => self.resynchronize(&mut link),
+            _ => self.tell(&mut link, &plain("QUIT")),
+        }
+    }
+
+    /// What is sent in one write.
+    fn step(&mut self) -> Vec<Command> {
+        let (dice, learned) = (&mut self.dice, &self.world.learned);
+        match dice.below(20) {
+            0..=1 => self.grammar.transaction(dice, learned),
+            2..=3 => vec![self.grammar.script(dice, learned)],
+            4..=5 => {
+                let count = dice.within(2, 20);
+                (0..count).map(|_| self.grammar.command(dice, learned)).collect()
+            }
+            _ => vec![self.grammar.command(dice, learned)],
+        }
+    }
+
+    /// A connection on which anything is said. That it is answered is seen in the end.
+    fn loose_session(&mut self) -> Result<(), Gone> {
+        let mut link = self.connect()?;
+        link.resp = None;
+        for _ in 0..self.dice.within(1, 12) {
+            let mut commands = Vec::new();
+            for _ in 0..self.dice.within(1, 12) {
+                let (dice, learned) = (&mut self.dice, &self.world.learned);
+                if dice.percent(25) {
+                    commands.push(self.grammar.mode(dice, learned));
+                } else if dice.percent(10) {
+                    commands.push(self.grammar.script(dice, learned));
+                } else {
+                    commands.push(self.grammar.command(dice, learned));
+                }
+            }
+            self.send(&mut link, &commands)?;
+            let pause = Duration::from_millis(self.dice.within(0, 30));
+            let end = Instant::now() + pause;
+            while let Some(reply) = self.read(&mut link, end)? {
+                self.journal.note(&format!("  < {}", spell_reply(&reply)));
+            }
+            if self.world.is_over() {
+                break;
+            }
+        }
+        if self.dice.percent(70) { self.resynchronize(&mut link) } else { Ok(()) }
+    }
+
+    /// Many connections that wait at once, and leave in different ways.
+    fn crowd(&mut self) -> Result<(), Gone> {
+        let count = self.dice.within(2, 30);
+        let same = self.dice.percent(60);
+        let stay = Duration::from_millis(self.dice.within(1, 150));
+        let first = self.waiting_command();
+        let mut links = Vec::new();
+        for _ in 0..count {
+            let another = self.waiting_command();
+            let command = if same { first.clone() } else { another };
+            let leaves = self.dice.below(4);
+            let resp3 = self.dice.percent(50);
+            let mut link = self.connect()?;
+            if resp3 {
+                self.ask_plainly(&mut link, &plain("HELLO 3"))?;
+                link.resp = Some(3);
+            }
+            self.tell(&mut link, &command)?;
+            links.push((link, command, leaves));
+        }
+        thread::sleep(stay);
+        for (mut link, command, leaves) in links {
+            let plan = match leaves {
+                0 => continue,
+                1 => Plan { patience: Duration::from_millis(1), late: Late::Vanish },
+                2 => Plan { patience: Duration::from_millis(5), late: Late::Unblock("ERROR") },
+                _ => Plan { patience: Duration::from_millis(50), late: Late::Unblock("TIMEOUT") },
+            };
+            // One that was killed keeps nobody.
+            let _ = self.hear(&mut link, &command, plan);
+        }
+        Ok(())
+    }
+
+    /// A command that is willing to wait.
+    fn waiting_command(&mut self) -> Command {
+        loop {
+            let command = self.grammar.own(&mut self.dice, &self.world.learned);
+            let positional = command[0] == b"TASK.CONSUME" && command.len() > 5;
+            if positional || command.iter().any(|word| word == b"BLOCK") {
+                return command;
+            }
+        }
+    }
+
+    fn send(&mut self, link: &mut Link, commands: &[Command]) -> Result<(), Gone> {
+        let mut request = Vec::new();
+        for command in commands {
+            self.journal.note(&format!("{} > {}", link.id, spell(command)));
+            encode(&mut request, command);
+        }
+        link.client.try_send_raw(&request).map_err(|_| Gone)
+    }
+
+    fn tell(&mut self, link: &mut Link, command: &Command) -> Result<(), Gone> {
+        self.send(link, std::slice::from_ref(command))
+    }
+
+    /// The next reply, if one comes by then. What comes unasked is passed over.
+    fn read(&mut self, link: &mut Link, end: Instant) -> Result<Option<Value>, Gone> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match link.client.try_read(left) {
+                Ok(Value::Push(_)) => {}
+                // A line of MONITOR begins with the time; no simple string does.
+                Ok(Value::Simple(line)) if line.first().is_some_and(u8::is_ascii_digit) => {}
+                Ok(value) => return Ok(Some(value)),
+                Err(Silence::TimedOut) => return Ok(None),
+                Err(Silence::Closed) => {
+                    self.journal.note(&format!("{} is closed", link.id));
+                    return Err(Gone);
+                }
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Asks what nothing keeps from being answered.
+    fn ask_plainly(&mut self, link: &mut Link, command: &Command) -> Result<Value, Gone> {
+        self.tell(link, command)?;
+        match self.read(link, Instant::now() + SOON)? {
+            Some(reply) => Ok(reply),
+            None => {
+                self.world.fail(format!("client {}: no reply to {}", link.id, spell(command)));
+                Err(Gone)
+            }
+        }
+    }
+
+    fn ask(&mut self, link: &mut Link, commands: &[Command], plan: Plan) -> Result<(), Gone> {
+        self.send(link, commands)?;
+        for command in commands {
+            self.hear(link, command, plan)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the reply to a command that was sent.
+    fn hear(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<(), Gone> {
+        let mut reply = self.read(link, Instant::now() + plan.patience)?;
+        if reply.is_none() {
+            self.journal.note(&format!("{} has waited long enough: {:?}", link.id, plan.late));
+            match plan.late {
+                Late::Vanish => return Err(Gone),
+                Late::SendMore(seed) => {
+                    let mut dice = Dice::new(seed, 0);
+                    let more = |_| self.grammar.command(&mut dice, &self.world.learned);
+                    let more: Vec<_> = (0..5).map(more).collect();
+                    self.send(link, &more)?;
+                    thread::sleep(A_MOMENT);
+                    return Err(Gone);
+                }
+                Late::Unblock(how) => reply = Some(self.unblock(link, command, how)?),
+            }
+        }
+        let reply = reply.expect("there is one by now");
+        self.journal.note(&format!("{} < {}", link.id, spell_reply(&reply)));
+        self.world.answered(command, &reply);
+        if let Some(name) = command.first()
+            && is_own(name)
+            && let Some(resp) = link.resp
+            && !fits(&reply, resp)
+        {
+            let what = format!("{} in RESP{resp}: {}", spell(command), spell_reply(&reply));
+            self.world.fail(format!("a reply of the other protocol: {what}"));
+        }
+        Ok(())
+    }
+
+    /// Has the server answer a client that waits. That works at once, or when a pause is over.
+    fn unblock(&mut self, link: &mut Link, command: &Command, how: &str) -> Result<Value, Gone> {
+        let end = Instant::now() + SOON;
+        let unblock = plain(&format!("CLIENT UNBLOCK {} {how}", link.id));
+        while Instant::now() < end && self.world.failure().is_none() {
+            let Ok(client) = Client::try_connect(self.world.master.port()) else {
+                return Err(Gone);
+            };
+            let mut helper = Link { client, id: -1, resp: None };
+            self.ask_plainly(&mut helper, &unblock)?;
+            if let Some(reply) = self.read(link, Instant::now() + Duration::from_millis(100))? {
+                return Ok(reply);
+            }
+        }
+        self.world.fail(format!(
+            "client {} is not answered, though it was unblocked: {}",
+            link.id,
+            spell(command)
+        ));
+        Err(Gone)
+    }
+
+    /// Whatever was said: in the end the connection is as new, and what is asked is answered.
+    fn resynchronize(&mut self, link: &mut Link) -> Result<(), Gone> {
+        let mark: Bytes = format!("mark {}", link.id).into();
+        let (reset, echo) = (plain("RESET"), vec![b"ECHO".to_vec(), mark.clone()]);
+        self.send(link, &[reset, echo.clone()])?;
+        let end = Instant::now() + SOON;
+        while self.world.failure().is_none() {
+            let soon = Instant::now() + Duration::from_millis(50);
+            match self.read(link, soon)? {
+                Some(Value::Bulk(text)) if text == mark => return Ok(()),
+                Some(_) => continue,
+                None => {}
+            }
+            if Instant::now() > end {
+                self.world.fail(format!("client {} is not answered any more", link.id));
+                break;
+            }
+            let Ok(client) = Client::try_connect(self.world.master.port()) else { return Err(Gone) };
+            let mut helper = Link { client, id: -1, resp: None };
+            self.ask_plainly(&mut helper, &plain(&format!("CLIENT UNBLOCK {}", link.id)))?;
+        }
+        Err(Gone)
+    }
+}
+
+/// Whether a reply has only what its protocol knows.
+fn fits(reply: &Value, resp: u8) -> bool {
+    match reply {
+        Value::NilBulk | Value::NilArray => resp == 2,
+        Value::Null
+        | Value::Bool(_)
+        | Value::Double(_)
+        | Value::BigNumber(_)
+        | Value::BulkError(_)
+        | Value::Verbatim(..)
+        | Value::Set(_)
+        | Value::Push(_)
+        | Value::Attribute(..) => resp == 3,
+        Value::Map(pairs) => {
+            resp == 3 && pairs.iter().all(|(key, value)| fits(key, resp) && fits(value, resp))
+        }
+        Value::Array(items) => items.iter().all(|item| fits(item, resp)),
+        Value::Simple(_) | Value::Error(_) | Value::Int(_) | Value::Bulk(_) => true,
+    }
+}

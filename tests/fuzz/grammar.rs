@@ -1,0 +1,468 @@
+//! What the connections say: a table of commands, written as the reference writes them.
+//!
+//! `$name` is a variable (`words`), `[…]` is there or not, `(…|…)` is one of several, `…*` is there
+//! one to three times. The number is how often a line is taken. Some commands are spoiled afterwards:
+//! an argument is replaced by a hostile one, left out, doubled or moved.
+
+use super::dice::Dice;
+use super::words::{Bytes, Learned, Words};
+
+/// A command: its name and arguments.
+pub type Command = Vec<Bytes>;
+
+type Line = (u32, &'static str);
+
+/// The commands of the module, each of them with every option.
+const OWN: &[Line] = &[
+    (12, "CACHE.FETCH $cache $lease [STALE $ms] [BLOCK $block [FRESH]]"),
+    (1, "CACHE.FETCH $cache $lease [FRESH] [BLOCK $block] [STALE $ms]"),
+    (7, "CACHE.SET $cache $value $ms [TOKEN $token] [NX] [JITTER $pct]"),
+    (2, "CACHE.GET $cache"),
+    (1, "CACHE.MGET $cache* $key"),
+    (2, "CACHE.LOCK $cache $ms $lease"),
+    (2, "CACHE.EXTEND $cache $token $lease"),
+    (3, "CACHE.FAIL $cache $token [BACKOFF $ms] [REASON $value]"),
+    (3, "CACHE.INVALIDATE $cache [STALE $ms]"),
+    (1, "CACHE.INFO $cache"),
+    (8, "TASK.PUBLISH $queue $value [$tries] [(DELAY $span|AT $point)] [PRIORITY $prio] [UNIQUE $uniq $ms]"),
+    (4, "TASK.PUBLISH $queue $value"),
+    (5, "TASK.CONSUME $group $consumer $queue $count $block [META]"),
+    (6, "TASK.CONSUME $group $consumer $queue [META] [COUNT $count] [BLOCK $block]"),
+    (1, "TASK.CONSUME $group $consumer $queue [$count]"),
+    (4, "TASK.ACK $queue $group $id*"),
+    (3, "TASK.EXTEND $queue $group $consumer $id"),
+    (5, "TASK.NACK $queue $group $consumer (SILENT|FAIL|FAIL|FATAL) $id [DELAY $span] [REASON $value]"),
+    (2, "TASK.RETRY $queue $id $value $tries $queue $dead $tries [$group]"),
+    (2, "TASK.CANCEL $queue $id*"),
+    (2, "TASK.REDRIVE $dead $queue [COUNT $count]"),
+    (1, "TASK.REDRIVE $stream $stream"),
+    (3, "TASK.POLICY $queue [LEASE $span] [TRIES $tries] [BACKOFF $span $span] [LIMIT $n] [KEEP $bit] [PAUSED $bit]"),
+    (2, "TASK.POLICY $queue PAUSED 0"),
+    (1, "TASK.INFO $queue"),
+    (8, "LOCK.ACQUIRE $lock $ident $lease [(SHARED|LIMIT $count)] [BLOCK $block]"),
+    (4, "LOCK.ACQUIRE $lock $ident $lease [BLOCK $block] FENCE"),
+    (1, "LOCK.ACQUIRE $lock $ident $lease"),
+    (3, "LOCK.EXTEND $lock $ident $lease [(SHARED|EXCLUSIVE)]"),
+    (6, "LOCK.RELEASE $lock $ident"),
+    (1, "LOCK.INFO $lock"),
+];
+
+/// Commands of the server, on the same keys.
+const FOREIGN: &[Line] = &[
+    (6, "SET $str $value [(NX|XX)] [GET] [(PX $ms|EX $seconds|PXAT $point|KEEPTTL)]"),
+    (2, "SET $key $value [PX $ms]"),
+    (2, "SET $lockkey $ident NX PX $ms"),
+    (3, "(GET|GETDEL|STRLEN|TYPE|TTL|PEXPIRETIME|OBJECT ENCODING|MEMORY USAGE|TOUCH|EXISTS) $key"),
+    (1, "GETEX $key [(PERSIST|PX $ms|PXAT $point)]"),
+    (1, "(APPEND|GETSET|SETNX) $str $value"),
+    (1, "(INCR|DECR) $str"),
+    (1, "(INCRBY|SETBIT) $str $n 1"),
+    (1, "SETRANGE $str $n $value"),
+    (1, "MSET $key $value $str $record"),
+    (1, "MSETNX $key $value"),
+    (6, "(DEL|UNLINK) $key [$key]"),
+    (4, "(PEXPIRE|PEXPIREAT) $key ($ms|$point) [(NX|XX|GT|LT)]"),
+    (2, "EXPIRE $key $seconds"),
+    (2, "PERSIST $key"),
+    (3, "RENAME $key $key"),
+    (1, "RENAMENX $key $key"),
+    (2, "COPY $key $key [REPLACE]"),
+    (1, "DUMP $key"),
+    (1, "RESTORE $key $span $dump [REPLACE]"),
+    (1, "RESTORE $key $point $dump REPLACE ABSTTL"),
+    (1, "MOVE $key $db"),
+    (1, "COPY $key $key DB $db [REPLACE]"),
+    (1, "SORT $key BY nosort ALPHA STORE $key"),
+    (4, "XADD $stream * payload $value [timestamp 1] [retry_count $tries] [group $group] [original_id $id]"),
+    (1, "XADD $stream [NOMKSTREAM] [MAXLEN $n] ($id|*) $value $value"),
+    (1, "XADD $key * payload $value"),
+    (2, "XDEL $stream $id*"),
+    (2, "XTRIM $stream MAXLEN [(=|~)] $n"),
+    (1, "XTRIM $stream MINID $id"),
+    (2, "XACK $stream $group $id*"),
+    (3, "XCLAIM $stream $group $consumer $span $id* [(IDLE $ms|TIME $point)] [RETRYCOUNT $tries] [FORCE] [JUSTID] [LASTID $id]"),
+    (2, "XAUTOCLAIM $stream $group $consumer $span $id [COUNT $count] [JUSTID]"),
+    (4, "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] [NOACK] STREAMS $stream (>|>|$id)"),
+    (1, "XREAD [COUNT $count] [BLOCK $block] STREAMS $stream ($|$id)"),
+    (2, "XGROUP CREATE $stream $group ($id|$) [MKSTREAM]"),
+    (2, "XGROUP DESTROY $stream $group"),
+    (1, "XGROUP SETID $stream $group ($id|$)"),
+    (1, "XGROUP CREATECONSUMER $stream $group $consumer"),
+    (1, "XGROUP DELCONSUMER $stream $group $consumer"),
+    (1, "XPENDING $stream $group [IDLE $span - + 10]"),
+    (1, "XINFO STREAM $stream [FULL]"),
+    (1, "XINFO (GROUPS $stream|CONSUMERS $stream $group)"),
+    (1, "XSETID $stream $id"),
+    (1, "XRANGE $stream - + [COUNT $count]"),
+    (2, "ZADD $delayed $score $member"),
+    (2, "ZADD $lockkey $score $ident"),
+    (1, "ZADD $key $score $value"),
+    (1, "(ZREM|ZSCORE) $delayed $member"),
+    (1, "(ZREM|ZSCORE) $lockkey $ident"),
+    (1, "(ZPOPMIN|ZPOPMAX) $delayed [$n]"),
+    (1, "ZINCRBY $delayed $score $member"),
+    (1, "(ZREMRANGEBYSCORE|ZREMRANGEBYRANK) $delayed $index $index"),
+    (1, "ZRANGESTORE $key $key 0 -1"),
+    (1, "(BZPOPMIN|BLPOP) $key 0.01"),
+    (3, "HSET $policy (lease_ms $span|tries $tries|paused $bit|keep $bit|limit $n|backoff_base_ms $span|backoff_max_ms $span|x $value)"),
+    (1, "HDEL $policy (lease_ms|tries|paused|keep|limit)"),
+    (1, "HINCRBY $policy (lease_ms|tries|paused|limit) $n"),
+    (1, "HSET $key $value $value"),
+    (1, "LPUSH $key $value"),
+    (1, "SADD $key $value"),
+    (1, "PFADD $key $value"),
+    (1, "SCAN 0 COUNT 100"),
+];
+
+/// Commands that only some servers have, with one that must not be refused as unknown or for its
+/// syntax there. Before it `XADD probe 1-1 f v` and `XGROUP CREATE probe g 0` were run.
+const NEWER: &[(&str, Line)] = &[
+    ("XNACK probe g FAIL IDS 1 1-1", (5, "XNACK $stream $group (SILENT|FAIL|FATAL) IDS 1 $id [RETRYCOUNT $tries] [FORCE]")),
+    ("XACKDEL probe g IDS 1 1-1", (2, "XACKDEL $stream $group [(KEEPREF|DELREF|ACKED)] IDS 1 $id")),
+    ("XDELEX probe IDS 1 1-1", (2, "XDELEX $stream [(KEEPREF|DELREF|ACKED)] IDS 1 $id")),
+    ("XADD probe IDMP p i * f v", (2, "XADD $stream (IDMP $uniq $ident|IDMPAUTO $uniq) * payload $value")),
+    ("XADD probe ACKED * f v", (1, "XADD $stream (KEEPREF|DELREF|ACKED) MAXLEN $n * payload $value")),
+    ("XCFGSET probe IDMP-DURATION 100", (1, "XCFGSET $stream [IDMP-DURATION $n] [IDMP-MAXSIZE $n]")),
+    ("XREADGROUP GROUP g c CLAIM 0 STREAMS probe >", (3, "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] CLAIM $span STREAMS $stream >")),
+    ("DELEX probe", (2, "DELEX $str [(IFEQ|IFNE) $value]")),
+    ("DELIFEQ probes v", (1, "DELIFEQ $str $value")),
+    ("SET probes v IFEQ v", (2, "SET $str $value IFEQ $value [GET] [PX $ms]")),
+    ("SET probes v IFNE v", (1, "SET $str $value IFNE $value [PX $ms]")),
+    ("MSETEX 1 probes v", (2, "MSETEX 2 $str $value $lockkey $ident [(NX|XX)] [(PX $ms|KEEPTTL)]")),
+    ("INCREX probes", (1, "INCREX $str")),
+];
+
+/// What an ordinary connection says about itself or the server.
+const CONNECTION: &[Line] = &[
+    (4, "PING"),
+    (3, "SELECT $db"),
+    (2, "CLIENT TRACKING ON [BCAST]"),
+    (1, "CLIENT TRACKING ON OPTIN"),
+    (1, "CLIENT CACHING YES"),
+    (2, "CLIENT TRACKING OFF"),
+    (1, "CLIENT (NO-EVICT|NO-TOUCH) (ON|OFF)"),
+    (1, "CLIENT (INFO|TRACKINGINFO|GETNAME|LIST)"),
+    (1, "CLIENT SETNAME $uniq"),
+    (2, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
+    (1, "CLIENT KILL ID $client"),
+    (1, "CLIENT PAUSE (0|1|20) [(WRITE|ALL)]"),
+    (1, "CLIENT UNPAUSE"),
+    (1, "PUBLISH $channel $value"),
+    (1, "WAIT $bit 5"),
+    (1, "INFO (corral|everything|commandstats|clients)"),
+    (1, "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|INFO cache.fetch|COUNT)"),
+    (1, "CONFIG GET corral.*"),
+    (1, "(SWAPDB $db $db|FLUSHDB|FLUSHALL|DBSIZE|DBSIZE|TIME|LASTSAVE|ROLE)"),
+    (1, "SLOWLOG GET 1"),
+    (1, "(WATCH|WATCH) $key [$key]"),
+    (1, "(UNWATCH|DISCARD|EXEC)"),
+    (1, "ACL (WHOAMI|DRYRUN default LOCK.RELEASE a b)"),
+    (1, "XINFO HELP"),
+];
+
+/// What changes how a connection is answered: replies cannot be counted any more.
+const MODE: &[Line] = &[
+    (2, "CLIENT REPLY (OFF|ON|SKIP)"),
+    (1, "CLIENT REPLY SKIP"),
+    (3, "HELLO (2|3|3)"),
+    (2, "(SUBSCRIBE|UNSUBSCRIBE|SSUBSCRIBE) $channel"),
+    (1, "(PSUBSCRIBE|PUNSUBSCRIBE) $pattern"),
+    (1, "MONITOR"),
+    (1, "MULTI"),
+    (1, "(EXEC|DISCARD)"),
+    (1, "RESET"),
+    (1, "CLIENT TRACKING ON BCAST PREFIX q"),
+];
+
+/// What the operator says once.
+const OPERATOR: &[Line] = &[
+    (8, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
+    (4, "CLIENT KILL ID $client"),
+    (2, "CLIENT PAUSE (1|20|100|200) [(WRITE|ALL)]"),
+    (1, "CLIENT UNPAUSE"),
+    (2, "SWAPDB $db $db"),
+    (1, "FLUSHDB [(SYNC|ASYNC)]"),
+    (1, "FLUSHALL [(SYNC|ASYNC)]"),
+    (1, "CLIENT KILL TYPE (replica|pubsub)"),
+    (1, "(BGREWRITEAOF|BGSAVE)"),
+    (1, "DEBUG SLEEP (0.01|0.05)"),
+    (1, "SCRIPT FLUSH"),
+    (1, "FUNCTION FLUSH"),
+    (1, "MEMORY PURGE"),
+    (1, "CONFIG RESETSTAT"),
+    (1, "CONFIG SET corral.wake-bytes (1|100|8388608|0|-1|x)"),
+    (1, "CONFIG SET corral.fence-ttl-ms (1|1000|86400000|0)"),
+    (1, "CONFIG SET corral.task-tries (0|1|20)"),
+    (2, "CONFIG SET corral.task-lease-ms (0|1|20|200|300000)"),
+    (1, "CONFIG SET notify-keyspace-events (KEA|AK|$)"),
+    (1, "CONFIG SET hz (1|10|500)"),
+    (1, "CONFIG SET stream-node-max-entries (1|100)"),
+    (1, "CONFIG SET (lazyfree-lazy-user-del|lazyfree-lazy-server-del|lazyfree-lazy-expire|lazyfree-lazy-user-flush) (yes|no)"),
+    (3, "PING"),
+];
+
+/// What the operator says for a while, and then the second line.
+const LASTING: &[(u32, (&str, &str))] = &[
+    (3, ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0")),
+    (1, ("CONFIG SET maxmemory 1 maxmemory-policy allkeys-random", "CONFIG SET maxmemory 0 maxmemory-policy noeviction")),
+    (1, ("CONFIG SET maxmemory 1 maxmemory-policy volatile-ttl", "CONFIG SET maxmemory 0 maxmemory-policy noeviction")),
+    (2, ("CONFIG SET min-replicas-to-write 9", "CONFIG SET min-replicas-to-write 0")),
+    (1, ("DEBUG SET-ACTIVE-EXPIRE 0", "DEBUG SET-ACTIVE-EXPIRE 1")),
+    (1, ("CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE")),
+    (1, ("CONFIG SET lua-time-limit 0", "CONFIG SET lua-time-limit 5000")),
+];
+
+/// Only where no comparison follows; see `checks`.
+const RELOADS: &[Line] = &[(3, "DEBUG RELOAD"), (1, "DEBUG LOADAOF")];
+
+/// The name of the function that `FUNCTION LOAD` brings.
+pub const FUNCTION: &str = "fuzz_run";
+
+/// Runs the commands in its arguments: a number of words, that many words, and so on.
+const BODY: &str = "
+  local replies, at = {}, 1
+  if #args % 3 == 0 then redis.setresp(3) end
+  while at <= #args do
+    local count = tonumber(args[at])
+    replies[#replies + 1] = redis.pcall(unpack(args, at + 1, at + count))
+    at = at + count + 1
+  end
+  return replies";
+
+/// A script as EVAL takes it.
+fn script() -> String {
+    format!("local args = ARGV {BODY}")
+}
+
+/// The library with the same as a function.
+pub fn library() -> Command {
+    let code = format!(
+        "#!lua name=fuzz\nredis.register_function('{FUNCTION}', function(keys, args) {BODY} end)"
+    );
+    vec!["FUNCTION".into(), "LOAD".into(), "REPLACE".into(), code.into()]
+}
+
+/// A part of a line.
+enum Part {
+    Word(Bytes),
+    Variable(String),
+    Optional(Vec<Part>),
+    OneOf(Vec<Vec<Part>>),
+    Repeated(Box<Part>),
+}
+
+/// Reads a line. Words end at blanks, brackets and bars.
+fn parse(line: &str) -> Vec<Part> {
+    let mut rest = line;
+    let parts = parse_list(&mut rest);
+    assert!(rest.is_empty(), "left of {line:?}: {rest:?}");
+    parts
+}
+
+fn parse_list(rest: &mut &str) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    loop {
+        *rest = rest.trim_start_matches(' ');
+        let Some(first) = rest.chars().next() else { return parts };
+        match first {
+            ']' | ')' | '|' => return parts,
+            '[' => {
+                *rest = &rest[1..];
+                parts.push(Part::Optional(parse_list(rest)));
+                *rest = rest.strip_prefix(']').expect("a closed bracket");
+            }
+            '(' => {
+                *rest = &rest[1..];
+                let mut choices = vec![parse_list(rest)];
+                while let Some(more) = rest.strip_prefix('|') {
+                    *rest = more;
+                    choices.push(parse_list(rest));
+                }
+                *rest = rest.strip_prefix(')').expect("a closed parenthesis");
+                parts.push(Part::OneOf(choices));
+            }
+            _ => {
+                let end = rest.find([' ', '[', ']', '(', ')', '|']).unwrap_or(rest.len());
+                let (word, more) = rest.split_at(end);
+                *rest = more;
+                parts.push(match word.strip_prefix('$') {
+                    Some("") | None => Part::Word(word.into()),
+                    Some(name) => match name.strip_suffix('*') {
+                        Some(name) => Part::Repeated(Box::new(Part::Variable(name.into()))),
+                        None => Part::Variable(name.into()),
+                    },
+                });
+            }
+        }
+    }
+}
+
+fn expand(parts: &[Part], words: &mut Words<'_>, command: &mut Command) {
+    for part in parts {
+        match part {
+            Part::Word(word) => command.push(word.clone()),
+            Part::Variable(name) => {
+                let word = words.word(name);
+                command.push(word);
+            }
+            Part::Optional(inner) => {
+                if words.dice.percent(40) {
+                    expand(inner, words, command);
+                }
+            }
+            Part::OneOf(choices) => {
+                let choice = words.dice.below(choices.len());
+                expand(&choices[choice], words, command);
+            }
+            Part::Repeated(inner) => {
+                for _ in 0..=words.dice.below(3) {
+                    expand(std::slice::from_ref(inner), words, command);
+                }
+            }
+        }
+    }
+}
+
+type Table = Vec<(u32, Vec<Part>)>;
+
+fn table<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Table {
+    lines.into_iter().map(|(weight, line)| (*weight, parse(line))).collect()
+}
+
+/// The tables, as far as a server knows what is in them.
+pub struct Grammar {
+    own: Table,
+    foreign: Table,
+    connection: Table,
+    mode: Table,
+    operator: Table,
+    lasting: Vec<(u32, (Command, Command))>,
+    reloads: Table,
+}
+
+impl Grammar {
+    /// `has` tells whether the server knows a command.
+    pub fn new(has: &mut dyn FnMut(&Command) -> bool, leave_out: &[&str]) -> Self {
+        let kept = |line: &&Line| !leave_out.iter().any(|part| line.1.contains(part));
+        let newer = NEWER.iter().filter(|(probe, _)| has(&plain(probe))).map(|(_, line)| line);
+        let newer: Vec<_> = newer.collect();
+        let lasting = LASTING.iter().map(|(n, (first, then))| (*n, (plain(first), plain(then))));
+        Self {
+            own: table(OWN),
+            foreign: table(FOREIGN.iter().filter(kept).chain(newer)),
+            connection: table(CONNECTION),
+            mode: table(MODE),
+            operator: table(OPERATOR),
+            lasting: lasting.collect(),
+            reloads: table(RELOADS),
+        }
+    }
+
+    /// A command for an ordinary connection. It has exactly one reply.
+    pub fn command(&self, dice: &mut Dice, learned: &Learned) -> Command {
+        let table = match dice.below(100) {
+            0..=51 => &self.own,
+            52..=93 => &self.foreign,
+            _ => &self.connection,
+        };
+        let mut command = fill(table, dice, learned);
+        let spoiled = spoil(command.clone(), dice, learned);
+        // What is said about connections and all the data is not spoiled: it would be something
+        // else, whose replies cannot be counted, or that is not meant to be said.
+        if !std::ptr::eq(table, &raw const self.connection) && dice.percent(9) {
+            command = spoiled;
+        }
+        command
+    }
+
+    /// A command of the module.
+    pub fn own(&self, dice: &mut Dice, learned: &Learned) -> Command {
+        fill(&self.own, dice, learned)
+    }
+
+    /// A command that changes how the connection is answered.
+    pub fn mode(&self, dice: &mut Dice, learned: &Learned) -> Command {
+        fill(&self.mode, dice, learned)
+    }
+
+    /// What the operator says next, and what afterwards if it is to last for a while.
+    pub fn operator(&self, dice: &mut Dice, learned: &Learned, reload: bool) -> (Command, Option<Command>) {
+        let once = fill(&self.operator, dice, learned);
+        let lasting = dice.weighted(&self.lasting).clone();
+        let reloading = fill(&self.reloads, dice, learned);
+        match dice.below(100) {
+            0..=14 => (lasting.0, Some(lasting.1)),
+            15..=18 if reload => (reloading, None),
+            _ if once == plain("FUNCTION FLUSH") => (once, Some(library())),
+            _ => (once, None),
+        }
+    }
+
+    /// Several commands as one transaction.
+    pub fn transaction(&self, dice: &mut Dice, learned: &Learned) -> Vec<Command> {
+        let mut commands = vec![plain("MULTI")];
+        for _ in 0..=dice.below(5) {
+            commands.push(self.command(dice, learned));
+        }
+        commands.push(plain(if dice.percent(90) { "EXEC" } else { "DISCARD" }));
+        commands
+    }
+
+    /// Several commands in one script or function.
+    pub fn script(&self, dice: &mut Dice, learned: &Learned) -> Command {
+        let mut call = match dice.below(3) {
+            0 => vec![b"EVAL".to_vec(), script().into_bytes(), b"0".to_vec()],
+            1 => vec![b"FCALL".to_vec(), FUNCTION.into(), b"0".to_vec()],
+            _ => {
+                // A key is declared.
+                let key = Words::new(dice, learned).word("key");
+                vec![b"EVAL".to_vec(), script().into_bytes(), b"1".to_vec(), key]
+            }
+        };
+        for _ in 0..=dice.below(4) {
+            let command = self.command(dice, learned);
+            call.push(command.len().to_string().into());
+            call.extend(command);
+        }
+        call
+    }
+
+    /// How many of the module's commands there are in the table.
+    pub fn own_names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            OWN.iter().filter_map(|(_, line)| line.split(' ').next()).map(str::to_owned).collect();
+        names.dedup();
+        names
+    }
+}
+
+fn fill(table: &Table, dice: &mut Dice, learned: &Learned) -> Command {
+    let mut command = Command::new();
+    let parts = dice.weighted(table);
+    expand(parts, &mut Words::new(dice, learned), &mut command);
+    command
+}
+
+/// Does something to a command that no client library does.
+fn spoil(mut command: Command, dice: &mut Dice, learned: &Learned) -> Command {
+    let hostile = Words::new(dice, learned).hostile();
+    let place = 1 + dice.below(command.len().saturating_sub(1));
+    let other = 1 + dice.below(command.len().saturating_sub(1));
+    let kind = dice.below(10);
+    if place >= command.len() || other >= command.len() {
+        return command;
+    }
+    match kind {
+        0..=5 => command[place] = hostile,
+        6 => drop(command.remove(place)),
+        7 => command.push(hostile),
+        8 => command.swap(place, other),
+        _ => command.insert(place, command[other].clone()),
+    }
+    command
+}
+
+/// A command without variables.
+pub fn plain(line: &str) -> Command {
+    line.split(' ').map(Into::into).collect()
+}

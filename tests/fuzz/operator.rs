@@ -1,0 +1,64 @@
+//! One connection that does to the whole server what operators do: settings, pauses, full memory,
+//! flushes, rewrites, killed and unblocked clients.
+
+use super::dice::Dice;
+use super::grammar::{Command, Grammar};
+use super::world::{World, spell, spell_reply};
+use crate::support::{Client, Silence, Value, encode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the server may take to answer anything.
+const SOON: Duration = Duration::from_secs(40);
+
+/// Operates until the round is over. What lasts for a while is ended by then.
+pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
+    let journal = world.journal("operator".into());
+    let mut dice = Dice::new(seed, 0x0f);
+    let mut client = None;
+    let mut say = |command: &Command| {
+        journal.note(&format!("> {}", spell(command)));
+        match ask(world, &mut client, command) {
+            Ok(reply) => journal.note(&format!("< {}", spell_reply(&reply))),
+            Err(why) => world.fail(format!("the operator's {}: {why}", spell(command))),
+        }
+    };
+    while !world.is_over() {
+        let (command, then) = grammar.operator(&mut dice, &world.learned, reload);
+        let lasts = Duration::from_millis(dice.within(1, 300));
+        let pause = Duration::from_millis(dice.within(1, 60));
+        say(&command);
+        if let Some(then) = then {
+            thread::sleep(lasts);
+            say(&then);
+        }
+        thread::sleep(pause);
+    }
+}
+
+/// Asks over a connection that stays, if it does.
+fn ask(world: &World, client: &mut Option<Client>, command: &Command) -> Result<Value, String> {
+    let began = Instant::now();
+    let mut request = Vec::new();
+    encode(&mut request, command);
+    // It may have been closed since the last time; a second time is no accident.
+    for _ in 0..2 {
+        let connection = match client {
+            Some(connection) => connection,
+            None => {
+                let connection = Client::try_connect(world.master.port());
+                client.insert(connection.map_err(|error| error.to_string())?)
+            }
+        };
+        let sent = connection.try_send_raw(&request);
+        match sent.map_err(|_| Silence::Closed).and_then(|()| connection.try_read(SOON)) {
+            Ok(reply) => {
+                world.slowest(began.elapsed());
+                return Ok(reply);
+            }
+            Err(Silence::TimedOut) => return Err(format!("no reply in {SOON:?}")),
+            Err(Silence::Closed) => *client = None,
+        }
+    }
+    Err("the server closed the connection".into())
+}

@@ -1,0 +1,166 @@
+//! Random commands against a real server with the module, by many connections at once, beside a
+//! replica and an append-only file that do not know it.
+//!
+//! `make fuzz SECONDS=60`; `SEED=n` says the same again (when what is said meets is another matter,
+//! so a fault may need some runs), `SERVER=path` is the server. It runs in rounds of some seconds,
+//! with all checks after each, and exits with 1 at the first thing that is wrong.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod actor;
+mod checks;
+mod dice;
+mod grammar;
+mod operator;
+mod words;
+mod world;
+
+use actor::Actor;
+use dice::Dice;
+use grammar::{Grammar, plain};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Server, server_binary};
+use world::World;
+
+/// How many threads have connections at once; some of them have many.
+const THREADS: u64 = 20;
+
+/// How long a round takes, without its checks.
+const ROUND: Duration = Duration::from_secs(8);
+
+/// How often the main thread looks after the others.
+const POLL: Duration = Duration::from_millis(50);
+
+fn main() -> ExitCode {
+    let number = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let number = |name| number(name).map(|text| text.parse::<u64>());
+    let (Ok(seconds), Ok(seed)) = (number("SECONDS").transpose(), number("SEED").transpose()) else {
+        eprintln!("SECONDS and SEED are numbers");
+        return ExitCode::from(2);
+    };
+    let length = Duration::from_secs(seconds.unwrap_or(60));
+    let random = || RandomState::new().build_hasher().finish() % 1_000_000_000;
+    let seed = seed.unwrap_or_else(random);
+    println!("SEED={seed} {}", server_binary().display());
+
+    let mut world = World::new(
+        Server::builder()
+            .aof(true)
+            .arg("--appendfsync")
+            .arg("everysec")
+            .arg("--maxclients")
+            .arg("2000")
+            .start(),
+        Server::builder().module(false).start(),
+        Server::builder().module(false).aof(true).start(),
+    );
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut world, seed, length)));
+    if let Err(panic) = outcome {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        world.fail(text.unwrap_or_else(|| "a check panicked".into()));
+    }
+    for (who, server) in [("master", &world.master), ("replica", &world.replica)] {
+        if server.has_crashed() {
+            world.fail(format!("the {who} crashed"));
+        }
+    }
+    summarize(&world);
+    let Some(failure) = world.failure() else {
+        return ExitCode::SUCCESS;
+    };
+    println!("\n=== the last that the connections said");
+    println!("{}", world.journals());
+    println!("=== the master's log\n{}", world.master.log_excerpt());
+    if world.replica.has_crashed() {
+        println!("=== the replica's log\n{}", world.replica.log_excerpt());
+    }
+    println!("=== FAILED: {failure}");
+    println!("=== {}", server_binary().display());
+    println!("=== again: make fuzz SEED={seed} SECONDS={}", length.as_secs());
+    // A server that crashed would say so again.
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(world)));
+    ExitCode::FAILURE
+}
+
+/// Rounds, until the time is over or something is wrong.
+fn run(world: &mut World, seed: u64, length: Duration) {
+    let port = world.master.port();
+    world.replica.client().run(format!("REPLICAOF 127.0.0.1 {port}"));
+    support::wait_in_sync(&world.master, &world.replica);
+    let grammar = learn_grammar(&world.reader);
+    let identity = checks::identity(&world.master);
+    let mut dice = Dice::new(seed, 0);
+    let end = Instant::now() + length;
+    let mut number = 0;
+    while number == 0 || Instant::now() + POLL < end {
+        number += 1;
+        let seed = dice.within(0, u64::MAX - 1);
+        let flush = dice.percent(50);
+        // The last of four: so a short run has what a comparison says most about.
+        let reload = number % 4 == 0;
+        let left = end.saturating_duration_since(Instant::now());
+        checks::prepare(world, flush);
+        world.start();
+        act(world, &grammar, seed, reload, ROUND.min(left));
+        if world.failure().is_some() {
+            return;
+        }
+        checks::prepare(world, false);
+        checks::nobody_waits(world);
+        assert_eq!(checks::identity(&world.master), identity, "the process is the same");
+        let before = world.commands.load(Ordering::Relaxed);
+        let slowest = world.take_slowest().as_millis();
+        println!("round {number}: {before} commands; the operator waited {slowest} ms at most");
+        checks::all_agree(world, reload);
+        checks::the_module_is_unloaded(world);
+    }
+}
+
+/// One round: everybody acts for so long.
+fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Duration) {
+    let end = Instant::now() + length;
+    thread::scope(|scope| {
+        for number in 1..=THREADS {
+            scope.spawn(move || Actor::new(world, grammar, seed, number).act());
+        }
+        scope.spawn(move || operator::operate(world, grammar, seed, reload));
+        while Instant::now() < end && !world.is_over() {
+            thread::sleep(POLL);
+        }
+        world.stop();
+    });
+}
+
+/// The grammar of what this server knows.
+fn learn_grammar(server: &Server) -> Grammar {
+    let mut client = server.client();
+    client.run("XADD probe 1-1 f v");
+    client.run("XGROUP CREATE probe g 0");
+    // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
+    // file may differ.
+    let is_valkey = client.info("server", "valkey_version").is_some();
+    let leave_out: &[&str] = if is_valkey { &["MOVE ", "COPY $key $key DB"] } else { &[] };
+    let mut has = |command: &_| {
+        client.cmd(&plain("SET probes v"));
+        checks::knows(&mut client, command)
+    };
+    let grammar = Grammar::new(&mut has, leave_out);
+    client.run("FLUSHALL");
+    grammar
+}
+
+/// What was reached, so that one sees whether the grammar is worth anything.
+fn summarize(world: &World) {
+    let commands = world.commands.load(Ordering::Relaxed);
+    println!("\n{commands} commands; of those of the module, answered and not with an error:");
+    for (name, (all, good)) in world.answers() {
+        println!("  {name:<16} {all:>8} {good:>8}");
+    }
+}

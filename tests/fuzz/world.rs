@@ -1,0 +1,213 @@
+//! The servers of a run, and what its threads share: when to stop, what failed, what was said.
+
+use super::grammar::Command;
+use super::words::Learned;
+use crate::support::{Server, Value};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many lines of what was said to and by a connection are kept.
+const LINES: usize = 60;
+
+/// What the threads of a run share.
+pub struct World {
+    pub master: Server,
+    /// Follows the master, and does not know the module.
+    pub replica: Server,
+    /// Loads copies of the append-only file, and does not know the module.
+    pub reader: Server,
+    pub learned: Learned,
+    pub began: Instant,
+    stop: AtomicBool,
+    failure: Mutex<Option<String>>,
+    journals: Mutex<Vec<Arc<Journal>>>,
+    pub commands: AtomicU64,
+    /// The longest that the operator waited for a reply, in microseconds.
+    slowest: AtomicU64,
+    /// How often a command of the module was answered, and how often not with an error.
+    answers: Mutex<BTreeMap<String, (u64, u64)>>,
+}
+
+impl World {
+    /// A world in which nothing has been said.
+    pub fn new(master: Server, replica: Server, reader: Server) -> Self {
+        Self {
+            master,
+            replica,
+            reader,
+            learned: Learned::default(),
+            began: Instant::now(),
+            stop: AtomicBool::new(false),
+            failure: Mutex::default(),
+            journals: Mutex::default(),
+            commands: AtomicU64::new(0),
+            slowest: AtomicU64::new(0),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// A round begins.
+    pub fn start(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        lock(&self.journals).clear();
+        self.learned.forget_clients();
+    }
+
+    /// The threads are to come to an end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether to come to an end.
+    pub fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Something is wrong: the first to say so is heard.
+    pub fn fail(&self, what: String) {
+        lock(&self.failure).get_or_insert(what);
+        self.stop();
+    }
+
+    /// What is wrong, if anything.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// Where one thread keeps what its connections say.
+    pub fn journal(&self, name: String) -> Arc<Journal> {
+        let journal = Arc::new(Journal { name, began: self.began, lines: Mutex::default() });
+        lock(&self.journals).push(journal.clone());
+        journal
+    }
+
+    /// The last lines of all connections.
+    pub fn journals(&self) -> String {
+        lock(&self.journals).iter().map(|journal| journal.text()).collect()
+    }
+
+    /// Looks at a reply, and remembers what can be used.
+    pub fn answered(&self, command: &Command, reply: &Value) {
+        self.commands.fetch_add(1, Ordering::Relaxed);
+        self.learned.learn(command, reply);
+        if let Some(why) = find_internal_error(reply) {
+            self.fail(format!("{}: {why}", spell(command)));
+        }
+        let Some(name) = command.first() else { return };
+        if !is_own(name) {
+            return;
+        }
+        if let Value::Error(text) = reply
+            && let Err(why) = check_error(text)
+        {
+            self.fail(format!("{}: {why}: {reply:?}", spell(command)));
+        }
+        let name = String::from_utf8_lossy(name).into_owned();
+        let mut answers = lock(&self.answers);
+        let count = answers.entry(name).or_default();
+        count.0 += 1;
+        count.1 += u64::from(!reply.is_error());
+    }
+
+    /// Somebody has waited so long for what should be answered at once.
+    pub fn slowest(&self, time: Duration) {
+        self.slowest.fetch_max(time.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The longest of those since the last time.
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
+    }
+
+    /// How often the commands of the module were answered, and how often without an error.
+    pub fn answers(&self) -> BTreeMap<String, (u64, u64)> {
+        lock(&self.answers).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this is the name of a command of the module.
+pub fn is_own(name: &[u8]) -> bool {
+    [&b"CACHE."[..], b"TASK.", b"LOCK."].iter().any(|family| name.starts_with(family))
+}
+
+/// A bug of the module that it has noticed itself, however deep in a reply.
+fn find_internal_error(reply: &Value) -> Option<String> {
+    match reply {
+        Value::Error(text) | Value::BulkError(text) => {
+            let text = String::from_utf8_lossy(text);
+            text.contains("internal error").then(|| text.into_owned())
+        }
+        Value::Array(items) => items.iter().find_map(find_internal_error),
+        _ => None,
+    }
+}
+
+/// Every error begins with a code and is plain text.
+fn check_error(text: &[u8]) -> Result<(), &'static str> {
+    if !text.is_ascii() {
+        return Err("an error that is not ASCII");
+    }
+    let code = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let is_code = !code.is_empty() && code.iter().all(u8::is_ascii_uppercase);
+    if is_code { Ok(()) } else { Err("an error without a code") }
+}
+
+/// The last that one thread said and was told.
+pub struct Journal {
+    name: String,
+    began: Instant,
+    lines: Mutex<VecDeque<String>>,
+}
+
+impl Journal {
+    /// Adds a line.
+    pub fn note(&self, line: &str) {
+        let mut lines = lock(&self.lines);
+        if lines.len() >= LINES {
+            lines.pop_front();
+        }
+        lines.push_back(format!("{:>9.3} {line}", self.began.elapsed().as_secs_f64()));
+    }
+
+    fn text(&self) -> String {
+        let lines = lock(&self.lines);
+        let lines = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        format!("--- {}\n{lines}", self.name)
+    }
+}
+
+/// A command as one line, long arguments cut.
+pub fn spell(command: &Command) -> String {
+    let word = |arg: &Vec<u8>| match arg.as_slice() {
+        [] => "\"\"".into(),
+        arg if arg.len() > 90 => format!("{}..({})", arg[..60].escape_ascii(), arg.len()),
+        arg if arg.contains(&b' ') => format!("\"{}\"", arg.escape_ascii()),
+        arg => arg.escape_ascii().to_string(),
+    };
+    command.iter().take(80).map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// A reply as one line, cut.
+pub fn spell_reply(reply: &Value) -> String {
+    // What is long is not written out before it is cut.
+    fn size(value: &Value) -> usize {
+        match value {
+            Value::Array(items) | Value::Push(items) | Value::Set(items) => {
+                items.iter().map(size).sum::<usize>() + 8
+            }
+            Value::Map(pairs) => pairs.iter().map(|(key, value)| size(key) + size(value)).sum(),
+            Value::Bulk(bytes) | Value::Simple(bytes) | Value::Error(bytes) => bytes.len() + 4,
+            _ => 4,
+        }
+    }
+    match size(reply) {
+        size if size > 400 => format!("a reply of some {size} bytes"),
+        _ => format!("{reply:?}").chars().take(160).collect(),
+    }
+}
