@@ -1,6 +1,6 @@
 # What there is to do with this project; `make help` lists it. Whatever is longer than two lines is in scripts/.
 
-.PHONY: help build run test test-matrix bench lint fmt demo clean
+.PHONY: help build run test test-matrix fuzz bench lint fmt demo clean
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: build ## unit tests, and all other tests on one server (SERVER=/path/to/se
 test-matrix: build ## the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (SERVERS="name ..." for some)
 	scripts/setup.sh matrix
 	scripts/test.sh matrix $(SERVERS)
+
+fuzz: build ## random commands, at last all data compared (SECONDS=60 SEED=n SERVER=/path/to/server)
+	cargo build --release --example fuzz
+	scripts/fuzz.sh
 
 bench: build ## measure (ARGS="...")
 	cargo bench --bench corral -- $(ARGS)

@@ -354,7 +354,9 @@ impl<'a> Actor<'a> {
                 return Err(Gone);
             };
             let mut helper = Link { client, id: -1, resp: None };
+            let gate = self.world.unblocking();
             self.ask_plainly(&mut helper, &unblock)?;
+            drop(gate);
             if let Some(reply) = self.read(link, Instant::now() + Duration::from_millis(100))? {
                 return Ok(reply);
             }
@@ -384,8 +386,11 @@ impl<'a> Actor<'a> {
                 self.world.fail(format!("client {} is not answered any more", link.id));
                 break;
             }
-            let Ok(client) = Client::try_connect(self.world.master.port()) else { return Err(Gone) };
+            let Ok(client) = Client::try_connect(self.world.master.port()) else {
+                return Err(Gone);
+            };
             let mut helper = Link { client, id: -1, resp: None };
+            let _gate = self.world.unblocking();
             self.ask_plainly(&mut helper, &plain(&format!("CLIENT UNBLOCK {}", link.id)))?;
         }
         Err(Gone)

@@ -3,7 +3,9 @@
 
 use super::grammar::{Command, library};
 use super::world::World;
-use crate::support::{Client, Server, Value, args, encode, eventually, info, module_path, now_ms, ok};
+use crate::support::{
+    Client, Server, Value, args, encode, eventually, info, module_path, now_ms, ok,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -260,7 +262,8 @@ pub fn knows(client: &mut Client, command: &Command) -> bool {
     encode(&mut request, command);
     client.send_raw(&request);
     let reply = client.read();
-    let refused = ["unknown command", "syntax error", "wrong number", "Invalid stream ID", "Unbalanced"];
+    let refused =
+        ["unknown command", "syntax error", "wrong number", "Invalid stream ID", "Unbalanced"];
     let text = if reply.is_error() { String::from_utf8_lossy(reply.bytes()) } else { "".into() };
     !refused.iter().any(|why| text.contains(why))
 }

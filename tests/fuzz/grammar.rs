@@ -24,19 +24,28 @@ const OWN: &[Line] = &[
     (3, "CACHE.FAIL $cache $token [BACKOFF $ms] [REASON $value]"),
     (3, "CACHE.INVALIDATE $cache [STALE $ms]"),
     (1, "CACHE.INFO $cache"),
-    (8, "TASK.PUBLISH $queue $value [$tries] [(DELAY $span|AT $point)] [PRIORITY $prio] [UNIQUE $uniq $ms]"),
+    (
+        8,
+        "TASK.PUBLISH $queue $value [$tries] [(DELAY $span|AT $point)] [PRIORITY $prio] [UNIQUE $uniq $ms]",
+    ),
     (4, "TASK.PUBLISH $queue $value"),
     (5, "TASK.CONSUME $group $consumer $queue $count $block [META]"),
     (6, "TASK.CONSUME $group $consumer $queue [META] [COUNT $count] [BLOCK $block]"),
     (1, "TASK.CONSUME $group $consumer $queue [$count]"),
     (4, "TASK.ACK $queue $group $id*"),
     (3, "TASK.EXTEND $queue $group $consumer $id"),
-    (5, "TASK.NACK $queue $group $consumer (SILENT|FAIL|FAIL|FATAL) $id [DELAY $span] [REASON $value]"),
+    (
+        5,
+        "TASK.NACK $queue $group $consumer (SILENT|FAIL|FAIL|FATAL) $id [DELAY $span] [REASON $value]",
+    ),
     (2, "TASK.RETRY $queue $id $value $tries $queue $dead $tries [$group]"),
     (2, "TASK.CANCEL $queue $id*"),
     (2, "TASK.REDRIVE $dead $queue [COUNT $count]"),
     (1, "TASK.REDRIVE $stream $stream"),
-    (3, "TASK.POLICY $queue [LEASE $span] [TRIES $tries] [BACKOFF $span $span] [LIMIT $n] [KEEP $bit] [PAUSED $bit]"),
+    (
+        3,
+        "TASK.POLICY $queue [LEASE $span] [TRIES $tries] [BACKOFF $span $span] [LIMIT $n] [KEEP $bit] [PAUSED $bit]",
+    ),
     (2, "TASK.POLICY $queue PAUSED 0"),
     (1, "TASK.INFO $queue"),
     (8, "LOCK.ACQUIRE $lock $ident $lease [(SHARED|LIMIT $count)] [BLOCK $block]"),
@@ -73,16 +82,25 @@ const FOREIGN: &[Line] = &[
     (1, "MOVE $key $db"),
     (1, "COPY $key $key DB $db [REPLACE]"),
     (1, "SORT $key BY nosort ALPHA STORE $key"),
-    (4, "XADD $stream * payload $value [timestamp 1] [retry_count $tries] [group $group] [original_id $id]"),
+    (
+        4,
+        "XADD $stream * payload $value [timestamp 1] [retry_count $tries] [group $group] [original_id $id]",
+    ),
     (1, "XADD $stream [NOMKSTREAM] [MAXLEN $n] ($id|*) $value $value"),
     (1, "XADD $key * payload $value"),
     (2, "XDEL $stream $id*"),
     (2, "XTRIM $stream MAXLEN [(=|~)] $n"),
     (1, "XTRIM $stream MINID $id"),
     (2, "XACK $stream $group $id*"),
-    (3, "XCLAIM $stream $group $consumer $span $id* [(IDLE $ms|TIME $point)] [RETRYCOUNT $tries] [FORCE] [JUSTID] [LASTID $id]"),
+    (
+        3,
+        "XCLAIM $stream $group $consumer $span $id* [(IDLE $ms|TIME $point)] [RETRYCOUNT $tries] [FORCE] [JUSTID] [LASTID $id]",
+    ),
     (2, "XAUTOCLAIM $stream $group $consumer $span $id [COUNT $count] [JUSTID]"),
-    (4, "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] [NOACK] STREAMS $stream (>|>|$id)"),
+    (
+        4,
+        "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] [NOACK] STREAMS $stream (>|>|$id)",
+    ),
     (1, "XREAD [COUNT $count] [BLOCK $block] STREAMS $stream ($|$id)"),
     (2, "XGROUP CREATE $stream $group ($id|$) [MKSTREAM]"),
     (2, "XGROUP DESTROY $stream $group"),
@@ -104,7 +122,10 @@ const FOREIGN: &[Line] = &[
     (1, "(ZREMRANGEBYSCORE|ZREMRANGEBYRANK) $delayed $index $index"),
     (1, "ZRANGESTORE $key $key 0 -1"),
     (1, "(BZPOPMIN|BLPOP) $key 0.01"),
-    (3, "HSET $policy (lease_ms $span|tries $tries|paused $bit|keep $bit|limit $n|backoff_base_ms $span|backoff_max_ms $span|x $value)"),
+    (
+        3,
+        "HSET $policy (lease_ms $span|tries $tries|paused $bit|keep $bit|limit $n|backoff_base_ms $span|backoff_max_ms $span|x $value)",
+    ),
     (1, "HDEL $policy (lease_ms|tries|paused|keep|limit)"),
     (1, "HINCRBY $policy (lease_ms|tries|paused|limit) $n"),
     (1, "HSET $key $value $value"),
@@ -117,13 +138,31 @@ const FOREIGN: &[Line] = &[
 /// Commands that only some servers have, with one that must not be refused as unknown or for its
 /// syntax there. Before it `XADD probe 1-1 f v` and `XGROUP CREATE probe g 0` were run.
 const NEWER: &[(&str, Line)] = &[
-    ("XNACK probe g FAIL IDS 1 1-1", (5, "XNACK $stream $group (SILENT|FAIL|FATAL) IDS 1 $id [RETRYCOUNT $tries] [FORCE]")),
+    (
+        "XNACK probe g FAIL IDS 1 1-1",
+        (5, "XNACK $stream $group (SILENT|FAIL|FATAL) IDS 1 $id [RETRYCOUNT $tries] [FORCE]"),
+    ),
     ("XACKDEL probe g IDS 1 1-1", (2, "XACKDEL $stream $group [(KEEPREF|DELREF|ACKED)] IDS 1 $id")),
     ("XDELEX probe IDS 1 1-1", (2, "XDELEX $stream [(KEEPREF|DELREF|ACKED)] IDS 1 $id")),
-    ("XADD probe IDMP p i * f v", (2, "XADD $stream (IDMP $uniq $ident|IDMPAUTO $uniq) * payload $value")),
-    ("XADD probe ACKED * f v", (1, "XADD $stream (KEEPREF|DELREF|ACKED) MAXLEN $n * payload $value")),
-    ("XCFGSET probe IDMP-DURATION 100", (1, "XCFGSET $stream [IDMP-DURATION $n] [IDMP-MAXSIZE $n]")),
-    ("XREADGROUP GROUP g c CLAIM 0 STREAMS probe >", (3, "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] CLAIM $span STREAMS $stream >")),
+    (
+        "XADD probe IDMP p i * f v",
+        (2, "XADD $stream (IDMP $uniq $ident|IDMPAUTO $uniq) * payload $value"),
+    ),
+    (
+        "XADD probe ACKED * f v",
+        (1, "XADD $stream (KEEPREF|DELREF|ACKED) MAXLEN $n * payload $value"),
+    ),
+    (
+        "XCFGSET probe IDMP-DURATION 100",
+        (1, "XCFGSET $stream [IDMP-DURATION $n] [IDMP-MAXSIZE $n]"),
+    ),
+    (
+        "XREADGROUP GROUP g c CLAIM 0 STREAMS probe >",
+        (
+            3,
+            "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] CLAIM $span STREAMS $stream >",
+        ),
+    ),
     ("DELEX probe", (2, "DELEX $str [(IFEQ|IFNE) $value]")),
     ("DELIFEQ probes v", (1, "DELIFEQ $str $value")),
     ("SET probes v IFEQ v", (2, "SET $str $value IFEQ $value [GET] [PX $ms]")),
@@ -150,7 +189,10 @@ const CONNECTION: &[Line] = &[
     (1, "PUBLISH $channel $value"),
     (1, "WAIT $bit 5"),
     (1, "INFO (corral|everything|commandstats|clients)"),
-    (1, "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|INFO cache.fetch|COUNT)"),
+    (
+        1,
+        "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|INFO cache.fetch|COUNT)",
+    ),
     (1, "CONFIG GET corral.*"),
     (1, "(SWAPDB $db $db|FLUSHDB|FLUSHALL|DBSIZE|DBSIZE|TIME|LASTSAVE|ROLE)"),
     (1, "SLOWLOG GET 1"),
@@ -178,8 +220,6 @@ const MODE: &[Line] = &[
 const OPERATOR: &[Line] = &[
     (8, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
     (4, "CLIENT KILL ID $client"),
-    (2, "CLIENT PAUSE (1|20|100|200) [(WRITE|ALL)]"),
-    (1, "CLIENT UNPAUSE"),
     (2, "SWAPDB $db $db"),
     (1, "FLUSHDB [(SYNC|ASYNC)]"),
     (1, "FLUSHALL [(SYNC|ASYNC)]"),
@@ -197,18 +237,39 @@ const OPERATOR: &[Line] = &[
     (1, "CONFIG SET notify-keyspace-events (KEA|AK|$)"),
     (1, "CONFIG SET hz (1|10|500)"),
     (1, "CONFIG SET stream-node-max-entries (1|100)"),
-    (1, "CONFIG SET (lazyfree-lazy-user-del|lazyfree-lazy-server-del|lazyfree-lazy-expire|lazyfree-lazy-user-flush) (yes|no)"),
+    (
+        1,
+        "CONFIG SET (lazyfree-lazy-user-del|lazyfree-lazy-server-del|lazyfree-lazy-expire|lazyfree-lazy-user-flush) (yes|no)",
+    ),
     (3, "PING"),
 ];
+
+/// Ends a pause.
+pub const UNPAUSE: &str = "CLIENT UNPAUSE";
 
 /// What the operator says for a while, and then the second line.
 const LASTING: &[(u32, (&str, &str))] = &[
     (3, ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0")),
-    (1, ("CONFIG SET maxmemory 1 maxmemory-policy allkeys-random", "CONFIG SET maxmemory 0 maxmemory-policy noeviction")),
-    (1, ("CONFIG SET maxmemory 1 maxmemory-policy volatile-ttl", "CONFIG SET maxmemory 0 maxmemory-policy noeviction")),
+    (
+        1,
+        (
+            "CONFIG SET maxmemory 1 maxmemory-policy allkeys-random",
+            "CONFIG SET maxmemory 0 maxmemory-policy noeviction",
+        ),
+    ),
+    (
+        1,
+        (
+            "CONFIG SET maxmemory 1 maxmemory-policy volatile-ttl",
+            "CONFIG SET maxmemory 0 maxmemory-policy noeviction",
+        ),
+    ),
     (2, ("CONFIG SET min-replicas-to-write 9", "CONFIG SET min-replicas-to-write 0")),
     (1, ("DEBUG SET-ACTIVE-EXPIRE 0", "DEBUG SET-ACTIVE-EXPIRE 1")),
-    (1, ("CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE")),
+    (1, ("CLIENT PAUSE 20 WRITE", UNPAUSE)),
+    (2, ("CLIENT PAUSE 200 WRITE", UNPAUSE)),
+    (1, ("CLIENT PAUSE 20 ALL", UNPAUSE)),
+    (1, ("CLIENT PAUSE 100", UNPAUSE)),
     (1, ("CONFIG SET lua-time-limit 0", "CONFIG SET lua-time-limit 5000")),
 ];
 
@@ -350,7 +411,7 @@ impl Grammar {
         Self {
             own: table(OWN),
             foreign: table(FOREIGN.iter().filter(kept).chain(newer)),
-            connection: table(CONNECTION),
+            connection: table(CONNECTION.iter().filter(kept)),
             mode: table(MODE),
             operator: table(OPERATOR),
             lasting: lasting.collect(),
@@ -386,7 +447,12 @@ impl Grammar {
     }
 
     /// What the operator says next, and what afterwards if it is to last for a while.
-    pub fn operator(&self, dice: &mut Dice, learned: &Learned, reload: bool) -> (Command, Option<Command>) {
+    pub fn operator(
+        &self,
+        dice: &mut Dice,
+        learned: &Learned,
+        reload: bool,
+    ) -> (Command, Option<Command>) {
         let once = fill(&self.operator, dice, learned);
         let lasting = dice.weighted(&self.lasting).clone();
         let reloading = fill(&self.reloads, dice, learned);
@@ -425,14 +491,6 @@ impl Grammar {
             call.extend(command);
         }
         call
-    }
-
-    /// How many of the module's commands there are in the table.
-    pub fn own_names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            OWN.iter().filter_map(|(_, line)| line.split(' ').next()).map(str::to_owned).collect();
-        names.dedup();
-        names
     }
 }
 

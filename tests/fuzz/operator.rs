@@ -2,7 +2,7 @@
 //! flushes, rewrites, killed and unblocked clients.
 
 use super::dice::Dice;
-use super::grammar::{Command, Grammar};
+use super::grammar::{Command, Grammar, UNPAUSE, plain};
 use super::world::{World, spell, spell_reply};
 use crate::support::{Client, Silence, Value, encode};
 use std::thread;
@@ -27,11 +27,16 @@ pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
         let (command, then) = grammar.operator(&mut dice, &world.learned, reload);
         let lasts = Duration::from_millis(dice.within(1, 300));
         let pause = Duration::from_millis(dice.within(1, 60));
+        let unblocks = command.get(1).is_some_and(|word| word == b"UNBLOCK");
+        let pauses = then.as_ref().is_some_and(|then| *then == plain(UNPAUSE));
+        let pausing = pauses.then(|| world.pausing());
+        let unblocking = unblocks.then(|| world.unblocking());
         say(&command);
         if let Some(then) = then {
             thread::sleep(lasts);
             say(&then);
         }
+        drop((pausing, unblocking));
         thread::sleep(pause);
     }
 }

@@ -40,7 +40,8 @@ const POLL: Duration = Duration::from_millis(50);
 fn main() -> ExitCode {
     let number = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let number = |name| number(name).map(|text| text.parse::<u64>());
-    let (Ok(seconds), Ok(seed)) = (number("SECONDS").transpose(), number("SEED").transpose()) else {
+    let (Ok(seconds), Ok(seed)) = (number("SECONDS").transpose(), number("SEED").transpose())
+    else {
         eprintln!("SECONDS and SEED are numbers");
         return ExitCode::from(2);
     };
@@ -146,7 +147,15 @@ fn learn_grammar(server: &Server) -> Grammar {
     // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
     // file may differ.
     let is_valkey = client.info("server", "valkey_version").is_some();
-    let leave_out: &[&str] = if is_valkey { &["MOVE ", "COPY $key $key DB"] } else { &[] };
+    let version = client.info("server", "redis_version").expect("INFO has the version");
+    let leave_out: &[&str] = if is_valkey {
+        &["MOVE ", "COPY $key $key DB"]
+    } else if version.starts_with("7.0") {
+        // See `World::pausing`.
+        &["CLIENT PAUSE", "CLIENT UNBLOCK"]
+    } else {
+        &[]
+    };
     let mut has = |command: &_| {
         client.cmd(&plain("SET probes v"));
         checks::knows(&mut client, command)

@@ -5,7 +5,7 @@ use super::words::Learned;
 use crate::support::{Server, Value};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// How many lines of what was said to and by a connection are kept.
@@ -20,6 +20,9 @@ pub struct World {
     pub reader: Server,
     pub learned: Learned,
     pub began: Instant,
+    /// Redis 7.0 aborts when a client is unblocked whose command a pause has postponed: either there
+    /// is a pause, or somebody unblocks.
+    pause: RwLock<()>,
     stop: AtomicBool,
     failure: Mutex<Option<String>>,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -39,6 +42,7 @@ impl World {
             reader,
             learned: Learned::default(),
             began: Instant::now(),
+            pause: RwLock::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
             journals: Mutex::default(),
@@ -63,6 +67,16 @@ impl World {
     /// Whether to come to an end.
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+
+    /// While this lives nobody unblocks.
+    pub fn pausing(&self) -> RwLockWriteGuard<'_, ()> {
+        self.pause.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this lives the operator makes no pause.
+    pub fn unblocking(&self) -> RwLockReadGuard<'_, ()> {
+        self.pause.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something is wrong: the first to say so is heard.

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Random commands for a while, against a server with the module: see tests/fuzz/run.rs.
+# Usage: [SECONDS=60] [SEED=n] [SERVER=path] scripts/fuzz.sh    on one server
+#        [SECONDS=60] [SEED=n] scripts/fuzz.sh NAME...          on these of scripts/servers.sh, one after the other
+set -euo pipefail
+# The shell counts on from the value that it was given, or from 0.
+length=$((SECONDS > 0 ? SECONDS : 60))
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+cd "$root"
+program=${CARGO_TARGET_DIR:-target}/release/examples/fuzz
+
+# fuzz SERVER: what an AddressSanitizer finds ends the server, and with it the run.
+fuzz() {
+  say "${bold}Random commands for $length s on $("$1" --version)${plain}"
+  SECONDS=$length CORRAL_MODULE=$module SERVER=$1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} "$program"
+}
+
+need_module
+[[ -x $program ]] || die "$program is missing: run 'make fuzz', or 'cargo build --release --example fuzz'"
+if (($# == 0)); then
+  fuzz "$server"
+  exit
+fi
+status=0
+for name; do
+  # A line `NAME PATH VERSION`.
+  if found=$(scripts/servers.sh "$name") && read -r _ path _ <<<"$found" && fuzz "$path"; then
+    say "${green}passed${plain}  $name"
+  else
+    say "${red}FAILED${plain}  $name"
+    status=1
+  fi
+done
+exit "$status"
