@@ -10,6 +10,7 @@ use super::world::{Journal, World, is_own, spell, spell_reply};
 use crate::support::{Client, Silence, Value, encode};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub struct Actor<'a> {
     grammar: &'a Grammar,
     seed: u64,
     sessions: u64,
+    /// How often [`Actor::ask`] has asked.
+    asked: u64,
     /// Those of the present session.
     dice: Dice,
     journal: Arc<Journal>,
@@ -79,7 +82,7 @@ impl<'a> Actor<'a> {
         let journal = world.journal(format!("thread {number}"));
         let dice = Dice::new(seed, number);
         let seed = dice.clone().within(0, u64::MAX - 1);
-        Self { world, grammar, seed, sessions: 0, dice, journal }
+        Self { world, grammar, seed, sessions: 0, asked: 0, dice, journal }
     }
 
     /// Acts until the round is over.
@@ -143,14 +146,8 @@ impl<'a> Actor<'a> {
         }
         match flavor {
             // What is published, or executed by others, comes between the replies.
-            0 => {
-                self.tell(&mut link, &plain("SUBSCRIBE ch"))?;
-                self.ask_plainly(&mut link, &plain("PING"))?;
-            }
-            1 => {
-                self.tell(&mut link, &plain("PSUBSCRIBE *"))?;
-                self.ask_plainly(&mut link, &plain("PING"))?;
-            }
+            0 => self.subscribe(&mut link, "SUBSCRIBE ch")?,
+            1 => self.subscribe(&mut link, "PSUBSCRIBE *")?,
             2 | 11 => drop(self.ask_plainly(&mut link, &plain("MONITOR"))?),
             3 => drop(self.ask_plainly(&mut link, &plain("CLIENT TRACKING ON BCAST"))?),
             4 => drop(self.ask_plainly(&mut link, &plain("CLIENT TRACKING ON"))?),
@@ -169,6 +166,17 @@ impl<'a> Actor<'a> {
             1 => self.resynchronize(&mut link),
             _ => self.tell(&mut link, &plain("QUIT")),
         }
+    }
+
+    /// Newer servers refuse it when memory is full; else its reply is no reply but a push.
+    fn subscribe(&mut self, link: &mut Link, command: &str) -> Result<(), Gone> {
+        self.tell(link, &plain(command))?;
+        let pong = Value::Simple(b"PONG".to_vec());
+        let mut reply = self.ask_plainly(link, &plain("PING"))?;
+        while reply != pong {
+            reply = self.read(link, Instant::now() + SOON)?.ok_or(Gone)?;
+        }
+        Ok(())
     }
 
     /// What is sent in one write.
@@ -305,16 +313,42 @@ impl<'a> Actor<'a> {
         }
     }
 
+    /// Says several commands in one write and hears as many replies, not one more and not one less.
     fn ask(&mut self, link: &mut Link, commands: &[Command], plan: Plan) -> Result<(), Gone> {
-        self.send(link, commands)?;
+        self.asked += 1;
+        let mark: Bytes = format!("mark {}", self.asked).into();
+        let echo = vec![b"ECHO".to_vec(), mark.clone()];
+        self.send(link, &[commands, &[echo.clone()]].concat())?;
         for command in commands {
             self.hear(link, command, plan)?;
+        }
+        match self.listen(link, &echo, plan)? {
+            Value::Bulk(text) if text == mark => Ok(()),
+            other => {
+                let (id, other) = (link.id, spell_reply(&other));
+                self.world.fail(format!("client {id}: a reply too many or too few: {other}"));
+                Err(Gone)
+            }
+        }
+    }
+
+    /// Waits for the reply to a command that was sent, and looks at it.
+    fn hear(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<(), Gone> {
+        let reply = self.listen(link, command, plan)?;
+        self.world.answered(command, &reply);
+        if let Some(name) = command.first()
+            && is_own(name)
+            && let Some(resp) = link.resp
+            && !fits(&reply, resp)
+        {
+            let what = format!("{} in RESP{resp}: {}", spell(command), spell_reply(&reply));
+            self.world.fail(format!("a reply of the other protocol: {what}"));
         }
         Ok(())
     }
 
     /// Waits for the reply to a command that was sent.
-    fn hear(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<(), Gone> {
+    fn listen(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<Value, Gone> {
         let mut reply = self.read(link, Instant::now() + plan.patience)?;
         if reply.is_none() {
             self.journal.note(&format!("{} has waited long enough: {:?}", link.id, plan.late));
@@ -333,67 +367,83 @@ impl<'a> Actor<'a> {
         }
         let reply = reply.expect("there is one by now");
         self.journal.note(&format!("{} < {}", link.id, spell_reply(&reply)));
-        self.world.answered(command, &reply);
-        if let Some(name) = command.first()
-            && is_own(name)
-            && let Some(resp) = link.resp
-            && !fits(&reply, resp)
-        {
-            let what = format!("{} in RESP{resp}: {}", spell(command), spell_reply(&reply));
-            self.world.fail(format!("a reply of the other protocol: {what}"));
-        }
-        Ok(())
+        Ok(reply)
     }
 
     /// Has the server answer a client that waits. That works at once, or when a pause is over.
     fn unblock(&mut self, link: &mut Link, command: &Command, how: &str) -> Result<Value, Gone> {
         let end = Instant::now() + SOON;
-        let unblock = plain(&format!("CLIENT UNBLOCK {} {how}", link.id));
         while Instant::now() < end && self.world.failure().is_none() {
-            let Ok(client) = Client::try_connect(self.world.master.port()) else {
-                return Err(Gone);
-            };
-            let mut helper = Link { client, id: -1, resp: None };
-            let gate = self.world.unblocking();
-            self.ask_plainly(&mut helper, &unblock)?;
-            drop(gate);
+            self.say_unblock(link.id, how)?;
+            self.remind(link)?;
             if let Some(reply) = self.read(link, Instant::now() + Duration::from_millis(100))? {
                 return Ok(reply);
             }
         }
-        self.world.fail(format!(
-            "client {} is not answered, though it was unblocked: {}",
-            link.id,
-            spell(command)
-        ));
+        let (id, command) = (link.id, spell(command));
+        self.world.fail(format!("client {id} is not answered, though it was unblocked: {command}"));
         Err(Gone)
     }
 
+    /// An empty line, which has no reply, makes a forgetful server go on.
+    fn remind(&mut self, link: &mut Link) -> Result<(), Gone> {
+        if self.world.forgets.load(Ordering::Relaxed) {
+            link.client.try_send_raw(b"\r\n").map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// By another connection, which nobody kills.
+    fn say_unblock(&mut self, id: i64, how: &str) -> Result<(), Gone> {
+        let _gate = self.world.unblocking();
+        let mut client = Client::try_connect(self.world.master.port()).map_err(|_| Gone)?;
+        match client.ask(&format!("CLIENT UNBLOCK {id} {how}"), SOON) {
+            // It worked; 0 is what most are told, for they have been answered meanwhile.
+            Ok(Value::Int(1)) => self.journal.note(&format!("{id} is unblocked: {how}")),
+            Ok(_) => {}
+            Err(silence) => {
+                self.world.fail(format!("CLIENT UNBLOCK {id} {how}: no reply, {silence:?}"));
+                return Err(Gone);
+            }
+        }
+        Ok(())
+    }
+
     /// Whatever was said: in the end the connection is as new, and what is asked is answered.
+    ///
+    /// It is asked often: `CLIENT REPLY OFF` inside a transaction makes the server announce more
+    /// replies than it sends, and the next ones are taken for those.
     fn resynchronize(&mut self, link: &mut Link) -> Result<(), Gone> {
         let mark: Bytes = format!("mark {}", link.id).into();
-        let (reset, echo) = (plain("RESET"), vec![b"ECHO".to_vec(), mark.clone()]);
-        self.send(link, &[reset, echo.clone()])?;
+        self.send(link, &[plain("RESET")])?;
+        let mut request = Vec::new();
+        (0..20).for_each(|_| encode(&mut request, &[b"ECHO".to_vec(), mark.clone()]));
         let end = Instant::now() + SOON;
         while self.world.failure().is_none() {
+            link.client.try_send_raw(&request).map_err(|_| Gone)?;
             let soon = Instant::now() + Duration::from_millis(50);
-            match self.read(link, soon)? {
-                Some(Value::Bulk(text)) if text == mark => return Ok(()),
-                Some(_) => continue,
-                None => {}
+            while let Some(reply) = self.read(link, soon)? {
+                if has(&reply, &mark) {
+                    return Ok(());
+                }
             }
             if Instant::now() > end {
                 self.world.fail(format!("client {} is not answered any more", link.id));
                 break;
             }
-            let Ok(client) = Client::try_connect(self.world.master.port()) else {
-                return Err(Gone);
-            };
-            let mut helper = Link { client, id: -1, resp: None };
-            let _gate = self.world.unblocking();
-            self.ask_plainly(&mut helper, &plain(&format!("CLIENT UNBLOCK {}", link.id)))?;
+            self.say_unblock(link.id, "TIMEOUT")?;
         }
         Err(Gone)
+    }
+}
+
+/// Whether a reply has these bytes somewhere.
+fn has(reply: &Value, mark: &Bytes) -> bool {
+    match reply {
+        Value::Bulk(text) => text == mark,
+        Value::Array(items) | Value::Set(items) => items.iter().any(|item| has(item, mark)),
+        Value::Map(pairs) => pairs.iter().any(|(key, value)| has(key, mark) || has(value, mark)),
+        _ => false,
     }
 }
 

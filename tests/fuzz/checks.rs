@@ -167,7 +167,10 @@ fn dataset(server: &Server) -> Dataset {
         let names = client.run("KEYS *");
         for name in names.items().iter().map(Value::bytes) {
             let end = client.cmd(&args!["PEXPIRETIME", name]).as_int();
-            all.insert((db, name.to_vec()), (end, describe(&mut client, name)));
+            // It may be gone by now.
+            if end >= -1 {
+                all.insert((db, name.to_vec()), (end, describe(&mut client, name)));
+            }
         }
     }
     all

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Server, server_binary};
+use support::{Client, Server, Value, server_binary};
 use world::World;
 
 /// How many threads have connections at once; some of them have many.
@@ -78,6 +78,7 @@ fn main() -> ExitCode {
     };
     println!("\n=== the last that the connections said");
     println!("{}", world.journals());
+    println!("=== the master's clients\n{}", clients(&world));
     println!("=== the master's log\n{}", world.master.log_excerpt());
     if world.replica.has_crashed() {
         println!("=== the replica's log\n{}", world.replica.log_excerpt());
@@ -95,7 +96,7 @@ fn run(world: &mut World, seed: u64, length: Duration) {
     let port = world.master.port();
     world.replica.client().run(format!("REPLICAOF 127.0.0.1 {port}"));
     support::wait_in_sync(&world.master, &world.replica);
-    let grammar = learn_grammar(&world.reader);
+    let grammar = learn_grammar(world);
     let identity = checks::identity(&world.master);
     let mut dice = Dice::new(seed, 0);
     let end = Instant::now() + length;
@@ -140,15 +141,17 @@ fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Durati
 }
 
 /// The grammar of what this server knows.
-fn learn_grammar(server: &Server) -> Grammar {
-    let mut client = server.client();
+fn learn_grammar(world: &World) -> Grammar {
+    let mut client = world.reader.client();
     client.run("XADD probe 1-1 f v");
     client.run("XGROUP CREATE probe g 0");
     // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
     // file may differ.
-    let is_valkey = client.info("server", "valkey_version").is_some();
+    let valkey = client.info("server", "valkey_version");
+    let forgets = valkey.as_ref().is_some_and(|version| version.starts_with("9."));
+    world.forgets.store(forgets, Ordering::Relaxed);
     let version = client.info("server", "redis_version").expect("INFO has the version");
-    let leave_out: &[&str] = if is_valkey {
+    let leave_out: &[&str] = if valkey.is_some() {
         &["MOVE ", "COPY $key $key DB"]
     } else if version.starts_with("7.0") {
         // See `World::pausing`.
@@ -163,6 +166,18 @@ fn learn_grammar(server: &Server) -> Grammar {
     let grammar = Grammar::new(&mut has, leave_out);
     client.run("FLUSHALL");
     grammar
+}
+
+/// Who is connected, and who waits, if the server still answers.
+fn clients(world: &World) -> String {
+    let ask = |line: &str| {
+        let mut client = Client::try_connect(world.master.port()).ok()?;
+        match client.ask(line, Duration::from_secs(5)) {
+            Ok(Value::Bulk(text)) => Some(String::from_utf8_lossy(&text).into_owned()),
+            _ => None,
+        }
+    };
+    ["CLIENT LIST", "INFO corral"].iter().filter_map(|line| ask(line)).collect()
 }
 
 /// What was reached, so that one sees whether the grammar is worth anything.

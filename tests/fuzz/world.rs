@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::{Duration, Instant};
 
 /// How many lines of what was said to and by a connection are kept.
-const LINES: usize = 60;
+const LINES: usize = 80;
 
 /// What the threads of a run share.
 pub struct World {
@@ -23,6 +23,8 @@ pub struct World {
     /// Redis 7.0 aborts when a client is unblocked whose command a pause has postponed: either there
     /// is a pause, or somebody unblocks.
     pause: RwLock<()>,
+    /// Valkey 9.1 forgets a long argument that was sent behind a command that waits, until more comes.
+    pub forgets: AtomicBool,
     stop: AtomicBool,
     failure: Mutex<Option<String>>,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -43,6 +45,7 @@ impl World {
             learned: Learned::default(),
             began: Instant::now(),
             pause: RwLock::default(),
+            forgets: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
             journals: Mutex::default(),
