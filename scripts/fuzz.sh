@@ -10,10 +10,11 @@ source "$(dirname "$0")/lib.sh"
 cd "$root"
 program=${CARGO_TARGET_DIR:-target}/release/examples/fuzz
 
-# fuzz SERVER: what an AddressSanitizer finds ends the server, and with it the run.
+# fuzz SERVER: what an AddressSanitizer finds ends the server, and with it the run. A command may ask for more memory
+# than there can be, and be refused.
 fuzz() {
   say "${bold}Random commands for $length s on $("$1" --version)${plain}"
-  SECONDS=$length CORRAL_MODULE=$module SERVER=$1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} "$program"
+  SECONDS=$length CORRAL_MODULE=$module SERVER=$1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:allocator_may_return_null=1} "$program"
 }
 
 need_module

@@ -10,7 +10,6 @@ use super::world::{Journal, World, is_own, spell, spell_reply};
 use crate::support::{Client, Silence, Value, encode};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -154,7 +153,13 @@ impl<'a> Actor<'a> {
             _ => {}
         }
         for _ in 0..steps {
-            let commands = self.step();
+            let mut commands = self.step();
+            if flavor < 2 && self.world.quirks.pushes_inside {
+                commands.retain(|command| !["MULTI", "EXEC"].contains(&&*spell(command)));
+            }
+            if link.resp == Some(3) && self.world.quirks.splits_pushes {
+                commands.iter_mut().flatten().for_each(|argument| argument.truncate(10_000));
+            }
             let plan = Plan::draw(&mut self.dice);
             self.ask(&mut link, &commands, plan)?;
             if self.world.is_over() {
@@ -387,7 +392,7 @@ impl<'a> Actor<'a> {
 
     /// An empty line, which has no reply, makes a forgetful server go on.
     fn remind(&mut self, link: &mut Link) -> Result<(), Gone> {
-        if self.world.forgets.load(Ordering::Relaxed) {
+        if self.world.quirks.forgets {
             link.client.try_send_raw(b"\r\n").map_err(|_| Gone)?;
         }
         Ok(())

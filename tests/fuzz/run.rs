@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{Client, Server, Value, server_binary};
-use world::World;
+use world::{Quirks, World};
 
 /// How many threads have connections at once; some of them have many.
 const THREADS: u64 = 20;
@@ -141,16 +141,20 @@ fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Durati
 }
 
 /// The grammar of what this server knows.
-fn learn_grammar(world: &World) -> Grammar {
+fn learn_grammar(world: &mut World) -> Grammar {
     let mut client = world.reader.client();
     client.run("XADD probe 1-1 f v");
     client.run("XGROUP CREATE probe g 0");
     // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
     // file may differ.
     let valkey = client.info("server", "valkey_version");
-    let forgets = valkey.as_ref().is_some_and(|version| version.starts_with("9."));
-    world.forgets.store(forgets, Ordering::Relaxed);
     let version = client.info("server", "redis_version").expect("INFO has the version");
+    let valkey_9 = valkey.as_ref().is_some_and(|version| version.starts_with("9."));
+    world.quirks = Quirks {
+        forgets: valkey_9,
+        splits_pushes: valkey_9,
+        pushes_inside: version.starts_with("7.0"),
+    };
     let leave_out: &[&str] = if valkey.is_some() {
         &["MOVE ", "COPY $key $key DB"]
     } else if version.starts_with("7.0") {

@@ -11,6 +11,17 @@ use std::time::{Duration, Instant};
 /// How many lines of what was said to and by a connection are kept.
 const LINES: usize = 80;
 
+/// What servers do themselves that would be taken for a fault.
+#[derive(Default)]
+pub struct Quirks {
+    /// Valkey 9.1 forgets a long argument that was sent behind a command that waits, until more comes.
+    pub forgets: bool,
+    /// Valkey 9.1 sends long parts of a push before the rest of it, where the client has caused it.
+    pub splits_pushes: bool,
+    /// Redis 7.0 puts pushes into the middle of what EXEC replies.
+    pub pushes_inside: bool,
+}
+
 /// What the threads of a run share.
 pub struct World {
     pub master: Server,
@@ -23,8 +34,7 @@ pub struct World {
     /// Redis 7.0 aborts when a client is unblocked whose command a pause has postponed: either there
     /// is a pause, or somebody unblocks.
     pause: RwLock<()>,
-    /// Valkey 9.1 forgets a long argument that was sent behind a command that waits, until more comes.
-    pub forgets: AtomicBool,
+    pub quirks: Quirks,
     stop: AtomicBool,
     failure: Mutex<Option<String>>,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -45,7 +55,7 @@ impl World {
             learned: Learned::default(),
             began: Instant::now(),
             pause: RwLock::default(),
-            forgets: AtomicBool::new(false),
+            quirks: Quirks::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
             journals: Mutex::default(),
