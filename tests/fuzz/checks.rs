@@ -2,7 +2,7 @@
 //! master, replica and append-only file agree, and the module can be unloaded.
 
 use super::grammar::{Command, library};
-use super::world::World;
+use super::world::{World, is_own};
 use crate::support::{
     Client, Server, Value, args, encode, eventually, info, module_path, now_ms, ok,
 };
@@ -64,6 +64,36 @@ fn rewrite(world: &World) {
     assert_eq!(status.as_deref(), Some("ok"), "of the rewrite");
 }
 
+/// Whoever is blocked in a command of the module is in one of its lines: nobody was answered and
+/// kept, and nobody left and is still counted. While some are still being answered this is not yet
+/// so; those whose time is not up go on waiting meanwhile.
+pub fn who_waits_is_in_line(world: &World) {
+    let mut client = world.master.client();
+    let end = Instant::now() + SOON;
+    loop {
+        client.pipeline(&["MULTI", "INFO corral", "CLIENT LIST"]);
+        let replies = client.run("EXEC");
+        let [info, list] = replies.items() else { panic!("no transaction: {replies:?}") };
+        let in_line: usize = (info.as_str().lines())
+            .filter_map(|line| line.split_once("_waiters:")?.1.parse::<usize>().ok())
+            .sum();
+        let list = String::from_utf8_lossy(list.bytes()).into_owned();
+        let waits = |line: &&str| {
+            let field = |name| line.split(' ').find_map(|field| field.strip_prefix(name));
+            let command = field("cmd=").unwrap_or_default().to_ascii_uppercase();
+            is_own(command.as_bytes()) && field("flags=").is_some_and(|flags| flags.contains('b'))
+        };
+        let blocked: Vec<_> = list.lines().filter(waits).collect();
+        if in_line == blocked.len() {
+            return;
+        }
+        let (count, blocked) = (blocked.len(), blocked.join("\n"));
+        let what = format!("{count} are blocked, {in_line} are in line");
+        assert!(Instant::now() < end, "{what}; the blocked ones:\n{blocked}");
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Nobody is left in line, and the module has caught no bug of its own.
 pub fn nobody_waits(world: &World) {
     let mut client = world.master.client();
@@ -100,9 +130,10 @@ type Dataset = BTreeMap<(i64, Vec<u8>), (i64, String)>;
 /// A key whose time is up while they are looked at is there for one and gone for the next, so it is
 /// left out. Everything else must be the same in the end: timers may still be at work at first.
 ///
-/// Not after `DEBUG RELOAD` and `LOADAOF` (`reloaded`): the server itself drops the keys that expired
-/// meanwhile, and tells nobody. A replica still has them, and what is written to them next is added
-/// to the old value there. So both begin anew from what the master has then.
+/// Not where the data were reloaded: `DEBUG RELOAD` and `LOADAOF` drop the keys that expired
+/// meanwhile, and the server tells nobody. A replica still has them, and what is written to them next
+/// is added to the old value there. Nor where the master was a replica for a while, for what it had
+/// not sent was lost. So both begin anew from what the master has then.
 pub fn all_agree(world: &mut World, reloaded: bool) {
     if reloaded {
         start_over(world);

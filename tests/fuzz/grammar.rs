@@ -12,6 +12,9 @@ pub type Command = Vec<Bytes>;
 
 type Line = (u32, &'static str);
 
+/// What a consumer has already is delivered once more to it, and no server propagates that.
+pub const HISTORY: &str = "STREAMS $stream $id";
+
 /// The commands of the module, each of them with every option.
 const OWN: &[Line] = &[
     (12, "CACHE.FETCH $cache $lease [STALE $ms] [BLOCK $block [FRESH]]"),
@@ -99,8 +102,9 @@ const FOREIGN: &[Line] = &[
     (2, "XAUTOCLAIM $stream $group $consumer $span $id [COUNT $count] [JUSTID]"),
     (
         4,
-        "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] [NOACK] STREAMS $stream (>|>|$id)",
+        "XREADGROUP GROUP $group $consumer [COUNT $count] [BLOCK $block] [NOACK] STREAMS $stream >",
     ),
+    (1, "XREADGROUP GROUP $group $consumer [COUNT $count] STREAMS $stream $id"),
     (1, "XREAD [COUNT $count] [BLOCK $block] STREAMS $stream ($|$id)"),
     (2, "XGROUP CREATE $stream $group ($id|$) [MKSTREAM]"),
     (2, "XGROUP DESTROY $stream $group"),
@@ -218,7 +222,8 @@ const MODE: &[Line] = &[
 
 /// What the operator says once.
 const OPERATOR: &[Line] = &[
-    (8, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
+    (4, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
+    (4, "CLIENT UNBLOCK $client"),
     (4, "CLIENT KILL ID $client"),
     (2, "SWAPDB $db $db"),
     (1, "FLUSHDB [(SYNC|ASYNC)]"),
@@ -413,7 +418,7 @@ impl Grammar {
             foreign: table(FOREIGN.iter().filter(kept).chain(newer)),
             connection: table(CONNECTION.iter().filter(kept)),
             mode: table(MODE),
-            operator: table(OPERATOR),
+            operator: table(OPERATOR.iter().filter(kept)),
             lasting: lasting.collect(),
             reloads: table(RELOADS),
         }
@@ -429,8 +434,11 @@ impl Grammar {
         let mut command = fill(table, dice, learned);
         let spoiled = spoil(command.clone(), dice, learned);
         // What is said about connections and all the data is not spoiled: it would be something
-        // else, whose replies cannot be counted, or that is not meant to be said.
-        if !std::ptr::eq(table, &raw const self.connection) && dice.percent(9) {
+        // else, whose replies cannot be counted, or that is not meant to be said. Nor does one become
+        // [`HISTORY`].
+        let may_be_spoiled = !std::ptr::eq(table, &raw const self.connection)
+            && (command[0] != b"XREADGROUP" || spoiled.last().is_some_and(|last| last == b">"));
+        if dice.percent(9) && may_be_spoiled {
             command = spoiled;
         }
         command

@@ -4,7 +4,7 @@
 use super::dice::Dice;
 use super::grammar::{Command, Grammar, UNPAUSE, plain};
 use super::world::{World, spell, spell_reply};
-use crate::support::{Client, Silence, Value, encode};
+use crate::support::{Client, Server, Silence, Value, encode, ok};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,12 @@ pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
         let (command, then) = grammar.operator(&mut dice, &world.learned, reload);
         let lasts = Duration::from_millis(dice.within(1, 300));
         let pause = Duration::from_millis(dice.within(1, 60));
+        if reload && dice.percent(3) {
+            journal.note("the master is demoted for a while");
+            if let Err(why) = demote(world, lasts) {
+                world.fail(format!("the operator's {why}"));
+            }
+        }
         let unblocks = command.get(1).is_some_and(|word| word == b"UNBLOCK");
         let pauses = then.as_ref().is_some_and(|then| *then == plain(UNPAUSE));
         let pausing = pauses.then(|| world.pausing());
@@ -39,6 +45,25 @@ pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
         drop((pausing, unblocking));
         thread::sleep(pause);
     }
+}
+
+/// Makes the master a replica of its replica for a while, and then the master again. Nobody can wait
+/// on a replica, nor is anything written there.
+fn demote(world: &World, lasts: Duration) -> Result<(), String> {
+    let ask = |server: &Server, line: &str| {
+        let client = Client::try_connect(server.port());
+        let reply = client.map_err(|error| error.to_string())?.ask(line, SOON);
+        match reply {
+            Ok(reply) if reply == ok() => Ok(()),
+            other => Err(format!("{line}: {other:?}")),
+        }
+    };
+    let follow = |server: &Server| format!("REPLICAOF 127.0.0.1 {}", server.port());
+    ask(&world.replica, "REPLICAOF NO ONE")?;
+    ask(&world.master, &follow(&world.replica))?;
+    thread::sleep(lasts);
+    ask(&world.master, "REPLICAOF NO ONE")?;
+    ask(&world.replica, &follow(&world.master))
 }
 
 /// Asks over a connection that stays, if it does.

@@ -18,7 +18,8 @@ mod world;
 
 use actor::Actor;
 use dice::Dice;
-use grammar::{Grammar, plain};
+use grammar::{Grammar, HISTORY, plain};
+use std::any::Any;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -63,9 +64,7 @@ fn main() -> ExitCode {
     );
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut world, seed, length)));
     if let Err(panic) = outcome {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world.fail(text.unwrap_or_else(|| "a check panicked".into()));
+        world.fail(text_of(&*panic));
     }
     for (who, server) in [("master", &world.master), ("replica", &world.replica)] {
         if server.has_crashed() {
@@ -91,12 +90,19 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What a panic says.
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|| "a panic without a text".into())
+}
+
 /// Rounds, until the time is over or something is wrong.
 fn run(world: &mut World, seed: u64, length: Duration) {
     let port = world.master.port();
     world.replica.client().run(format!("REPLICAOF 127.0.0.1 {port}"));
     support::wait_in_sync(&world.master, &world.replica);
-    let grammar = learn_grammar(world);
+    let grammars = learn_grammar(world);
     let identity = checks::identity(&world.master);
     let mut dice = Dice::new(seed, 0);
     let end = Instant::now() + length;
@@ -110,7 +116,8 @@ fn run(world: &mut World, seed: u64, length: Duration) {
         let left = end.saturating_duration_since(Instant::now());
         checks::prepare(world, flush);
         world.start();
-        act(world, &grammar, seed, reload, ROUND.min(left));
+        let grammar = if reload { &grammars.all } else { &grammars.compared };
+        act(world, grammar, seed, reload, ROUND.min(left));
         if world.failure().is_some() {
             return;
         }
@@ -132,16 +139,27 @@ fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Durati
         for number in 1..=THREADS {
             scope.spawn(move || Actor::new(world, grammar, seed, number).act());
         }
-        scope.spawn(move || operator::operate(world, grammar, seed, reload));
+        let operator = scope.spawn(move || operator::operate(world, grammar, seed, reload));
         while Instant::now() < end && !world.is_over() {
             thread::sleep(POLL);
         }
         world.stop();
+        let _ = operator.join();
+        let count = || world.failure().is_none().then(|| checks::who_waits_is_in_line(world));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(count)) {
+            world.fail(text_of(&*panic));
+        }
+        world.count_is_over();
     });
 }
 
-/// The grammar of what this server knows.
-fn learn_grammar(world: &mut World) -> Grammar {
+/// The grammars of what a server knows: all of it, and that after which replicas are the same.
+struct Grammars {
+    all: Grammar,
+    compared: Grammar,
+}
+
+fn learn_grammar(world: &mut World) -> Grammars {
     let mut client = world.reader.client();
     client.run("XADD probe 1-1 f v");
     client.run("XGROUP CREATE probe g 0");
@@ -149,27 +167,30 @@ fn learn_grammar(world: &mut World) -> Grammar {
     // file may differ.
     let valkey = client.info("server", "valkey_version");
     let version = client.info("server", "redis_version").expect("INFO has the version");
+    let old = version.starts_with("7.0");
     let valkey_9 = valkey.as_ref().is_some_and(|version| version.starts_with("9."));
     world.quirks = Quirks {
         forgets: valkey_9,
         splits_pushes: valkey_9,
-        pushes_inside: version.starts_with("7.0"),
+        answers_twice: old,
+        pushes_inside: old,
     };
-    let leave_out: &[&str] = if valkey.is_some() {
-        &["MOVE ", "COPY $key $key DB"]
-    } else if version.starts_with("7.0") {
-        // See `World::pausing`.
-        &["CLIENT PAUSE", "CLIENT UNBLOCK"]
-    } else {
-        &[]
-    };
+    let mut leave_out = Vec::new();
+    if valkey.is_some() {
+        leave_out.extend(["MOVE ", "COPY $key $key DB"]);
+    } else if old {
+        // See `World::pausing` and `Quirks::answers_twice`.
+        leave_out.extend(["CLIENT PAUSE", "(TIMEOUT|ERROR)"]);
+    }
     let mut has = |command: &_| {
         client.cmd(&plain("SET probes v"));
         checks::knows(&mut client, command)
     };
-    let grammar = Grammar::new(&mut has, leave_out);
+    let all = Grammar::new(&mut has, &leave_out);
+    leave_out.push(HISTORY);
+    let compared = Grammar::new(&mut has, &leave_out);
     client.run("FLUSHALL");
-    grammar
+    Grammars { all, compared }
 }
 
 /// Who is connected, and who waits, if the server still answers.

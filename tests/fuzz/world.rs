@@ -18,7 +18,9 @@ pub struct Quirks {
     pub forgets: bool,
     /// Valkey 9.1 sends long parts of a push before the rest of it, where the client has caused it.
     pub splits_pushes: bool,
-    /// Redis 7.0 puts pushes into the middle of what EXEC replies.
+    /// Redis 7.0 says UNBLOCKED to a client that a module has answered in the same tick.
+    pub answers_twice: bool,
+    /// Redis 7.0 puts pushes that a command causes into the middle of its reply, and EXEC's.
     pub pushes_inside: bool,
 }
 
@@ -36,6 +38,8 @@ pub struct World {
     pause: RwLock<()>,
     pub quirks: Quirks,
     stop: AtomicBool,
+    /// At the end of a round nobody does anything about those who wait, until they were counted.
+    counted: AtomicBool,
     failure: Mutex<Option<String>>,
     journals: Mutex<Vec<Arc<Journal>>>,
     pub commands: AtomicU64,
@@ -57,6 +61,7 @@ impl World {
             pause: RwLock::default(),
             quirks: Quirks::default(),
             stop: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             failure: Mutex::default(),
             journals: Mutex::default(),
             commands: AtomicU64::new(0),
@@ -68,6 +73,7 @@ impl World {
     /// A round begins.
     pub fn start(&self) {
         self.stop.store(false, Ordering::SeqCst);
+        self.counted.store(false, Ordering::SeqCst);
         lock(&self.journals).clear();
         self.learned.forget_clients();
     }
@@ -80,6 +86,18 @@ impl World {
     /// Whether to come to an end.
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Those who wait at the end of a round were counted.
+    pub fn count_is_over(&self) {
+        self.counted.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns at once during a round, and at its end when those who wait were counted.
+    pub fn wait_for_count(&self) {
+        while self.is_over() && !self.counted.load(Ordering::SeqCst) && self.failure().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// While this lives nobody unblocks.
