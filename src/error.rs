@@ -46,6 +46,9 @@ pub enum Error {
     /// The queue holds as many tasks as its policy allows.
     #[error("TASKFULL the queue holds as many tasks as its policy allows")]
     TaskFull,
+    /// The stream has as many consumer groups as there may be, or more.
+    #[error("TASKGROUPS the stream has as many consumer groups as corral.task-groups allows")]
+    TaskGroups,
     /// A queue that keeps finished tasks cannot be limited: nobody would ever make room.
     #[error("ERR LIMIT and KEEP 1 exclude each other")]
     LimitAndKeep,

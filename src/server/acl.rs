@@ -89,6 +89,11 @@ impl Server {
         }
     }
 
+    /// Whether the server has a command under this name, as far as it tells.
+    pub fn has_command(&self, name: &'static CStr) -> bool {
+        self.missing_command(&[name]).is_none()
+    }
+
     /// The first of these commands that the server does not have under its own name.
     pub(super) fn missing_command(&self, commands: &[&'static CStr]) -> Option<&'static CStr> {
         let user = User::without_rights()?;

@@ -35,7 +35,11 @@ pub static TASK_LEASE: Setting = Setting::new(c"task-lease-ms", 300_000, 0, 1 <<
 /// How often a task is tried, where the queue's policy says nothing; 0 is without end.
 pub static TASK_TRIES: Setting = Setting::new(c"task-tries", 20, 0, 1_000_000_000);
 
-static SETTINGS: [&Setting; 4] = [&FENCE_TTL, &TASK_LEASE, &TASK_TRIES, &WAKE_BYTES];
+/// How many consumer groups a stream may have before TASK.CONSUME creates no other one. The server
+/// tells of all groups of a stream or of none.
+pub static TASK_GROUPS: Setting = Setting::new(c"task-groups", 256, 1, 1_000_000);
+
+static SETTINGS: [&Setting; 5] = [&FENCE_TTL, &TASK_GROUPS, &TASK_LEASE, &TASK_TRIES, &WAKE_BYTES];
 
 impl Setting {
     const fn new(name: &'static CStr, default: i64, least: i64, most: i64) -> Self {

@@ -1,5 +1,6 @@
 //! TASK.ACK
 
+use super::groups::Overviews;
 use super::id::{IdArg, Priority};
 use super::{ACKED, store};
 use crate::args::Args;
@@ -48,10 +49,11 @@ impl Command for Ack {
             store::finish(server, queue, Priority::LOWEST, group, &ids)?
         } else {
             store::check_places(server, queue, ids.iter().map(|(id, _)| *id))?;
-            let mut acknowledged = 0;
+            let (mut acknowledged, mut overviews) = (0, Overviews::default());
             for id in ids {
                 for priority in store::places(id.0) {
-                    let found = store::finish(server, queue, priority, group, &[id])?;
+                    let place = (queue, priority);
+                    let found = store::finish_with(server, place, group, &[id], &mut overviews)?;
                     acknowledged += found;
                     if found > 0 {
                         break;

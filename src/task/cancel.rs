@@ -1,7 +1,8 @@
 //! TASK.CANCEL
 
-use super::id::IdArg;
-use super::{CANCELLED, delayed, groups, store};
+use super::groups::Overviews;
+use super::id::{IdArg, Priority};
+use super::{CANCELLED, delayed, store};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -44,11 +45,21 @@ impl Command for Cancel {
         server.refuse_while_slot_moves(queue)?;
         store::check_places(server, queue, request.ids.iter().map(|id| id.id))?;
         delayed::check(server, queue)?;
+        let mut overviews = Overviews::default();
+        // Of a delayed task that is not there, the id is sought among the ready ones: no trouble.
+        for priority in Priority::ALL {
+            let named = |id: &IdArg<'_>| {
+                id.id.priority().is_some() && store::places(id.id).any(|place| place == priority)
+            };
+            if request.ids.iter().any(named) {
+                expect_few_groups(server, queue, priority, &mut overviews)?;
+            }
+        }
         let mut cancelled = 0;
         for id in &request.ids {
             let gone = match id.id.priority() {
                 None if delayed::remove(server, queue, id.id)? => true,
-                _ => remove_ready(server, queue, id)?,
+                _ => remove_ready(server, queue, id, &mut overviews)?,
             };
             cancelled += i64::from(gone);
         }
@@ -57,13 +68,41 @@ impl Command for Cancel {
     }
 }
 
+/// Refuses to look for ready tasks where a stream has more groups than the server can be asked for.
+fn expect_few_groups(
+    server: &Server,
+    queue: Str<'_>,
+    priority: Priority,
+    overviews: &mut Overviews,
+) -> Result<(), Error> {
+    let stream = store::stream_of(server, queue, priority)?;
+    let stream = stream.borrow();
+    let is_there = server.type_of(stream) == Type::Stream;
+    if is_there && overviews.of(server, queue, (priority, stream))?.is_none() {
+        return Err(Error::TaskGroups);
+    }
+    Ok(())
+}
+
 /// Removes an entry that is ready. True if it was there.
-fn remove_ready(server: &Server, queue: Str<'_>, id: &IdArg<'_>) -> Result<bool, Error> {
+fn remove_ready(
+    server: &Server,
+    queue: Str<'_>,
+    id: &IdArg<'_>,
+    overviews: &mut Overviews,
+) -> Result<bool, Error> {
     for priority in store::places(id.id) {
         let stream = store::stream_of(server, queue, priority)?;
         let stream = stream.borrow();
-        if server.type_of(stream) == Type::Stream
-            && groups::is_ready(server, queue, stream, (id.id, id.borrow()))?
+        if server.type_of(stream) != Type::Stream {
+            continue;
+        }
+        let groups = overviews.of(server, queue, (priority, stream))?;
+        let is_ready = match groups {
+            Some(groups) => groups.is_ready(server, stream, (id.id, id.borrow()))?,
+            None => false,
+        };
+        if is_ready
             && server.call(c"XDEL", Mode::Write, &[stream, id.borrow()])?.root().integer() > 0
         {
             return Ok(true);

@@ -97,6 +97,13 @@ impl Command for Consume {
                         Ok(served) => {
                             tasks.extend(served.tasks);
                             more = served.more;
+                            // An error is a reply of a command that has changed nothing.
+                            if let Some(error) = served.trouble
+                                && tasks.is_empty()
+                                && served.moved == 0
+                            {
+                                return Err(error);
+                            }
                         }
                         Err(error) if tasks.is_empty() => return Err(error),
                         // What was handed out before the error is the consumer's.

@@ -1,14 +1,16 @@
 //! Tasks that are not due: members of the sorted set `delayed:{stream}`, scored by when they are.
 
-use super::entry::{self, Task};
+use super::PROMOTED;
+use super::entry::{self, Delayed, Task};
 use super::id::{EntryId, Priority};
+use super::memory::{self, Priorities, Refused};
+use super::rules::Entered;
 use super::store::{self, Target};
-use super::{PROMOTED, memory};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::Prefix;
 use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
-use crate::time::UnixMs;
+use crate::time::{Millis, Moment, UnixMs};
 use std::cell::Cell;
 
 /// The µs of the last id that was made: ids rise.
@@ -32,70 +34,245 @@ pub fn add(
         let args = [key.borrow(), words().nx(), score.borrow(), member.borrow()];
         // The id can be taken if another server gave it whose clock was ahead: then the next one.
         if server.call(c"ZADD", Mode::Write, &args)?.root().integer() > 0 {
-            memory::delayed(server.db(), queue.bytes(), due);
+            memory::delayed(server.db(), queue.bytes(), priority, due);
             return Ok(id);
         }
     }
 }
 
-/// How many tasks enter their streams in one inner read.
+/// How many tasks are read at once, at first and at most.
+const FIRST_PAGE: usize = 16;
 const PAGE: usize = 1024;
+
+/// How many bytes a page has about, if its tasks are like those of the one before.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// How many bytes of tasks are read at most that nobody asks for.
+const BYTES: usize = 8 << 20;
+
+/// How many tasks that stay are looked at in one call.
+const PASSED: usize = 16_384;
+
+/// How long tasks that were refused are left alone: what cures it mostly raises an event.
+const AFTER_REFUSAL: Millis = Millis(1_000);
+
+/// No moment comes behind it.
+const NEVER: Moment = Moment(i64::MAX);
 
 /// What came of letting tasks enter.
 #[derive(Default)]
 pub struct Promoted {
-    /// How many entered.
-    pub entered: usize,
-    /// Why one could not, if one could not.
+    /// How many entered, and whether others are due.
+    pub entered: Entered,
+    /// Why one could not enter, if one could not.
     pub trouble: Option<Error>,
 }
 
-/// Lets at most `most` tasks that are due enter their streams, those that were due first before the
-/// others.
+/// A walk through the tasks that are due, those that were due first before the others. What is
+/// refused stays and is passed by: it keeps back nobody.
+struct Walk<'a> {
+    server: &'a Server,
+    queue: Str<'a>,
+    key: Str<'a>,
+    now: UnixMs,
+    /// The rank of the next task, and so the number of those that stay before it.
+    rank: usize,
+    entered: usize,
+    /// How many were passed by in this call.
+    passed: usize,
+    bytes: usize,
+    /// The priorities whose streams have refused a task, and why.
+    closed: Priorities,
+    trouble: Option<Error>,
+    /// Whether nothing at all can be written now.
+    stopped: bool,
+}
+
+/// How a page ends.
+enum End {
+    /// Others follow that may be due.
+    Open,
+    /// The next task is due then, if there is one.
+    Due(Option<UnixMs>),
+}
+
+impl Walk<'_> {
+    /// Lets the tasks of one page enter, or of a higher priority only.
+    fn page(&mut self, length: usize, above_zero_only: bool) -> Result<End, Error> {
+        let (server, w) = (self.server, words());
+        let first = OwnedStr::number(self.rank as i64);
+        let last = OwnedStr::number(self.rank.saturating_add(length).saturating_sub(1) as i64);
+        let args = [self.key, first.borrow(), last.borrow(), w.with_scores()];
+        let found = server.call(c"ZRANGE", Mode::Read, &args)?;
+        let mut gone: Vec<OwnedStr> = Vec::new();
+        let mut end = if found.root().len() < 2 * length { End::Due(None) } else { End::Open };
+        for (member, score) in found.root().pairs() {
+            let due = memory::due_of(score).unwrap_or(UnixMs(i64::MAX));
+            if due > self.now {
+                end = End::Due(Some(due));
+                break;
+            }
+            self.bytes = self.bytes.saturating_add(member.len());
+            let group = entry::group_of(member);
+            let task = entry::decode(member, group.as_deref());
+            let stays = (above_zero_only && task.priority == Priority::LOWEST)
+                || self.closed.contains(task.priority);
+            if !stays {
+                let priority = task.priority;
+                match enter(server, self.queue, task) {
+                    Ok(()) => {
+                        gone.push(OwnedStr::new(member));
+                        continue;
+                    }
+                    Err(error) => {
+                        self.stopped = error.passes();
+                        self.trouble = Some(error);
+                        self.closed.insert(priority);
+                    }
+                }
+            }
+            if self.stopped {
+                break;
+            }
+            self.rank += 1;
+            self.passed += 1;
+        }
+        if !gone.is_empty() {
+            let args: Vec<Str<'_>> =
+                [self.key].into_iter().chain(gone.iter().map(OwnedStr::borrow)).collect();
+            server.call(c"ZREM", Mode::Write, &args)?;
+            self.entered += gone.len();
+            PROMOTED.add(gone.len() as u64);
+        }
+        Ok(end)
+    }
+}
+
+/// Lets tasks that are due enter their streams: `least`, if there are as many, and at most `most`.
+/// Behind those only tasks of a priority above 0 enter.
 pub fn promote(
     server: &Server,
     queue: Str<'_>,
-    most: usize,
+    (least, most): (usize, usize),
     now: UnixMs,
 ) -> Result<Promoted, Error> {
+    let (db, name) = (server.db(), queue.bytes());
     let key = server.key_of(Prefix::Delayed, queue)?;
     let key = key.borrow();
-    if server.type_of(key) == Type::Absent {
-        memory::with(server.db(), queue.bytes(), |known| known.due = None);
-        return Ok(Promoted::default());
-    }
-    let w = words();
-    let (until, limit) = (OwnedStr::number(now.0), OwnedStr::number(most.min(PAGE) as i64));
-    let args = [key, w.minus_infinity(), until.borrow(), w.limit(), w.zero(), limit.borrow()];
-    let due = server.call(c"ZRANGEBYSCORE", Mode::Read, &args)?;
-    let mut gone = vec![key];
-    let mut trouble = None;
-    let members: Vec<OwnedStr> =
-        due.root().elements().map(|member| OwnedStr::new(member.bytes())).collect();
-    for member in &members {
-        match enter(server, queue, member.borrow().bytes()) {
-            Ok(()) => gone.push(member.borrow()),
-            // It stays; the others may be luckier.
-            Err(error) => trouble = Some(error),
+    let moment = server.moment();
+    let set = |due, refused| {
+        memory::with(db, name, |known| {
+            (known.delayed.due, known.delayed.refused) = (due, refused);
+            known.delayed.above_zero &= due.is_some() || known.delayed.refused.is_some();
+        })
+    };
+    match server.type_of(key) {
+        Type::Absent => {
+            set(None, None);
+            return Ok(Promoted::default());
+        }
+        Type::SortedSet => {}
+        _ => {
+            let error = Error::WrongType;
+            let again = moment.after(AFTER_REFUSAL);
+            set(None, Some(Refused { number: 0, error: error.clone(), again }));
+            return Ok(Promoted { entered: Entered::default(), trouble: Some(error) });
         }
     }
-    let entered = gone.len().saturating_sub(1);
-    if entered > 0 {
-        server.call(c"ZREM", Mode::Write, &gone)?;
-        PROMOTED.add(entered as u64);
+    // What was refused before, until it is tried again.
+    let before = memory::with(db, name, |known| {
+        let refused = known.delayed.refused.as_ref().filter(|refused| refused.again > moment);
+        let refused = refused.map(|refused| (refused.number, refused.error.clone(), refused.again));
+        (refused, known.delayed.above_zero)
+    });
+    let (before, above_zero) = before.unwrap_or((None, true));
+    let (rank, trouble, again) = match before {
+        Some((number, error, again)) => (number, Some(error), Some(again)),
+        None => (0, None, None),
+    };
+    let (entered, passed, bytes, closed) = (0, 0, 0, Priorities::default());
+    let stopped = false;
+    let mut walk =
+        Walk { server, queue, key, now, rank, entered, passed, bytes, closed, trouble, stopped };
+    let mut page = FIRST_PAGE;
+    let mut end = End::Open;
+    let is_heavy = |walk: &Walk<'_>| walk.bytes >= BYTES && walk.entered >= least;
+    while matches!(end, End::Open)
+        && !walk.stopped
+        && walk.entered < most
+        && walk.passed < PASSED
+        && !is_heavy(&walk)
+    {
+        let before = walk.bytes;
+        end = walk.page((most - walk.entered).min(page), false)?;
+        let average = (walk.bytes - before) / page;
+        page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
     }
-    let next = memory::first_due(server, key)?;
-    memory::with(server.db(), queue.bytes(), |known| known.due = next);
-    Ok(Promoted { entered, trouble })
+    let refused = walk.rank;
+    // A walk of its own through what stays for now, so that nothing is delivered before a task of a
+    // higher priority that is due as well.
+    let mut ahead = matches!(end, End::Open) && !walk.stopped && above_zero;
+    while ahead && walk.passed < PASSED && walk.bytes < 2 * BYTES {
+        ahead = matches!(walk.page(page, true)?, End::Open) && !walk.stopped;
+    }
+    let more = matches!(end, End::Open) && !walk.stopped;
+    let due = match end {
+        End::Due(due) if !walk.stopped => due,
+        _ => Some(now),
+    };
+    // They are tried again when all others were looked at.
+    let again = match again {
+        _ if more => NEVER,
+        Some(again) if again < NEVER => again,
+        _ => moment.after(AFTER_REFUSAL),
+    };
+    let error = walk.trouble.clone().filter(|_| refused > 0);
+    set(due, error.map(|error| Refused { number: refused, error, again }));
+    Ok(Promoted { entered: Entered { number: walk.entered, more }, trouble: walk.trouble })
 }
 
 /// A task enters its stream.
-fn enter(server: &Server, queue: Str<'_>, member: &[u8]) -> Result<(), Error> {
-    let group = entry::group_of(member);
-    let mut delayed = entry::decode(member, group.as_deref());
+fn enter(server: &Server, queue: Str<'_>, delayed: Delayed<'_>) -> Result<(), Error> {
     let id = delayed.id.map(|id| id.to_string());
-    delayed.task.original_id = delayed.task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
-    store::add_copy(server, Target::Queue(queue, delayed.priority), &delayed.task, &[])
+    let mut task = delayed.task;
+    task.original_id = task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
+    store::add_copy(server, Target::Queue(queue, delayed.priority), &task, &[])
+}
+
+/// What keeps every task of a queue from being delivered that has none in its own stream, if
+/// anything does: a key of a foreign type. Looked at before a group is created for it.
+pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error> {
+    let is_empty = |stream: Str<'_>| server.peek_key(stream).entries() == 0;
+    let mut closed = Priorities::default();
+    for priority in Priority::ALL {
+        let stream = store::stream_of(server, queue, priority)?;
+        match server.type_of(stream.borrow()) {
+            Type::Absent => {}
+            Type::Stream if is_empty(stream.borrow()) => {}
+            Type::Stream => return Ok(None),
+            _ => closed.insert(priority),
+        }
+    }
+    let key = server.key_of(Prefix::Delayed, queue)?;
+    match server.type_of(key.borrow()) {
+        Type::SortedSet => {
+            let last = OwnedStr::number(FIRST_PAGE as i64 - 1);
+            let args = [key.borrow(), words().zero(), last.borrow(), words().with_scores()];
+            let found = server.call(c"ZRANGE", Mode::Read, &args)?;
+            let now = server.now();
+            let enters = |(member, score): (&[u8], &[u8])| {
+                let group = entry::group_of(member);
+                let priority = entry::decode(member, group.as_deref()).priority;
+                memory::due_of(score) <= Some(now) && !closed.contains(priority)
+            };
+            if found.root().pairs().any(enters) {
+                return Ok(None);
+            }
+        }
+        Type::Absent => {}
+        _ => return Ok(Some(Error::WrongType)),
+    }
+    Ok((closed != Priorities::default()).then_some(Error::WrongType))
 }
 
 /// Refuses what is no sorted set in the place of the delayed tasks.
@@ -140,6 +317,8 @@ pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Erro
         if let Some(member) = found {
             let member = OwnedStr::new(member.bytes());
             server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
+            // Those that were refused are not as many as before.
+            memory::try_refused_again(server.db(), queue.bytes());
             return Ok(true);
         }
     }

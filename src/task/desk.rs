@@ -2,12 +2,14 @@
 
 use super::entry::Task;
 use super::id::{EntryId, Priority};
+use super::leases::RELEASED;
 use super::memory::{self, Outlook, Priorities};
 use super::moves::{Leased, Obituary};
 use super::policy::Policy;
-use super::rules::{self, Batch, Desk, MOST_MOVES, Oldest, Passed, Tried};
-use super::store::{self, Entry, IfMissing, Pending, Read};
-use super::{DELIVERED, RECLAIMED, delayed, groups, line, sweep};
+use super::rules::{self, Batch, Desk, Entered, MOST_MOVES, Oldest, Passed, Tried};
+use super::store::{self, Entry, IfMissing, NOBODY, Read};
+use super::sweep::{FEW, Walk};
+use super::{DELIVERED, RECLAIMED, delayed, groups, line};
 use crate::args::{Argument, Parsed};
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
@@ -124,6 +126,9 @@ pub struct Served {
     pub moved: usize,
     /// Whether there may be more to move.
     pub more: bool,
+    /// Why a task stays where it is, if one does: no trouble of this consumer, unless there is
+    /// nothing else to say.
+    pub trouble: Option<Error>,
 }
 
 impl<'a> ServerDesk<'a> {
@@ -134,29 +139,38 @@ impl<'a> ServerDesk<'a> {
         let db = self.server.db();
         let mut pass =
             Pass { desk: self, now, policy: Policy::default(), tasks: Vec::new(), trouble: None };
-        let outcome = match memory::outlook(db, self.queue.bytes(), self.group.bytes(), now) {
+        let (queue, group) = (self.queue.bytes(), self.group.bytes());
+        let outcome = match memory::outlook(db, queue, group, now, self.server.moment()) {
             Outlook::Plain if count <= MOST_MOVES => {
                 pass.read(Priority::LOWEST, count).and_then(|batch| {
-                    if batch.skipped == 0 {
+                    let nothing = batch.delivered + batch.skipped == 0;
+                    if batch.skipped == 0 && !(nothing && store::others_may_release()) {
                         return Ok(Passed { delivered: batch.delivered, ..Passed::default() });
                     }
-                    // What comes behind the skipped may be for this group.
+                    // What comes behind the skipped, or was given back, may be for this group.
                     let rest = pass.run(count.saturating_sub(batch.delivered))?;
                     Ok(Passed { moved: rest.moved + batch.skipped, ..rest })
                 })
             }
             _ => pass.run(count),
         };
-        let tasks = pass.tasks;
-        match (outcome, pass.trouble) {
+        let (tasks, trouble) = (pass.tasks, pass.trouble);
+        DELIVERED.add(tasks.len() as u64);
+        match (outcome, trouble) {
             // What was handed out before the error is the consumer's.
-            (Err(error), _) | (Ok(_), Some(error)) if tasks.is_empty() => Err(error),
-            (outcome, _) => {
-                DELIVERED.add(tasks.len() as u64);
+            (Err(error), _) if tasks.is_empty() => Err(error),
+            // Nothing can be written now.
+            (Ok(_), Some(error)) if tasks.is_empty() && error.passes() => Err(error),
+            (outcome, trouble) => {
                 let Passed { moved, more, .. } = outcome.unwrap_or_default();
-                Ok(Served { tasks, moved, more })
+                Ok(Served { tasks, moved, more, trouble })
             }
         }
+    }
+
+    fn walk(&self, policy: &Policy) -> Walk<'a> {
+        let ServerDesk { server, queue, group, .. } = *self;
+        Walk { server, queue, group, lease: policy.lease() }
     }
 
     /// Hands out up to `count` tasks, if there is nothing but new ones, without a copy of them.
@@ -165,11 +179,15 @@ impl<'a> ServerDesk<'a> {
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
         // What is skipped is bounded by looking closer.
         let few = usize::try_from(count.value).is_ok_and(|count| count <= MOST_MOVES);
-        if !few || memory::outlook(db, queue, group, now) == Outlook::Mixed {
+        let moment = self.server.moment();
+        if !few || memory::outlook(db, queue, group, now, moment) == Outlook::Mixed {
             return Ok(Plain::LookCloser(Vec::new()));
         }
         let Some(found) = self.read_new(self.queue, count.arg, Mode::WriteForward)? else {
-            return Ok(Plain::Nothing);
+            return Ok(match self.walk(&Policy::default()).released(FEW)? {
+                0 => Plain::Nothing,
+                _ => Plain::LookCloser(Vec::new()),
+            });
         };
         match self.keep(Priority::LOWEST, &found, now) {
             Kept::All(number) => {
@@ -291,20 +309,34 @@ struct Over<'s> {
     id: EntryId,
     text: OwnedStr,
     entry: Entry<'s>,
+    /// [`NOBODY`] if another client has given it back.
     idle: i64,
-    deliveries: i64,
+    tried: Tried,
 }
 
 impl Pass<'_, '_> {
     fn run(&mut self, count: usize) -> Result<Passed, Error> {
-        let ServerDesk { server, queue, group, .. } = *self.desk;
-        self.policy = memory::learn(server, queue, group.bytes())?;
+        let ServerDesk { server, queue, group, if_missing, .. } = *self.desk;
+        let learned = memory::learn(server, queue, group, if_missing)?;
+        self.policy = learned.policy;
+        if !learned.met {
+            // A consumer that is refused leaves no group behind.
+            if !self.policy.is_paused()
+                && let Some(error) = delayed::obstacle(server, queue)?
+            {
+                return Err(error);
+            }
+            store::ensure_group(server, queue, group, if_missing)?;
+            memory::learn(server, queue, group, if_missing)?;
+        }
         if self.policy.is_paused() {
             // From here on nothing is deleted that the group has not seen.
-            store::ensure_group(server, queue, group, self.desk.if_missing)?;
+            store::ensure_group(server, queue, group, if_missing)?;
             return Ok(Passed::default());
         }
-        sweep::look(server, queue, group, &self.policy, self.now)?;
+        let walk = self.desk.walk(&self.policy);
+        walk.look()?;
+        walk.find_released()?;
         self.ensure_group()?;
         let tries = self.policy.tries();
         rules::pass(self, count, tries)
@@ -339,35 +371,43 @@ impl<'a> Desk for Pass<'_, 'a> {
     type Error = Error;
     type Lease = Over<'a>;
 
-    fn promote(&mut self, most: usize) -> Result<usize, Error> {
+    fn due_may_overtake(&self) -> bool {
         let ServerDesk { server, queue, .. } = *self.desk;
-        let mut moved = 0;
-        let is_due = || {
-            let due = memory::with(server.db(), queue.bytes(), |known| known.due);
-            due.is_none_or(|due| due.is_some_and(|due| due <= self.now))
-        };
-        while moved < most && is_due() {
-            let page = delayed::promote(server, queue, most - moved, self.now)?;
-            moved += page.entered;
-            self.trouble = page.trouble;
-            if page.entered == 0 || self.trouble.is_some() {
-                break;
-            }
+        let known = memory::with(server.db(), queue.bytes(), |known| known.delayed.above_zero);
+        known.unwrap_or(true)
+    }
+
+    fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Error> {
+        let ServerDesk { server, queue, .. } = *self.desk;
+        let moment = server.moment();
+        let known = memory::with(server.db(), queue.bytes(), |known| {
+            let refused = known.delayed.refused.as_ref().map(|refused| refused.error.clone());
+            (known.delayed.is_due(self.now, moment), refused)
+        });
+        let (is_due, refused) = known.unwrap_or((true, None));
+        if !is_due {
+            self.trouble = refused.or(self.trouble.take());
+            return Ok(Entered::default());
         }
-        if moved > 0 {
+        let promoted = delayed::promote(server, queue, (least, most), self.now)?;
+        self.trouble = promoted.trouble.or(self.trouble.take());
+        if promoted.entered.number > 0 {
             // Other groups may wait for them.
             line::look_at(server, queue.bytes());
         }
-        Ok(moved)
+        Ok(promoted.entered)
     }
 
     fn oldest(&mut self) -> Result<Oldest<Over<'a>>, Error> {
         let ServerDesk { server, queue, group, .. } = *self.desk;
         let (db, name, group_name) = (server.db(), queue.bytes(), group.bytes());
-        let Some(lease) = self.policy.lease() else { return Ok(Oldest::Lasts) };
+        let lease = self.policy.lease();
+        let ends = |since: UnixMs, idle: i64| {
+            since == RELEASED || lease.is_some_and(|lease| idle >= lease.0)
+        };
         let oldest = memory::with_group(db, name, group_name, |group| group.oldest()).flatten();
         let Some((since, id, priority)) = oldest else { return Ok(Oldest::Lasts) };
-        if since.0.saturating_add(lease.0) > self.now.0 {
+        if !ends(since, self.now.0.saturating_sub(since.0)) {
             return Ok(Oldest::Lasts);
         }
         let stream = store::stream_of(server, queue, priority)?;
@@ -376,8 +416,11 @@ impl<'a> Desk for Pass<'_, 'a> {
             memory::ended(db, name, group_name, priority, [id].into_iter());
             return Ok(Oldest::Settled);
         };
-        if pending.idle < lease.0 {
-            let since = UnixMs(self.now.0.saturating_sub(pending.idle));
+        let since = match pending.idle {
+            NOBODY => RELEASED,
+            idle => UnixMs(self.now.0.saturating_sub(idle)),
+        };
+        if !ends(since, pending.idle) {
             memory::begun(db, name, group_name, priority, [id].into_iter(), since);
             return Ok(Oldest::Settled);
         }
@@ -386,27 +429,26 @@ impl<'a> Desk for Pass<'_, 'a> {
             store::finish(server, queue, priority, group, &[(id, text.borrow())])?;
             return Ok(Oldest::Settled);
         };
+        let tried = Tried { before: entry.task().retry_count, deliveries: pending.deliveries };
         if is_misplaced(priority, id) {
             // Another client leased it. With this id it could never be finished.
             let leased = Leased { queue, priority, group, id: (id, text.borrow()) };
             let mut task = entry.task();
-            task.retry_count = task.retry_count.saturating_add(pending.deliveries);
+            task.retry_count = tried.in_all();
             if let Err(error) = leased.place_anew(server, task) {
                 self.trouble = Some(error);
                 memory::ended(db, name, group_name, priority, [id].into_iter());
             }
             return Ok(Oldest::Settled);
         }
-        let tried = Tried { before: entry.task().retry_count, deliveries: pending.deliveries };
-        let Pending { idle, deliveries, .. } = pending;
-        Ok(Oldest::Over(Over { priority, id, text, entry, idle, deliveries }, tried))
+        Ok(Oldest::Over(Over { priority, id, text, entry, idle: pending.idle, tried }, tried))
     }
 
     fn reclaim(&mut self, over: Over<'a>) -> Result<(), Error> {
         let ServerDesk { server, queue, group, consumer, .. } = *self.desk;
         let w = words();
         let stream = store::stream_of(server, queue, over.priority)?;
-        let deliveries = over.deliveries.saturating_add(1);
+        let deliveries = over.tried.deliveries.saturating_add(1);
         let count = OwnedStr::number(deliveries);
         let (text, zero) = (over.text.borrow(), w.zero());
         let args = [
@@ -424,15 +466,20 @@ impl<'a> Desk for Pass<'_, 'a> {
         memory::begun(server.db(), queue.bytes(), group.bytes(), over.priority, ids, self.now);
         RECLAIMED.add(1);
         if let Some(entry) = over.entry.whole() {
-            self.tasks.push(Delivery::new(entry, over.idle, deliveries));
+            self.tasks.push(Delivery::new(entry, over.idle.max(0), deliveries));
         }
         Ok(())
     }
 
     fn bury(&mut self, over: Over<'a>) -> Result<(), Error> {
+        let tried = over.tried;
+        let reason: &[u8] = match over.idle {
+            _ if tried.is_fatal() => b"fatal",
+            NOBODY => b"failed",
+            _ => b"lease expired",
+        };
+        let obituary = Obituary { reason, deliveries: tried.as_this_entry() };
         let task = over.entry.task();
-        let tried = Tried { before: task.retry_count, deliveries: over.deliveries };
-        let obituary = Obituary { reason: b"lease expired", deliveries: over.deliveries };
         let buried = self.leased(&over).bury(self.desk.server, task, tried.in_all(), &obituary);
         if let Err(error) = buried {
             // It stays leased until the sweep finds it again.
@@ -457,7 +504,15 @@ impl<'a> Desk for Pass<'_, 'a> {
         let stream = store::stream_of(server, queue, priority)?;
         let count = OwnedStr::number(i64::try_from(most).unwrap_or(i64::MAX));
         let drained = || memory::drained(server.db(), queue.bytes(), group.bytes(), priority);
-        let Some(found) = self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write)? else {
+        let found = match self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write) {
+            // What is no stream in the place of a priority keeps back no other.
+            Err(error) if priority > Priority::LOWEST && !error.passes() => {
+                self.trouble = Some(error);
+                return Ok(Batch::default());
+            }
+            other => other?,
+        };
+        let Some(found) = found else {
             drained();
             return Ok(Batch::default());
         };

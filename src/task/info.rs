@@ -2,6 +2,7 @@
 
 use super::groups::{text, with_groups};
 use super::id::{EntryId, Priority};
+use super::leases::RELEASED;
 use super::policy::Policy;
 use super::{line, memory, store};
 use crate::args::{Args, Argument};
@@ -53,7 +54,8 @@ impl Command for Info {
     fn run<'a>(queue: Str<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
         let now = server.now();
         let mut groups: BTreeMap<Box<[u8]>, Group> = BTreeMap::new();
-        let (mut length, mut oldest, mut budget) = (0, None, COUNTED);
+        store::find_out(server);
+        let (mut length, mut oldest, mut budget, mut leases) = (0, None, COUNTED, COUNTED);
         let mut priorities = Vec::new();
         for priority in Priority::ALL {
             let stream = store::stream_of(server, queue, priority)?;
@@ -69,8 +71,9 @@ impl Command for Info {
                 let number = priority.number().to_string();
                 priorities.push((Reply::Bulk(number.into_bytes()), Reply::Integer(entries)));
             }
+            let budgets = (&mut budget, &mut leases);
             let first_ready =
-                look_at_groups(server, (priority, stream), entries, &mut groups, &mut budget)?;
+                look_at_groups(server, (priority, stream), entries, &mut groups, budgets)?;
             oldest = [oldest, first_ready].into_iter().flatten().min();
         }
         let delayed = server.key_of(Prefix::Delayed, queue)?;
@@ -84,7 +87,8 @@ impl Command for Info {
         let age = |since: UnixMs| now.0.saturating_sub(since.0).max(0);
         let known = |name: &[u8]| {
             let known = memory::with_group(server.db(), queue.bytes(), name, |g| g.oldest());
-            known.flatten().map_or(0, |(since, ..)| age(since))
+            let known = known.flatten().filter(|(since, ..)| *since != RELEASED);
+            known.map_or(0, |(since, ..)| age(since))
         };
         for (name, group) in &mut groups {
             if group.streams.len() > 1 && group.consumers <= NAMED {
@@ -93,8 +97,7 @@ impl Command for Info {
         }
         let groups = groups.into_iter().map(|(name, group)| {
             // The server's word is exact, for as many leases as were looked at.
-            let all = group.leased <= LOOKED_AT;
-            let leased = group.oldest_leased.max(if all { 0 } else { known(&name) });
+            let leased = group.oldest_leased.max(if group.unseen { known(&name) } else { 0 });
             Reply::Map(vec![
                 field("name", Reply::Bulk(name.into())),
                 field("ready", Reply::Integer(group.ready)),
@@ -137,6 +140,8 @@ struct Group {
     /// Those in which the group is known.
     streams: Vec<Priority>,
     oldest_leased: i64,
+    /// Whether it has leases that were not looked at.
+    unseen: bool,
 }
 
 /// Adds what one stream tells of its groups. The reply is when the first entry was added that some
@@ -146,7 +151,7 @@ fn look_at_groups(
     (priority, stream): (Priority, Str<'_>),
     entries: i64,
     all: &mut BTreeMap<Box<[u8]>, Group>,
-    budget: &mut usize,
+    (budget, leases): (&mut usize, &mut usize),
 ) -> Result<Option<UnixMs>, Error> {
     with_groups(server, stream, |groups| {
         let name_of = |told: Element<'_>| Box::from(text(told, b"name").unwrap_or_default());
@@ -169,17 +174,27 @@ fn look_at_groups(
                 number(b"lag").min(entries).max(counted as i64)
             };
             oldest = [oldest, first].into_iter().flatten().min();
-            let leased = number(b"pending");
+            let (pending, consumers) = (number(b"pending"), number(b"consumers"));
+            let name = OwnedStr::new(&name_of(told));
+            // What another client has given back to the group is pending, but nobody has it.
+            let released = match pending {
+                1.. if store::others_may_release() && consumers <= NAMED => {
+                    store::released(server, stream, name.borrow())?
+                }
+                _ => 0,
+            };
             let group = all.entry(name_of(told)).or_default();
-            group.ready += ready;
-            group.leased += leased;
+            group.ready += ready + released;
+            group.leased += pending - released;
             group.streams.push(priority);
-            group.consumers = group.consumers.max(number(b"consumers"));
-            if leased > 0 {
-                let name = OwnedStr::new(&name_of(told));
-                let longest = longest_lease(server, stream, name.borrow())?;
-                group.oldest_leased = group.oldest_leased.max(longest);
-            }
+            group.consumers = group.consumers.max(consumers);
+            let (seen, longest) = match pending {
+                1.. if *leases > 0 => longest_lease(server, stream, name.borrow())?,
+                _ => (0, 0),
+            };
+            *leases = leases.saturating_sub(seen);
+            group.oldest_leased = group.oldest_leased.max(longest);
+            group.unseen |= (seen as i64) < pending;
         }
         Ok(oldest)
     })?
@@ -209,12 +224,13 @@ fn count_consumers(
     Ok(names.len() as i64)
 }
 
-/// How long ago the oldest of a group's leases began, in ms, as far as the first of them tell.
-fn longest_lease(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<i64, Error> {
+/// How many of a group's leases are looked at, and how long ago the oldest of them began, in ms.
+fn longest_lease(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<(usize, i64), Error> {
     let w = words();
     let count = OwnedStr::number(LOOKED_AT);
     let args = [stream, group, w.minimum(), w.maximum(), count.borrow()];
     let leases = server.call(c"XPENDING", Mode::Read, &args)?;
     let idle = |lease: Element<'_>| lease.at(2).map_or(0, Element::integer);
-    Ok(leases.root().elements().map(idle).max().unwrap_or(0))
+    let longest = leases.root().elements().map(idle).max();
+    Ok((leases.root().len(), longest.unwrap_or(0).max(0)))
 }

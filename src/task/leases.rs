@@ -5,11 +5,15 @@
 //! here, such as one that a plain client took, is found by a sweep.
 
 use super::id::EntryId;
-use crate::time::{Millis, UnixMs};
+use crate::time::{Millis, Moment, UnixMs};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// How many leases of one stream and group are remembered. Beyond that the sweep finds them.
 const REMEMBERED: usize = 1 << 20;
+
+/// Since when a lease is that nobody has: another client has given the entry back to the group by
+/// `XNACK`. It is over, whatever the policy says.
+pub const RELEASED: UnixMs = UnixMs(0);
 
 /// The leases of one stream in one group.
 #[derive(Default)]
@@ -33,7 +37,7 @@ impl Leases {
         if !rises || !self.since.is_empty() {
             self.end(id);
         }
-        if self.live + self.others.len() >= REMEMBERED {
+        if self.len() >= REMEMBERED {
             return;
         }
         // By its end the last one can have become another.
@@ -75,6 +79,11 @@ impl Leases {
         self.rising.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 
+    /// How many are known.
+    pub fn len(&self) -> usize {
+        self.live + self.others.len()
+    }
+
     /// Whether a lease is known.
     pub fn knows(&self, id: EntryId) -> bool {
         let in_order = self.place(id).and_then(|index| self.rising.get(index));
@@ -94,7 +103,7 @@ impl Leases {
 /// have leased, and take their time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
-    due: UnixMs,
+    due: Moment,
     hurries: bool,
     /// Whether the last one found nothing because there was no lease.
     was_idle: bool,
@@ -103,25 +112,30 @@ pub struct Sweep {
 impl Sweep {
     /// The first one, which is due at once.
     pub fn first() -> Self {
-        Self { due: UnixMs(0), hurries: true, was_idle: false }
+        Self { due: Moment::default(), hurries: true, was_idle: false }
     }
 
     /// When the next page is due; `lease` is what the policy says.
-    pub fn due(&self, lease: Option<Millis>) -> UnixMs {
-        if self.was_idle && lease.is_some() { UnixMs(0) } else { self.due }
+    pub fn due(&self, lease: Option<Millis>) -> Moment {
+        if self.was_idle && lease.is_some() { Moment::default() } else { self.due }
+    }
+
+    /// Whether pages follow each other without a pause.
+    pub fn hurries(&self) -> bool {
+        self.hurries
     }
 
     /// A page was read, and more follow.
-    pub fn page_read(&mut self, now: UnixMs) {
-        const PAUSE: i64 = 100;
-        self.due = if self.hurries { now } else { UnixMs(now.0.saturating_add(PAUSE)) };
+    pub fn page_read(&mut self, now: Moment) {
+        const PAUSE: Millis = Millis(100);
+        self.due = if self.hurries { now } else { now.after(PAUSE) };
     }
 
     /// All pages were read, or need not be; `lease` is what the policy says.
-    pub fn finished(&mut self, now: UnixMs, lease: Option<Millis>) {
-        const SELDOM: i64 = 600_000;
-        let pause = lease.map_or(SELDOM, |lease| lease.0.clamp(1_000, 60_000));
-        self.due = UnixMs(now.0.saturating_add(pause));
+    pub fn finished(&mut self, now: Moment, lease: Option<Millis>) {
+        const SELDOM: Millis = Millis(600_000);
+        let pause = lease.map_or(SELDOM, |lease| lease.clamp(Millis(1_000), Millis(60_000)));
+        self.due = now.after(pause);
         self.hurries = false;
         self.was_idle = lease.is_none();
     }

@@ -90,6 +90,9 @@ pub fn reschedule(server: &Server, stream: &[u8]) {
     }
 }
 
+/// How soon a queue is looked at of which nothing is known.
+const FORGOTTEN: Millis = Millis(100);
+
 /// Sets when whoever waits for `stream` is looked at again: when the first delayed task is due or
 /// the first lease ends.
 fn schedule(server: &Server, db: i32, stream: &[u8]) {
@@ -99,10 +102,16 @@ fn schedule(server: &Server, db: i32, stream: &[u8]) {
     }
     // Never in the past: the server's clock inside a command can lag a little.
     let now = server.moment();
-    let due = memory::next_look(db, stream, &groups);
-    // The moment at which the clock reads the due time.
-    let due = due.map(|due| server.moment_past(UnixMs(due.0.saturating_sub(1))));
-    let due = due.map(|due| due.max(now.after(Millis(1))));
+    let due = match memory::next_look(db, stream, &groups) {
+        Some(next) => {
+            // The moment at which the clock reads the due time.
+            let at = next.at.map(|due| server.moment_past(UnixMs(due.0.saturating_sub(1))));
+            let due = [at, next.by_moment].into_iter().flatten().min();
+            due.map(|due| due.max(now.after(Millis(1))))
+        }
+        // It was forgotten for another queue: then everything is learned anew at each look.
+        None => Some(now.after(FORGOTTEN)),
+    };
     HALL.get().borrow_mut().set_due(db, stream, due, now);
 }
 
@@ -121,7 +130,7 @@ pub fn serve_before_reading(server: &Server, queue: Str<'_>, group: &[u8]) -> Re
     let (db, stream) = (server.db(), queue.bytes());
     // A calm line has nothing to be handed out. Whoever comes to what is no stream is told so.
     let calm = HALL.get().borrow().is_calm(db, stream, group);
-    if calm && store::expect_stream(server, queue).is_ok() {
+    if calm && is_stream(server, queue) {
         return Ok(true);
     }
     serve_group(server, db, stream, group, usize::MAX, &mut Budget::wave())?;
@@ -176,7 +185,20 @@ fn serve_group(
             consumer: consumer.borrow(),
             if_missing: IfMissing::CreateGroup,
         };
-        let found = desk.serve(first.request.count)?;
+        let found = match desk.serve(first.request.count) {
+            Ok(found) => found,
+            // It may be served later: when the server takes writes, or what belongs to the queue is
+            // what it ought to be.
+            Err(error) if error.passes() => return Err(error),
+            Err(error) if error.is_wrong_type() && is_stream(server, queue.borrow()) => {
+                return Err(error);
+            }
+            Err(error) => {
+                budget.spend(0);
+                first.refuse(server, error);
+                continue;
+            }
+        };
         budget.grants = budget.grants.saturating_sub(found.moved);
         if found.tasks.is_empty() {
             if found.more {
@@ -195,6 +217,11 @@ fn serve_group(
         }
     }
     Ok(())
+}
+
+/// Whether a queue is a stream, or may become one.
+fn is_stream(server: &Server, queue: Str<'_>) -> bool {
+    store::expect_stream(server, queue).is_ok()
 }
 
 /// The events that matter here.

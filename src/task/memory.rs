@@ -6,17 +6,18 @@
 //! a plain XCLAIM, by the sweep.
 
 use super::id::{EntryId, Priority};
-use super::leases::{Leases, Sweep};
+use super::leases::{Leases, RELEASED, Sweep};
 use super::policy::Policy;
-use super::{line, store};
+use super::store::{self, IfMissing};
+use super::table::{Table, Weight};
+use super::{groups, line};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::{self, Prefix};
 use crate::server::events::{KeyEvent, are_told, subscribe};
 use crate::server::{MainThread, Mode, Server, Str, Type, words};
-use crate::time::UnixMs;
-use std::cell::{LazyCell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use crate::time::{Moment, UnixMs};
+use std::cell::{Cell, RefCell};
 
 /// A set of priorities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +54,52 @@ pub struct Known {
     found: bool,
     /// Which priorities above 0 may have a stream.
     pub streams: Priorities,
-    /// When the first delayed task is due, or before.
-    pub due: Option<UnixMs>,
+    /// What is known of the delayed tasks.
+    pub delayed: Delayed,
     /// By name.
     groups: Vec<(Box<[u8]>, Group)>,
+    /// How many bytes the groups take.
+    bytes: usize,
+}
+
+impl Weight for Known {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// What is known of the delayed tasks of a queue.
+#[derive(Default)]
+pub struct Delayed {
+    /// When the first one is due that was not refused, or before.
+    pub due: Option<UnixMs>,
+    /// Whether one may have a priority above 0.
+    pub above_zero: bool,
+    /// Those that are due and that their streams have refused.
+    pub refused: Option<Refused>,
+}
+
+/// Due tasks that stay where they are.
+pub struct Refused {
+    /// How many there are, before all others.
+    pub number: usize,
+    /// Why.
+    pub error: Error,
+    /// When they are tried again; what cures them mostly raises an event.
+    pub again: Moment,
+}
+
+impl Delayed {
+    /// Whether there may be one.
+    fn may_be(&self) -> bool {
+        self.due.is_some() || self.refused.is_some()
+    }
+
+    /// Whether one is to be let in.
+    pub fn is_due(&self, now: UnixMs, moment: Moment) -> bool {
+        self.due.is_some_and(|due| due <= now)
+            || self.refused.as_ref().is_some_and(|refused| refused.again <= moment)
+    }
 }
 
 /// What is known of a consumer group.
@@ -72,7 +115,25 @@ pub struct Group {
     /// What the walk has seen last.
     pub seen: Option<(Priority, Option<EntryId>)>,
     /// When consumers that are gone are looked for next.
-    pub tidy_due: UnixMs,
+    pub tidy_due: Moment,
+    /// When what other clients have given back is looked for next; never, where they cannot.
+    pub release_due: Option<Moment>,
+    /// How many consumers it has in the stream that has most, if that was asked; more than can be, if
+    /// there are too many groups.
+    pub consumers: Option<i64>,
+}
+
+/// How many leases are remembered in all. Beyond that the sweep finds them.
+const MOST_LEASES: usize = 1 << 22;
+
+/// How many leases are remembered.
+static LEASES: MainThread<Cell<usize>> = MainThread::new(Cell::new(0));
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let mine: usize = self.leases.iter().map(|(_, leases)| leases.len()).sum();
+        LEASES.get().set(LEASES.get().get().saturating_sub(mine));
+    }
 }
 
 /// What a consumer can expect.
@@ -94,9 +155,12 @@ impl Known {
                 leases: Vec::new(),
                 sweep: Sweep::first(),
                 seen: None,
-                tidy_due: UnixMs(0),
+                tidy_due: Moment::default(),
+                release_due: store::others_may_release().then_some(Moment::default()),
+                consumers: None,
             };
             self.groups.insert(index, (name.into(), group));
+            self.bytes += size_of::<(Box<[u8]>, Group)>() + name.len();
             index
         });
         self.groups.get_mut(index).map(|(_, group)| group)
@@ -124,40 +188,86 @@ impl Known {
     }
 
     /// What a consumer of the group can expect now.
-    fn outlook(&self, group: &[u8], now: UnixMs) -> Outlook {
+    fn outlook(&self, group: &[u8], now: UnixMs, moment: Moment) -> Outlook {
         let quiet = self.policy.as_ref().is_some_and(|policy| {
             !policy.is_paused()
-                && self.due.is_none_or(|due| due > now)
+                && !self.delayed.is_due(now, moment)
+                && self.delayed.refused.is_none()
                 && self.known_group(group).is_some_and(|group| {
-                    group.unread == Priorities::default() && group.next_look(policy) > now
+                    group.unread == Priorities::default()
+                        && group.first_end(policy).is_none_or(|end| end > now)
+                        && group.next_look(policy) > moment
                 })
         });
         if quiet { Outlook::Plain } else { Outlook::Mixed }
     }
 
     /// When there is something to do for those who wait in these groups.
-    fn next_look(&self, groups: &[Box<[u8]>]) -> Option<UnixMs> {
-        let Some(policy) = &self.policy else { return Some(UnixMs(0)) };
+    fn next_look(&self, groups: &[Box<[u8]>]) -> NextLook {
+        let Some(policy) = &self.policy else { return NextLook::AT_ONCE };
         if policy.is_paused() {
-            return None;
+            return NextLook::default();
         }
-        let groups = groups.iter().map(|name| match self.known_group(name) {
-            Some(group) => group.next_look(policy),
-            None => UnixMs(0),
-        });
-        groups.chain(self.due).min()
+        let refused = self.delayed.refused.as_ref().map(|refused| refused.again);
+        let mut look = NextLook { at: self.delayed.due, by_moment: refused };
+        for name in groups {
+            let Some(group) = self.known_group(name) else { return NextLook::AT_ONCE };
+            look.at = [look.at, group.first_end(policy)].into_iter().flatten().min();
+            let look_at = group.next_look(policy);
+            look.by_moment = Some(look.by_moment.map_or(look_at, |other| other.min(look_at)));
+        }
+        look
     }
 }
 
+/// When there is something to do: by the server's clock, and by the monotonic one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextLook {
+    /// When a task is due, or a lease ends.
+    pub at: Option<UnixMs>,
+    /// When a page is read, or something is tried again.
+    pub by_moment: Option<Moment>,
+}
+
+impl NextLook {
+    const AT_ONCE: Self = Self { at: Some(UnixMs(0)), by_moment: None };
+}
+
 impl Group {
-    /// What is known of the leases in one stream.
-    pub fn leases(&mut self, priority: Priority) -> Option<&mut Leases> {
+    fn leases(&mut self, priority: Priority) -> Option<&mut Leases> {
         let here = |(known, _): &(Priority, Leases)| *known == priority;
         let index = self.leases.iter().position(here).unwrap_or_else(|| {
             self.leases.push((priority, Leases::default()));
             self.leases.len() - 1
         });
         self.leases.get_mut(index).map(|(_, leases)| leases)
+    }
+
+    /// Leases begin, or begin again.
+    pub fn begin(&mut self, priority: Priority, ids: impl Iterator<Item = EntryId>, since: UnixMs) {
+        let all = LEASES.get();
+        let Some(leases) = self.leases(priority) else { return };
+        for id in ids {
+            let before = leases.len();
+            if all.get() < MOST_LEASES || leases.knows(id) {
+                leases.begin(id, since);
+            }
+            all.set(all.get().saturating_sub(before).saturating_add(leases.len()));
+        }
+    }
+
+    /// Leases have ended.
+    pub fn end(&mut self, priority: Priority, ids: impl Iterator<Item = EntryId>) {
+        let all = LEASES.get();
+        let Some(leases) = self.leases(priority) else { return };
+        let before = leases.len();
+        ids.for_each(|id| leases.end(id));
+        all.set(all.get().saturating_sub(before).saturating_add(leases.len()));
+    }
+
+    /// Whether a lease is known.
+    pub fn knows(&mut self, priority: Priority, id: EntryId) -> bool {
+        self.leases(priority).is_some_and(|leases| leases.knows(id))
     }
 
     /// The oldest lease of all streams.
@@ -168,32 +278,33 @@ impl Group {
         self.leases.iter().filter_map(oldest).min()
     }
 
-    /// When the first lease ends, or the next page of the sweep is due.
-    fn next_look(&self, policy: &Policy) -> UnixMs {
-        let lease = policy.lease();
-        let end = lease.and_then(|lease| {
-            let (since, ..) = self.oldest()?;
-            Some(UnixMs(since.0.saturating_add(lease.0)))
-        });
-        let page = self.sweep.due(lease);
-        end.map_or(page, |end| end.min(page))
+    /// When the first lease ends.
+    fn first_end(&self, policy: &Policy) -> Option<UnixMs> {
+        let (since, ..) = self.oldest()?;
+        if since == RELEASED {
+            return Some(since);
+        }
+        policy.lease().map(|lease| UnixMs(since.0.saturating_add(lease.0)))
+    }
+
+    /// When the next page of the sweep is due, or what was given back is looked for.
+    fn next_look(&self, policy: &Policy) -> Moment {
+        let page = self.sweep.due(policy.lease());
+        self.release_due.map_or(page, |due| due.min(page))
     }
 }
 
-/// By database, of which few are used, and name.
-type Queues = BTreeMap<i32, HashMap<Box<[u8]>, Known>>;
+/// How many bytes the names of queues and groups, and what is known of them, may take. Of a queue
+/// that is forgotten for another one, the leases are found again by the sweep.
+const REMEMBERED: usize = 32 << 20;
 
-static QUEUES: MainThread<LazyCell<RefCell<Queues>>> =
-    MainThread::new(LazyCell::new(RefCell::default));
-
-/// How many queues of a database are remembered. Of one that is forgotten for another, the leases
-/// are found again by the sweep.
-const REMEMBERED: usize = 65_536;
+static QUEUES: MainThread<RefCell<Table<Known>>> =
+    MainThread::new(RefCell::new(Table::new(REMEMBERED)));
 
 /// Looks at, or changes, what is known of a queue; `None` if nothing is. No inner command may run
 /// meanwhile.
 pub fn with<R>(db: i32, stream: &[u8], look: impl FnOnce(&mut Known) -> R) -> Option<R> {
-    QUEUES.get().borrow_mut().get_mut(&db)?.get_mut(stream).map(look)
+    QUEUES.get().borrow_mut().change(db, stream, look)
 }
 
 /// As [`with`], for one group.
@@ -207,63 +318,88 @@ pub fn with_group<R>(
 }
 
 /// What a consumer can expect now. Whoever gets [`Outlook::Mixed`] learns first.
-pub fn outlook(db: i32, stream: &[u8], group: &[u8], now: UnixMs) -> Outlook {
-    let outlook = with(db, stream, |known| known.outlook(group, now));
+pub fn outlook(db: i32, stream: &[u8], group: &[u8], now: UnixMs, moment: Moment) -> Outlook {
+    let outlook = with(db, stream, |known| known.outlook(group, now, moment));
     outlook.unwrap_or(Outlook::Mixed)
 }
 
-/// Learns what there is to know of a queue and a group, unless it is known, and tells the policy.
-pub fn learn(server: &Server, stream: Str<'_>, group: &[u8]) -> Result<Policy, Error> {
+/// What there is to know of a queue and one of its groups.
+pub struct Learned {
+    /// The policy.
+    pub policy: Policy,
+    /// Whether the queue's own stream is known to have the group, or the group waits for it.
+    pub met: bool,
+}
+
+/// Learns what there is to know of a queue and a group, unless it is known. Remembered are groups
+/// that are there, and those in which somebody waits.
+pub fn learn(
+    server: &Server,
+    stream: Str<'_>,
+    group: Str<'_>,
+    if_missing: IfMissing,
+) -> Result<Learned, Error> {
     let (db, name) = (server.db(), stream.bytes());
-    // A group is remembered only where it can be.
     store::expect_stream(server, stream)?;
     let known = with(db, name, |known| {
-        known.group(group);
-        (known.policy, known.found)
+        let met = known.known_group(group.bytes()).is_some();
+        known.policy.filter(|_| known.found && met)
     });
-    if let Some((Some(policy), true)) = known {
-        return Ok(policy);
+    if let Some(policy) = known.flatten() {
+        return Ok(Learned { policy, met: true });
     }
     subscribe(server, line::EVENTS);
+    store::find_out(server);
     let policy = Policy::of(server, stream)?;
+    let exists = groups::exists(server, stream, group)?;
+    if !exists && if_missing == IfMissing::CreateAll {
+        return Ok(Learned { policy, met: false });
+    }
     let (streams, due) = find(server, stream)?;
     remember(db, name, |known| {
         known.policy = Some(policy);
-        (known.found, known.streams, known.due) = (true, streams, due);
+        if !known.found {
+            known.found = true;
+            known.delayed = Delayed { due, above_zero: due.is_some(), refused: None };
+        }
+        known.streams.insert_all(streams);
         known.groups.iter_mut().for_each(|(_, group)| group.unread.insert_all(streams));
-        known.group(group);
+        if let Some(group) = known.group(group.bytes()) {
+            group.ensured |= exists;
+        }
     });
-    Ok(policy)
+    Ok(Learned { policy, met: true })
 }
 
-/// Remembers the policy of a queue, if the events that change it are told.
+/// Remembers the policy of a queue that is there, if the events that change it are told.
 pub fn learn_policy(server: &Server, stream: Str<'_>, policy: Policy) {
-    if are_told(line::EVENTS) {
-        remember(server.db(), stream.bytes(), |known| known.policy = Some(policy));
+    let (db, name) = (server.db(), stream.bytes());
+    if with(db, name, |known| known.policy = Some(policy)).is_none()
+        && are_told(line::EVENTS)
+        && server.type_of(stream) == Type::Stream
+    {
+        remember(db, name, |known| known.policy = Some(policy));
     }
 }
 
 fn remember(db: i32, stream: &[u8], change: impl FnOnce(&mut Known)) {
     let mut queues = QUEUES.get().borrow_mut();
-    let queues = queues.entry(db).or_default();
-    if queues.len() >= REMEMBERED
-        && !queues.contains_key(stream)
-        && let Some(other) = queues.keys().next().cloned()
-    {
-        queues.remove(&other);
+    if queues.get(db, stream).is_none() {
+        queues.put(db, stream, Known::default());
     }
-    change(queues.entry(stream.into()).or_default());
+    queues.change(db, stream, change);
 }
 
 /// Which priorities above 0 may have tasks, and whether there may be delayed ones; all and yes, if
 /// nothing is known.
 pub fn places(db: i32, stream: &[u8]) -> (Priorities, bool) {
     let known =
-        with(db, stream, |known| known.found.then_some((known.streams, known.due.is_some())));
+        with(db, stream, |known| known.found.then_some((known.streams, known.delayed.may_be())));
     known.flatten().unwrap_or((Priorities::ALL, true))
 }
 
-/// Which priorities have streams, and when the first delayed task is due.
+/// Which priorities have streams, and when the first delayed task is due. What is no sorted set in
+/// the place of the delayed tasks is met when they are let in.
 fn find(server: &Server, stream: Str<'_>) -> Result<(Priorities, Option<UnixMs>), Error> {
     let mut streams = Priorities::default();
     for priority in Priority::ALL.into_iter().filter(|priority| *priority > Priority::LOWEST) {
@@ -273,7 +409,12 @@ fn find(server: &Server, stream: Str<'_>) -> Result<(Priorities, Option<UnixMs>)
         }
     }
     let key = server.key_of(Prefix::Delayed, stream)?;
-    Ok((streams, first_due(server, key.borrow())?))
+    let due = match server.type_of(key.borrow()) {
+        Type::Absent => None,
+        Type::SortedSet => first_due(server, key.borrow())?,
+        _ => Some(UnixMs(0)),
+    };
+    Ok((streams, due))
 }
 
 /// When the first of the delayed tasks is due.
@@ -284,10 +425,13 @@ pub fn first_due(server: &Server, delayed: Str<'_>) -> Result<Option<UnixMs>, Er
     let w = words();
     let args = [delayed, w.zero(), w.zero(), w.with_scores()];
     let first = server.call(c"ZRANGE", Mode::Read, &args)?;
-    let score = first.root().at(1).map(|score| score.bytes());
-    let score = score.and_then(|score| std::str::from_utf8(score).ok()?.parse::<f64>().ok());
-    // What is out of range becomes the nearest that is in it.
-    Ok(score.map(|score| UnixMs(score as i64)))
+    Ok(first.root().at(1).and_then(|score| due_of(score.bytes())))
+}
+
+/// The time that a score stands for; what is out of range becomes the nearest that is in it.
+pub fn due_of(score: &[u8]) -> Option<UnixMs> {
+    let score = std::str::from_utf8(score).ok()?.parse::<f64>().ok()?;
+    Some(UnixMs(score.ceil() as i64))
 }
 
 /// The policy of a queue, if it is known.
@@ -314,10 +458,29 @@ pub fn added(db: i32, stream: &[u8], priority: Priority) {
     }
 }
 
-/// A task that is due then was added.
-pub fn delayed(db: i32, stream: &[u8], due: UnixMs) {
+/// A task of this priority that is due then was added.
+pub fn delayed(db: i32, stream: &[u8], priority: Priority, due: UnixMs) {
     with(db, stream, |known| {
-        known.due = Some(known.due.map_or(due, |known| known.min(due)));
+        let delayed = &mut known.delayed;
+        delayed.due = Some(delayed.due.map_or(due, |known| known.min(due)));
+        delayed.above_zero |= priority > Priority::LOWEST;
+    });
+}
+
+/// The delayed tasks are not what they were, or may enter where they could not before.
+pub fn delayed_changed(db: i32, stream: &[u8]) {
+    with(db, stream, |known| {
+        // Whoever looks next sees when the first is due.
+        known.delayed = Delayed { due: Some(UnixMs(0)), above_zero: true, refused: None };
+    });
+}
+
+/// Due tasks that were refused are tried again at the next look.
+pub fn try_refused_again(db: i32, stream: &[u8]) {
+    with(db, stream, |known| {
+        if let Some(refused) = &mut known.delayed.refused {
+            refused.again = Moment::default();
+        }
     });
 }
 
@@ -334,11 +497,7 @@ pub fn ended(
     priority: Priority,
     ids: impl Iterator<Item = EntryId>,
 ) {
-    with_group(db, stream, group, |group| {
-        if let Some(leases) = group.leases(priority) {
-            ids.for_each(|id| leases.end(id));
-        }
-    });
+    with_group(db, stream, group, |group| group.end(priority, ids));
 }
 
 /// Leases have begun, or begun again.
@@ -353,29 +512,24 @@ pub fn begun(
     with(db, stream, |known| {
         // Without a lease nothing ends; if that changes, the sweep finds them.
         let ends = known.policy.is_none_or(|policy| policy.lease().is_some());
-        let group = known.known_group_mut(group).filter(|_| ends);
-        if let Some(leases) = group.and_then(|group| group.leases(priority)) {
-            ids.for_each(|id| leases.begin(id, now));
-        }
+        let Some(group) = known.known_group_mut(group) else { return };
+        if ends { group.begin(priority, ids, now) } else { group.end(priority, ids) }
     });
 }
 
-/// When there is something to do for those who wait in these groups: now, if nothing is known.
-pub fn next_look(db: i32, stream: &[u8], groups: &[Box<[u8]>]) -> Option<UnixMs> {
-    with(db, stream, |known| known.next_look(groups)).unwrap_or(Some(UnixMs(0)))
+/// When there is something to do for those who wait in these groups, if the queue is known.
+pub fn next_look(db: i32, stream: &[u8], groups: &[Box<[u8]>]) -> Option<NextLook> {
+    with(db, stream, |known| known.next_look(groups))
 }
 
 /// Another client has changed a key. The name of the queue to which it belongs, if it is none
 /// itself.
 pub fn key_changed<'k>(db: i32, event: &KeyEvent<'k>) -> Option<&'k [u8]> {
-    if (!event.stream || event.name == b"xgroup-destroy")
-        && let Some(queues) = QUEUES.get().borrow_mut().get_mut(&db)
-    {
-        queues.remove(event.key);
+    if !event.stream || event.name == b"xgroup-destroy" {
+        QUEUES.get().borrow_mut().remove(db, event.key);
     }
     if let Some(name) = keys::name_of(Prefix::Delayed, event.key) {
-        // Whoever looks next sees when the first is due.
-        delayed(db, name, UnixMs(0));
+        delayed_changed(db, name);
         return Some(name);
     }
     if let Some(name) = keys::name_of(Prefix::Policy, event.key) {
@@ -392,16 +546,12 @@ pub fn stream_changed(db: i32, stream: &[u8]) -> Option<&[u8]> {
     let priority = Priority::new(digit.checked_sub(b'0')?.into())?;
     let name = keys::name_of(Prefix::Priority(priority), stream)?;
     added(db, name, priority);
+    // What was refused may enter now.
+    try_refused_again(db, name);
     Some(name)
 }
 
 /// Databases were flushed, swapped or loaded; none named means all of them.
 pub fn databases_changed(dbs: &[i32]) {
-    let mut queues = QUEUES.get().borrow_mut();
-    queues.retain(|db, _| !dbs.is_empty() && !dbs.contains(db));
-}
-
-/// The module is unloaded.
-pub fn forget() {
-    QUEUES.get().take();
+    QUEUES.get().borrow_mut().forget(dbs);
 }

@@ -43,6 +43,7 @@ pub mod retry;
 mod rules;
 mod store;
 mod sweep;
+mod table;
 
 pub use id::Priority;
 pub use line::Tasks;
@@ -89,13 +90,14 @@ pub const FAMILY: Family = Family {
     key_changed: line::key_changed,
     disturb: |dbs| Tasks::hall().borrow_mut().disturb_databases(dbs),
     databases_changed: |dbs| {
-        groups::forget_all();
+        groups::databases_changed(dbs);
         memory::databases_changed(dbs);
-        store::forget_ids();
+        store::databases_changed(dbs);
     },
     forget: || {
-        groups::forget_all();
-        memory::forget();
+        groups::databases_changed(&[]);
+        memory::databases_changed(&[]);
+        store::databases_changed(&[]);
         store::forget();
         delayed::forget();
         Tasks::hall().take();

@@ -16,14 +16,25 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Whether another client has said that the task can never succeed: `XNACK … FATAL` writes the
+    /// greatest number in the place of the count of deliveries.
+    pub fn is_fatal(self) -> bool {
+        self.deliveries == i64::MAX
+    }
+
+    /// How often this entry was delivered; once, where the count is lost.
+    pub fn as_this_entry(self) -> i64 {
+        if self.is_fatal() { 1 } else { self.deliveries }
+    }
+
     /// In all, this time included.
     pub fn in_all(self) -> i64 {
-        self.before.saturating_add(self.deliveries)
+        self.before.saturating_add(self.as_this_entry())
     }
 
     /// Whether it is not tried again. `tries`: how often at most.
     pub fn is_enough(self, tries: Option<i64>) -> bool {
-        tries.is_some_and(|tries| self.in_all() >= tries)
+        self.is_fatal() || tries.is_some_and(|tries| self.in_all() >= tries)
     }
 }
 
@@ -107,6 +118,15 @@ pub struct Batch {
     pub skipped: usize,
 }
 
+/// What came of letting tasks enter that are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// How many entered their streams.
+    pub number: usize,
+    /// Whether others are due that have not been looked at.
+    pub more: bool,
+}
+
 /// A queue as one consumer of one group sees it.
 pub trait Desk {
     /// What can go wrong.
@@ -114,8 +134,12 @@ pub trait Desk {
     /// A lease that is over.
     type Lease;
 
-    /// Lets at most `most` tasks that are due enter their streams. How many did.
-    fn promote(&mut self, most: usize) -> Result<usize, Self::Error>;
+    /// Whether a task that is due later than another one may have to be delivered before it.
+    fn due_may_overtake(&self) -> bool;
+
+    /// Lets tasks that are due enter their streams: `least`, if there are as many, and at most
+    /// `most`. Behind those only tasks of a priority above 0 enter.
+    fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Self::Error>;
 
     /// Looks at the oldest lease of the group.
     fn oldest(&mut self) -> Result<Oldest<Self::Lease>, Self::Error>;
@@ -144,52 +168,83 @@ pub struct Passed {
     pub more: bool,
 }
 
-/// How many tasks one pass reclaims, buries and skips at least, if there are so many.
+/// How many tasks a pass buries and skips at least, if there are so many.
 pub const MOVES: usize = 128;
 
-/// How many it moves at most, however many are asked for: the server has other clients.
-pub const MOST_MOVES: usize = 4096;
+/// How many it buries and skips at least before it finds nothing to deliver.
+pub const IN_VAIN: usize = 2048;
+
+/// How many it moves of each kind at most, however many are asked for: the server has other clients.
+pub const MOST_MOVES: usize = 16_384;
+
+/// How many tasks enter at most so that they can be delivered by their priority, if fewer are asked
+/// for. Of those that are due behind them, the ones of a higher priority enter all the same.
+pub const IN_ORDER: usize = 4096;
 
 /// Serves a consumer that asks for `count` tasks: what is due enters, what was leased for too long
-/// is given out again or buried, the oldest first, then new tasks come by their priority.
+/// is given out again or buried, the oldest first, then new tasks come by their priority. Moves that
+/// bring the consumer nothing are bounded; the pass goes on for longer while it has delivered
+/// nothing.
 pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<Passed, D::Error> {
-    let bound = count.clamp(MOVES, MOST_MOVES);
-    // What is due enters a little faster than it is asked for, so that no call is much dearer than
-    // another, and does not keep back what was leased for too long.
-    let due = count.saturating_mul(2).clamp(MOVES / 8, bound / 2);
-    let promoted = desk.promote(due)?;
-    let mut passed = Passed { moved: promoted, ..Passed::default() };
-    while passed.delivered < count && passed.moved < bound {
-        match desk.oldest()? {
-            Oldest::Lasts => break,
-            Oldest::Settled => passed.moved += 1,
-            Oldest::Over(lease, tried) if tried.is_enough(tries) => {
-                passed.moved += 1;
-                desk.bury(lease)?;
+    let mut passed = Passed::default();
+    let (mut entered, mut reclaimed, mut settled, mut skipped) = (0, 0, 0, 0);
+    let bound = |delivered| match delivered {
+        0 => count.clamp(IN_VAIN, MOST_MOVES),
+        _ => count.clamp(MOVES, MOST_MOVES),
+    };
+    while passed.delivered < count {
+        let wanted = (count - passed.delivered).min(MOST_MOVES);
+        // Without an order among them, due tasks enter a little faster than they are asked for, so
+        // that no call is much dearer than another.
+        let least = wanted.max(MOVES / 8);
+        let most = if desk.due_may_overtake() { IN_ORDER } else { 2 * wanted };
+        let due = desk.promote(least, most.clamp(least, MOST_MOVES))?;
+        entered += due.number;
+        passed.moved += due.number;
+        while passed.delivered < count
+            && reclaimed < MOST_MOVES
+            && settled < bound(passed.delivered)
+        {
+            match desk.oldest()? {
+                Oldest::Lasts => break,
+                Oldest::Settled => settled += 1,
+                Oldest::Over(lease, tried) if tried.is_enough(tries) => {
+                    settled += 1;
+                    desk.bury(lease)?;
+                }
+                Oldest::Over(lease, _) => {
+                    (reclaimed, passed.delivered) = (reclaimed + 1, passed.delivered + 1);
+                    desk.reclaim(lease)?;
+                }
             }
-            Oldest::Over(lease, _) => {
-                passed.moved += 1;
-                passed.delivered += 1;
-                desk.reclaim(lease)?;
+            passed.moved += 1;
+        }
+        // What is new is not kept back by what was moved before, but by what has to be skipped:
+        // something of a higher priority may stand behind that.
+        for priority in Priority::ALL.into_iter().rev() {
+            while passed.delivered < count
+                && skipped < bound(passed.delivered)
+                && desk.may_hold(priority)
+            {
+                let wanted = (count - passed.delivered).min(count.clamp(MOVES, MOST_MOVES));
+                let batch = desk.read(priority, wanted)?;
+                passed.delivered += batch.delivered;
+                passed.moved += batch.skipped;
+                skipped += batch.skipped;
+                // What was skipped can have come again behind the rest.
+                if batch.skipped == 0 && batch.delivered < wanted {
+                    break;
+                }
             }
         }
-    }
-    // Reading goes on when nothing more may be moved, but for what has to be skipped.
-    let mut skips = bound.saturating_sub(passed.moved).max(1);
-    for priority in Priority::ALL.into_iter().rev() {
-        while passed.delivered < count && skips > 0 && desk.may_hold(priority) {
-            let wanted = (count - passed.delivered).min(bound);
-            let batch = desk.read(priority, wanted)?;
-            passed.delivered += batch.delivered;
-            passed.moved += batch.skipped;
-            skips = skips.saturating_sub(batch.skipped);
-            // What was skipped can have come again behind the rest.
-            if batch.skipped == 0 && batch.delivered < wanted {
-                break;
-            }
+        let spent = settled.max(skipped) >= bound(passed.delivered)
+            || entered >= count.clamp(IN_ORDER, MOST_MOVES)
+            || reclaimed >= MOST_MOVES;
+        passed.more = due.more || spent;
+        if !due.more || spent {
+            break;
         }
     }
-    passed.more = passed.moved >= bound || promoted >= due;
     Ok(passed)
 }
 

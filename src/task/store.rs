@@ -1,17 +1,18 @@
 //! The inner commands of the queue.
 
 use super::entry::Task;
+use super::groups::{self, Overviews};
 use super::id::{EntryId, Priority};
+use super::line;
 use super::memory::{self, Priorities};
 use super::policy::Policy;
-use super::{groups, line};
-use crate::args::Argument;
+use super::table::{Table, Weight};
+use crate::args::{Argument, integer};
 use crate::error::Error;
 use crate::keys::Prefix;
 use crate::server::call::{CallReply, Element};
 use crate::server::{CowStr, MainThread, Mode, OwnedStr, Server, Str, Type, words};
-use std::cell::{Cell, LazyCell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// The stream that holds the tasks of a priority.
@@ -117,40 +118,31 @@ fn add_behind<'s>(
     let id = EntryId::next(priority, last, server.now()).or(last).unwrap_or(EntryId::LAST);
     let text = OwnedStr::new(id.to_string().as_bytes());
     let reply = add_as(server, stream, text.borrow(), fields)?;
-    if stream.bytes().len() <= LONGEST {
-        let mut known = LAST_IDS.get().borrow_mut();
-        let known = known.entry(server.db()).or_default();
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(stream.bytes().into(), id);
-    }
+    LAST_IDS.get().borrow_mut().put(server.db(), stream.bytes(), id);
     Ok(reply)
 }
 
-type LastIds = BTreeMap<i32, HashMap<Box<[u8]>, EntryId>>;
+impl Weight for EntryId {
+    fn bytes(&self) -> usize {
+        0
+    }
+}
 
-/// The id that was last made here for the streams of priorities, by database and key. It spares
-/// asking the server; if it is wrong, the server refuses the next one.
-static LAST_IDS: MainThread<LazyCell<RefCell<LastIds>>> =
-    MainThread::new(LazyCell::new(RefCell::default));
+/// How many bytes the names of streams may take of which the last id is remembered.
+const REMEMBERED: usize = 2 << 20;
 
-/// How many streams of a database are remembered.
-const REMEMBERED: usize = 4096;
+/// The id that was last made here for the streams of priorities. It spares asking the server; if it
+/// is wrong, the server refuses the next one.
+static LAST_IDS: MainThread<RefCell<Table<EntryId>>> =
+    MainThread::new(RefCell::new(Table::new(REMEMBERED)));
 
-/// How long the key of a stream may be that is remembered, in bytes.
-const LONGEST: usize = 1024;
-
-/// Databases were flushed, swapped or loaded.
-pub fn forget_ids() {
-    LAST_IDS.get().borrow_mut().clear();
+/// Databases were flushed, swapped or loaded; none named means all of them.
+pub fn databases_changed(dbs: &[i32]) {
+    LAST_IDS.get().borrow_mut().forget(dbs);
 }
 
 fn last_id(server: &Server, stream: Str<'_>) -> Result<Option<EntryId>, Error> {
-    let known = {
-        let known = LAST_IDS.get().borrow();
-        known.get(&server.db()).and_then(|known| known.get(stream.bytes())).copied()
-    };
+    let known = LAST_IDS.get().borrow().get(server.db(), stream.bytes()).copied();
     match known {
         Some(id) => Ok(Some(id)),
         None => stored_last_id(server, stream),
@@ -234,7 +226,6 @@ fn timestamp(server: &Server) -> Rc<OwnedStr> {
 /// The module is unloaded.
 pub fn forget() {
     SECOND.get().take();
-    LAST_IDS.get().take();
 }
 
 /// A read of new entries for one consumer.
@@ -321,6 +312,7 @@ fn create_group(
     group: Str<'_>,
     if_missing: IfMissing,
 ) -> Result<(), Error> {
+    groups::expect_room(server, stream)?;
     let words = words();
     let args = [words.create(), stream, group, words.zero(), words.mkstream()];
     let (args, mode) = match if_missing {
@@ -328,6 +320,34 @@ fn create_group(
         IfMissing::CreateGroup => (args.get(..4).unwrap_or_default(), Mode::Write),
     };
     server.call(c"XGROUP", mode, args).map(drop)
+}
+
+/// Whether a stream that is there has a group of this name.
+pub fn has_group(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
+    let w = words();
+    // Whatever it has leased, none of it is told.
+    let args = [stream, group, w.minimum(), w.maximum(), w.zero()];
+    match server.call(c"XPENDING", Mode::Read, &args) {
+        Ok(_) => Ok(true),
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this server has a command by which other clients give entries back to a group, so that
+/// nobody has them: XNACK, of which no event tells.
+static RELEASES: MainThread<Cell<Option<bool>>> = MainThread::new(Cell::new(None));
+
+/// See [`RELEASES`]; false until [`find_out`] was called.
+pub fn others_may_release() -> bool {
+    RELEASES.get().get() == Some(true)
+}
+
+/// Asks the server which commands it has, once.
+pub fn find_out(server: &Server) {
+    if RELEASES.get().get().is_none() {
+        RELEASES.get().set(Some(server.has_command(c"XNACK")));
+    }
 }
 
 /// The entries in the reply of [`read`].
@@ -363,12 +383,29 @@ pub fn entry<'s>(
 
 /// What the server knows of a lease.
 pub struct Pending {
-    /// The consumer.
+    /// The consumer; empty where nobody has the entry any more.
     pub consumer: Box<[u8]>,
-    /// How long ago it began, in ms.
+    /// How long ago it began, in ms; [`NOBODY`] where nobody has the entry any more.
     pub idle: i64,
     /// How often the entry was delivered.
     pub deliveries: i64,
+}
+
+/// What the server tells in the place of how long ago a lease began, where another client has given
+/// the entry back to the group.
+pub const NOBODY: i64 = -1;
+
+/// How many entries of a stream are pending in a group, but leased to nobody. O(N) for N consumers.
+pub fn released(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<i64, Error> {
+    let summary = match server.call(c"XPENDING", Mode::Read, &[stream, group]) {
+        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => return Ok(0),
+        other => other?,
+    };
+    let all = summary.root().at(0).map_or(0, Element::integer);
+    let number = |of: Element<'_>| of.at(1).and_then(|number| integer(number.bytes())).unwrap_or(0);
+    let consumers = summary.root().at(3);
+    let leased: i64 = consumers.into_iter().flat_map(Element::elements).map(number).sum();
+    Ok(all.saturating_sub(leased).max(0))
 }
 
 /// The lease of an entry in a group, if there is one.
@@ -441,6 +478,17 @@ pub fn finish(
     group: Str<'_>,
     ids: &[(EntryId, Str<'_>)],
 ) -> Result<i64, Error> {
+    finish_with(server, (queue, priority), group, ids, &mut Overviews::default())
+}
+
+/// As [`finish`], where more is finished in the same command.
+pub fn finish_with(
+    server: &Server,
+    (queue, priority): (Str<'_>, Priority),
+    group: Str<'_>,
+    ids: &[(EntryId, Str<'_>)],
+    overviews: &mut Overviews,
+) -> Result<i64, Error> {
     let stream = stream_of(server, queue, priority)?;
     let stream = stream.borrow();
     // Whatever can be refused comes before the first change.
@@ -468,7 +516,21 @@ pub fn finish(
     let done = if all_were_pending && groups::is_only(server, queue, stream, group)? {
         texts
     } else {
-        groups::done_everywhere(server, queue, stream, ids)?
+        match overviews.of(server, queue, (priority, stream))? {
+            Some(groups) => {
+                let mut done = Vec::with_capacity(ids.len());
+                for id in ids {
+                    if groups.is_done(server, stream, *id)? {
+                        done.push(id.1);
+                    }
+                }
+                done
+            }
+            None => {
+                groups::tell_of_too_many();
+                return Ok(acknowledged);
+            }
+        }
     };
     if !done.is_empty() {
         let args = [&[stream], done.as_slice()].concat();

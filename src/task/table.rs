@@ -1,0 +1,156 @@
+//! What is remembered of keys, by database and name, in a bounded number of bytes: when there is no
+//! room, others are forgotten. Nothing here knows a server.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// What takes memory beside its own size.
+pub trait Weight {
+    /// How many bytes it holds elsewhere. Cheap to ask.
+    fn bytes(&self) -> usize;
+}
+
+/// What is remembered of keys.
+pub struct Table<V> {
+    /// By database, of which few are used, and name.
+    keys: BTreeMap<i32, HashMap<Box<[u8]>, V>>,
+    bytes: usize,
+    most: usize,
+}
+
+impl<V: Weight> Table<V> {
+    /// An empty table that takes about `most` bytes at most.
+    pub const fn new(most: usize) -> Self {
+        Self { keys: BTreeMap::new(), bytes: 0, most }
+    }
+
+    fn cost(key: &[u8], value: &V) -> usize {
+        const OVERHEAD: usize = 48;
+        OVERHEAD + size_of::<V>() + key.len() + value.bytes()
+    }
+
+    /// What is remembered of a key.
+    pub fn get(&self, db: i32, key: &[u8]) -> Option<&V> {
+        self.keys.get(&db)?.get(key)
+    }
+
+    /// Looks at, or changes, what is remembered of a key. Others may be forgotten for it.
+    pub fn change<R>(
+        &mut self,
+        db: i32,
+        key: &[u8],
+        change: impl FnOnce(&mut V) -> R,
+    ) -> Option<R> {
+        let value = self.keys.get_mut(&db)?.get_mut(key)?;
+        let before = value.bytes();
+        let result = change(value);
+        let after = value.bytes();
+        if before != after {
+            self.bytes = self.bytes.saturating_sub(before).saturating_add(after);
+            self.make_room(db, key);
+        }
+        Some(result)
+    }
+
+    /// Remembers a key. What does not fit even alone is not remembered.
+    pub fn put(&mut self, db: i32, key: &[u8], value: V) {
+        self.remove(db, key);
+        let cost = Self::cost(key, &value);
+        if cost > self.most {
+            return;
+        }
+        self.bytes += cost;
+        self.keys.entry(db).or_default().insert(key.into(), value);
+        self.make_room(db, key);
+    }
+
+    /// Forgets others than this one until there is room.
+    fn make_room(&mut self, db: i32, key: &[u8]) {
+        while self.bytes > self.most {
+            let other = self.keys.iter().find_map(|(other_db, keys)| {
+                let mut names = keys.keys().map(AsRef::as_ref);
+                let other = names.find(|other| (*other_db, *other) != (db, key))?;
+                Some((*other_db, Box::<[u8]>::from(other)))
+            });
+            let Some((db, other)) = other else { return };
+            self.remove(db, &other);
+        }
+    }
+
+    /// Forgets a key.
+    pub fn remove(&mut self, db: i32, key: &[u8]) {
+        let Some(keys) = self.keys.get_mut(&db) else { return };
+        let Some(value) = keys.remove(key) else { return };
+        self.bytes = self.bytes.saturating_sub(Self::cost(key, &value));
+        if keys.is_empty() {
+            self.keys.remove(&db);
+        } else if keys.capacity() > 64 && keys.len() < keys.capacity() / 8 {
+            keys.shrink_to(2 * keys.len());
+        }
+    }
+
+    /// Forgets the keys of these databases, or all if none is named.
+    pub fn forget(&mut self, dbs: &[i32]) {
+        self.keys.retain(|db, _| !dbs.is_empty() && !dbs.contains(db));
+        let all = self.keys.values().flatten();
+        self.bytes = all.map(|(key, value)| Self::cost(key, value)).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl Weight for Vec<u8> {
+        fn bytes(&self) -> usize {
+            self.len()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        /// Whatever is put, changed and forgotten, it knows its size and keeps its bound, and what
+        /// was put last is there if it fits.
+        #[test]
+        fn it_never_takes_more_than_it_may(
+            most in 0..2_000usize,
+            steps in prop::collection::vec((0..4u8, 0..2i32, 0..40usize, 0..900usize), 1..200),
+        ) {
+            let mut table = Table::new(most);
+            for (what, db, key, size) in steps {
+                let key = vec![b'x'; key];
+                match what {
+                    0 | 1 => {
+                        table.put(db, &key, vec![0; size]);
+                        let fits = Table::cost(&key, &vec![0; size]) <= most;
+                        prop_assert_eq!(table.get(db, &key).is_some(), fits);
+                    }
+                    2 => {
+                        let there = table.get(db, &key).is_some();
+                        let changed = table.change(db, &key, |value| value.truncate(size / 2));
+                        prop_assert_eq!(changed.is_some(), there);
+                    }
+                    _ if size < 50 => table.forget(&[db]),
+                    _ => table.remove(db, &key),
+                }
+                let all = table.keys.values().flatten();
+                let bytes: usize = all.map(|(key, value)| Table::cost(key, value)).sum();
+                prop_assert_eq!(table.bytes, bytes);
+                prop_assert!(bytes <= most);
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_empties_gives_its_memory_back() {
+        let mut table = Table::new(1 << 30);
+        for n in 0..100_000u32 {
+            table.put(0, &n.to_le_bytes(), Vec::new());
+        }
+        for n in 0..99_990u32 {
+            table.remove(0, &n.to_le_bytes());
+        }
+        assert!(table.keys[&0].capacity() < 200);
+    }
+}
