@@ -1334,11 +1334,9 @@ fn a_derived_key_of_a_foreign_type_is_refused_and_left_alone() {
             "TASK.PUBLISH tasks p PRIORITY 3 DELAY 9000 UNIQUE u 1000".into(),
             &[tasks, delayed, unique, policy],
         ),
-        ("TASK.CONSUME g c tasks".into(), &[tasks, urgent, delayed, policy]),
-        (
-            "TASK.CONSUME g c tasks COUNT 9 BLOCK 600000 META".into(),
-            &[tasks, urgent, delayed, policy],
-        ),
+        // What lies in the place of other tasks keeps back none that can be delivered.
+        ("TASK.CONSUME g c tasks".into(), &[tasks, policy]),
+        ("TASK.CONSUME g c tasks COUNT 9 BLOCK 600000 META".into(), &[tasks, policy]),
         ("TASK.ACK tasks g 1-1".into(), &[tasks, policy]),
         (by_urgent("TASK.ACK tasks g 1-1 ID"), &[tasks, urgent, policy]),
         ("TASK.EXTEND tasks g c 1-1".into(), &[tasks]),
@@ -1392,11 +1390,12 @@ fn where_a_part_of_the_work_is_refused_nothing_is_lost_or_done_twice() {
     client.cmd(&["ZADD", "delayed:{tasks}", "1", "1-1001700000000000000 0 0 - a"]);
     client.cmd(&["ZADD", "delayed:{tasks}", "2", "2-1001700000000000000 3 0 - b"]);
     client.run("RPUSH priority3:{tasks} v");
+    assert_eq!(payloads(&mut client, "g", 9), ["p", "p", "a"], "each of them once");
     for _ in 0..3 {
         assert_eq!(client.run("TASK.CONSUME g c tasks 9"), error(WRONG_TYPE));
     }
     assert_eq!(client.run("DEL priority3:{tasks}"), int(1));
-    assert_eq!(payloads(&mut client, "g", 9), ["b", "p", "p", "a"], "each of them once");
+    assert_eq!(payloads(&mut client, "g", 9), ["b"]);
     // A batch of which one id is nonsense.
     for call in ["TASK.CANCEL tasks 1-2 x", "TASK.ACK tasks g 1-1 x"] {
         let refusal = "ERR Invalid stream ID specified as stream command argument";

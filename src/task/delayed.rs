@@ -50,8 +50,11 @@ const PAGE_BYTES: usize = 1 << 20;
 /// How many bytes of tasks are read at most that nobody asks for.
 const BYTES: usize = 8 << 20;
 
-/// How many tasks that stay are looked at in one call.
-const PASSED: usize = 16_384;
+/// How much one call does at most for tasks that nobody asks for: to look at one costs 1.
+const EFFORT: usize = 32_768;
+
+/// What it costs to let a task enter.
+const ENTRY: usize = 8;
 
 /// How long tasks that were refused are left alone: what cures it mostly raises an event.
 const AFTER_REFUSAL: Millis = Millis(1_000);
@@ -68,6 +71,15 @@ pub struct Promoted {
     pub trouble: Option<Error>,
 }
 
+/// Which tasks a walk lets in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Those of a priority above 0.
+    AboveZero,
+    /// All of them.
+    All,
+}
+
 /// A walk through the tasks that are due, those that were due first before the others. What is
 /// refused stays and is passed by: it keeps back nobody.
 struct Walk<'a> {
@@ -75,20 +87,22 @@ struct Walk<'a> {
     queue: Str<'a>,
     key: Str<'a>,
     now: UnixMs,
-    /// The rank of the next task, and so the number of those that stay before it.
+    /// The rank of the next task.
     rank: usize,
+    page: usize,
     entered: usize,
-    /// How many were passed by in this call.
-    passed: usize,
+    effort: usize,
     bytes: usize,
-    /// The priorities whose streams have refused a task, and why.
+    /// The priorities whose streams have refused a task.
     closed: Priorities,
+    /// Why the last one was refused.
     trouble: Option<Error>,
     /// Whether nothing at all can be written now.
     stopped: bool,
 }
 
 /// How a page ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// Others follow that may be due.
     Open,
@@ -97,12 +111,13 @@ enum End {
 }
 
 impl Walk<'_> {
-    /// Lets the tasks of one page enter, or of a higher priority only.
-    fn page(&mut self, length: usize, above_zero_only: bool) -> Result<End, Error> {
-        let (server, w) = (self.server, words());
-        let first = OwnedStr::number(self.rank as i64);
-        let last = OwnedStr::number(self.rank.saturating_add(length).saturating_sub(1) as i64);
-        let args = [self.key, first.borrow(), last.borrow(), w.with_scores()];
+    /// Reads the next page of at most `most` tasks. How many of them stay, and how it ends.
+    fn next_page(&mut self, which: Which, most: usize) -> Result<(usize, End), Error> {
+        let (server, w, length) = (self.server, words(), self.page.min(most).max(1));
+        let (first, bytes) = (self.rank, self.bytes);
+        let (from, to) =
+            (OwnedStr::number(first as i64), OwnedStr::number((first + length - 1) as i64));
+        let args = [self.key, from.borrow(), to.borrow(), w.with_scores()];
         let found = server.call(c"ZRANGE", Mode::Read, &args)?;
         let mut gone: Vec<OwnedStr> = Vec::new();
         let mut end = if found.root().len() < 2 * length { End::Due(None) } else { End::Open };
@@ -113,12 +128,12 @@ impl Walk<'_> {
                 break;
             }
             self.bytes = self.bytes.saturating_add(member.len());
+            self.effort += 1;
             let group = entry::group_of(member);
             let task = entry::decode(member, group.as_deref());
-            let stays = (above_zero_only && task.priority == Priority::LOWEST)
-                || self.closed.contains(task.priority);
-            if !stays {
-                let priority = task.priority;
+            let priority = task.priority;
+            let stays = which == Which::AboveZero && priority == Priority::LOWEST;
+            if !stays && !self.closed.contains(priority) {
                 match enter(server, self.queue, task) {
                     Ok(()) => {
                         gone.push(OwnedStr::new(member));
@@ -135,21 +150,27 @@ impl Walk<'_> {
                 break;
             }
             self.rank += 1;
-            self.passed += 1;
         }
         if !gone.is_empty() {
             let args: Vec<Str<'_>> =
                 [self.key].into_iter().chain(gone.iter().map(OwnedStr::borrow)).collect();
             server.call(c"ZREM", Mode::Write, &args)?;
             self.entered += gone.len();
+            self.effort += gone.len() * ENTRY;
             PROMOTED.add(gone.len() as u64);
         }
-        Ok(end)
+        let average = (self.bytes - bytes) / length;
+        self.page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
+        Ok((self.rank - first, end))
+    }
+
+    fn is_spent(&self) -> bool {
+        self.stopped || self.effort >= EFFORT || self.bytes >= BYTES
     }
 }
 
-/// Lets tasks that are due enter their streams: `least`, if there are as many, and at most `most`.
-/// Behind those only tasks of a priority above 0 enter.
+/// Lets tasks that are due enter their streams: those of a priority above 0, and at most `most` of
+/// the others; `least`, if there are as many.
 pub fn promote(
     server: &Server,
     queue: Str<'_>,
@@ -160,63 +181,76 @@ pub fn promote(
     let key = server.key_of(Prefix::Delayed, queue)?;
     let key = key.borrow();
     let moment = server.moment();
-    let set = |due, refused| {
-        memory::with(db, name, |known| {
-            (known.delayed.due, known.delayed.refused) = (due, refused);
-            known.delayed.above_zero &= due.is_some() || known.delayed.refused.is_some();
-        })
-    };
+    let remember = |delayed| memory::with(db, name, |known| known.delayed = delayed);
     match server.type_of(key) {
         Type::Absent => {
-            set(None, None);
+            remember(memory::Delayed::default());
             return Ok(Promoted::default());
         }
         Type::SortedSet => {}
         _ => {
             let error = Error::WrongType;
             let again = moment.after(AFTER_REFUSAL);
-            set(None, Some(Refused { number: 0, error: error.clone(), again }));
+            let refused = Some(Refused { number: 0, error: error.clone(), again });
+            remember(memory::Delayed { refused, above_zero: true, ..memory::Delayed::default() });
             return Ok(Promoted { entered: Entered::default(), trouble: Some(error) });
         }
     }
-    // What was refused before, until it is tried again.
-    let before = memory::with(db, name, |known| {
-        let refused = known.delayed.refused.as_ref().filter(|refused| refused.again > moment);
-        let refused = refused.map(|refused| (refused.number, refused.error.clone(), refused.again));
-        (refused, known.delayed.above_zero)
-    });
-    let (before, above_zero) = before.unwrap_or((None, true));
-    let (rank, trouble, again) = match before {
-        Some((number, error, again)) => (number, Some(error), Some(again)),
+    let known = memory::with(db, name, |known| known.delayed.clone());
+    let mut known = known.unwrap_or(memory::Delayed { above_zero: true, ..Default::default() });
+    // What was refused before is passed by until it is tried again.
+    if known.refused.as_ref().is_some_and(|refused| refused.again <= moment) {
+        (known.refused, known.looked_at) = (None, 0);
+    }
+    let (mut refused, trouble, again) = match known.refused {
+        Some(Refused { number, error, again }) => (number, Some(error), Some(again)),
         None => (0, None, None),
     };
-    let (entered, passed, bytes, closed) = (0, 0, 0, Priorities::default());
-    let stopped = false;
-    let mut walk =
-        Walk { server, queue, key, now, rank, entered, passed, bytes, closed, trouble, stopped };
-    let mut page = FIRST_PAGE;
+    let mut walk = Walk {
+        server,
+        queue,
+        key,
+        now,
+        rank: refused.saturating_add(known.looked_at),
+        page: FIRST_PAGE,
+        entered: 0,
+        effort: 0,
+        bytes: 0,
+        closed: Priorities::default(),
+        trouble,
+        stopped: false,
+    };
+    // First those of a higher priority, wherever they are: a lower one is never delivered before.
+    let mut ahead = End::Open;
+    while known.above_zero && ahead == End::Open && !walk.is_spent() {
+        let (stay, end) = walk.next_page(Which::AboveZero, usize::MAX)?;
+        known.looked_at += stay;
+        ahead = end;
+    }
+    if ahead == End::Due(None) && walk.trouble.is_none() {
+        known.above_zero = false;
+    }
+    walk.rank = refused;
+    let begin = walk.entered;
     let mut end = End::Open;
-    let is_heavy = |walk: &Walk<'_>| walk.bytes >= BYTES && walk.entered >= least;
-    while matches!(end, End::Open)
-        && !walk.stopped
-        && walk.entered < most
-        && walk.passed < PASSED
-        && !is_heavy(&walk)
-    {
-        let before = walk.bytes;
-        end = walk.page((most - walk.entered).min(page), false)?;
-        let average = (walk.bytes - before) / page;
-        page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
+    loop {
+        let entered = walk.entered - begin;
+        if end != End::Open
+            || walk.stopped
+            || entered >= most
+            || (entered >= least && walk.bytes >= BYTES)
+            || walk.rank - refused >= EFFORT
+        {
+            break;
+        }
+        let before = walk.entered;
+        let (stay, now) = walk.next_page(Which::All, most - entered)?;
+        known.looked_at = known.looked_at.saturating_sub(stay + walk.entered - before);
+        end = now;
     }
-    let refused = walk.rank;
-    // A walk of its own through what stays for now, so that nothing is delivered before a task of a
-    // higher priority that is due as well.
-    let mut ahead = matches!(end, End::Open) && !walk.stopped && above_zero;
-    while ahead && walk.passed < PASSED && walk.bytes < 2 * BYTES {
-        ahead = matches!(walk.page(page, true)?, End::Open) && !walk.stopped;
-    }
-    let more = matches!(end, End::Open) && !walk.stopped;
-    let due = match end {
+    refused = walk.rank;
+    let more = end == End::Open && !walk.stopped;
+    known.due = match end {
         End::Due(due) if !walk.stopped => due,
         _ => Some(now),
     };
@@ -226,8 +260,9 @@ pub fn promote(
         Some(again) if again < NEVER => again,
         _ => moment.after(AFTER_REFUSAL),
     };
-    let error = walk.trouble.clone().filter(|_| refused > 0);
-    set(due, error.map(|error| Refused { number: refused, error, again }));
+    let error = walk.trouble.clone().filter(|_| !walk.stopped);
+    known.refused = error.map(|error| Refused { number: refused, error, again });
+    remember(known);
     Ok(Promoted { entered: Entered { number: walk.entered, more }, trouble: walk.trouble })
 }
 

@@ -371,12 +371,6 @@ impl<'a> Desk for Pass<'_, 'a> {
     type Error = Error;
     type Lease = Over<'a>;
 
-    fn due_may_overtake(&self) -> bool {
-        let ServerDesk { server, queue, .. } = *self.desk;
-        let known = memory::with(server.db(), queue.bytes(), |known| known.delayed.above_zero);
-        known.unwrap_or(true)
-    }
-
     fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Error> {
         let ServerDesk { server, queue, .. } = *self.desk;
         let moment = server.moment();
@@ -412,7 +406,15 @@ impl<'a> Desk for Pass<'_, 'a> {
         }
         let stream = store::stream_of(server, queue, priority)?;
         let text = OwnedStr::new(id.to_string().as_bytes());
-        let Some(pending) = store::pending(server, stream.borrow(), group, text.borrow())? else {
+        let pending = match store::pending(server, stream.borrow(), group, text.borrow()) {
+            // What is no stream in the place of a priority holds no lease.
+            Err(error) if priority > Priority::LOWEST && error.is_wrong_type() => {
+                self.trouble = Some(error);
+                None
+            }
+            other => other?,
+        };
+        let Some(pending) = pending else {
             memory::ended(db, name, group_name, priority, [id].into_iter());
             return Ok(Oldest::Settled);
         };

@@ -69,19 +69,22 @@ impl Weight for Known {
 }
 
 /// What is known of the delayed tasks of a queue.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Delayed {
     /// When the first one is due that was not refused, or before.
     pub due: Option<UnixMs>,
     /// Whether one may have a priority above 0.
     pub above_zero: bool,
+    /// How many of them, behind those that were refused, are known to have none.
+    pub looked_at: usize,
     /// Those that are due and that their streams have refused.
     pub refused: Option<Refused>,
 }
 
 /// Due tasks that stay where they are.
+#[derive(Clone)]
 pub struct Refused {
-    /// How many there are, before all others.
+    /// How many there are before all others; some may be among those.
     pub number: usize,
     /// Why.
     pub error: Error,
@@ -360,7 +363,7 @@ pub fn learn(
         known.policy = Some(policy);
         if !known.found {
             known.found = true;
-            known.delayed = Delayed { due, above_zero: due.is_some(), refused: None };
+            known.delayed = Delayed { due, above_zero: due.is_some(), ..Delayed::default() };
         }
         known.streams.insert_all(streams);
         known.groups.iter_mut().for_each(|(_, group)| group.unread.insert_all(streams));
@@ -463,7 +466,9 @@ pub fn delayed(db: i32, stream: &[u8], priority: Priority, due: UnixMs) {
     with(db, stream, |known| {
         let delayed = &mut known.delayed;
         delayed.due = Some(delayed.due.map_or(due, |known| known.min(due)));
-        delayed.above_zero |= priority > Priority::LOWEST;
+        if priority > Priority::LOWEST {
+            (delayed.above_zero, delayed.looked_at) = (true, 0);
+        }
     });
 }
 
@@ -471,13 +476,15 @@ pub fn delayed(db: i32, stream: &[u8], priority: Priority, due: UnixMs) {
 pub fn delayed_changed(db: i32, stream: &[u8]) {
     with(db, stream, |known| {
         // Whoever looks next sees when the first is due.
-        known.delayed = Delayed { due: Some(UnixMs(0)), above_zero: true, refused: None };
+        let due = Some(UnixMs(0));
+        known.delayed = Delayed { due, above_zero: true, ..Delayed::default() };
     });
 }
 
 /// Due tasks that were refused are tried again at the next look.
 pub fn try_refused_again(db: i32, stream: &[u8]) {
     with(db, stream, |known| {
+        known.delayed.looked_at = 0;
         if let Some(refused) = &mut known.delayed.refused {
             refused.again = Moment::default();
         }

@@ -134,11 +134,8 @@ pub trait Desk {
     /// A lease that is over.
     type Lease;
 
-    /// Whether a task that is due later than another one may have to be delivered before it.
-    fn due_may_overtake(&self) -> bool;
-
-    /// Lets tasks that are due enter their streams: `least`, if there are as many, and at most
-    /// `most`. Behind those only tasks of a priority above 0 enter.
+    /// Lets tasks that are due enter their streams: those of a priority above 0, and at most `most`
+    /// of the others; `least`, if there are as many.
     fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Self::Error>;
 
     /// Looks at the oldest lease of the group.
@@ -177,9 +174,9 @@ pub const IN_VAIN: usize = 2048;
 /// How many it moves of each kind at most, however many are asked for: the server has other clients.
 pub const MOST_MOVES: usize = 16_384;
 
-/// How many tasks enter at most so that they can be delivered by their priority, if fewer are asked
-/// for. Of those that are due behind them, the ones of a higher priority enter all the same.
-pub const IN_ORDER: usize = 4096;
+/// How many tasks that are due enter at least, if there are so many, before a pass gives up to find
+/// one for its consumer.
+pub const ENTRIES: usize = 4096;
 
 /// Serves a consumer that asks for `count` tasks: what is due enters, what was leased for too long
 /// is given out again or buried, the oldest first, then new tasks come by their priority. Moves that
@@ -194,11 +191,10 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
     };
     while passed.delivered < count {
         let wanted = (count - passed.delivered).min(MOST_MOVES);
-        // Without an order among them, due tasks enter a little faster than they are asked for, so
-        // that no call is much dearer than another.
+        // Due tasks enter a little faster than they are asked for, so that no call is much dearer
+        // than another.
         let least = wanted.max(MOVES / 8);
-        let most = if desk.due_may_overtake() { IN_ORDER } else { 2 * wanted };
-        let due = desk.promote(least, most.clamp(least, MOST_MOVES))?;
+        let due = desk.promote(least, (2 * least).min(MOST_MOVES))?;
         entered += due.number;
         passed.moved += due.number;
         while passed.delivered < count
@@ -238,7 +234,7 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
             }
         }
         let spent = settled.max(skipped) >= bound(passed.delivered)
-            || entered >= count.clamp(IN_ORDER, MOST_MOVES)
+            || entered >= count.clamp(ENTRIES, MOST_MOVES)
             || reclaimed >= MOST_MOVES;
         passed.more = due.more || spent;
         if !due.more || spent {

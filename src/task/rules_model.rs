@@ -101,8 +101,6 @@ impl Remembered {
 struct Memory {
     streams: BTreeSet<Priority>,
     due: Option<UnixMs>,
-    /// Whether a delayed task may have a priority above 0.
-    overtakes: bool,
     groups: BTreeMap<Group, Remembered>,
 }
 
@@ -348,7 +346,6 @@ impl World {
         self.delayed.insert((due, id), (priority, entry));
         if let Some(memory) = &mut self.memory {
             memory.due = Some(memory.due.map_or(due, |known| known.min(due)));
-            memory.overtakes |= priority > Priority::LOWEST;
         }
         id
     }
@@ -441,12 +438,8 @@ impl World {
         let streams: BTreeSet<_> =
             self.streams.keys().copied().filter(|priority| *priority > Priority::LOWEST).collect();
         let due = self.delayed.keys().next().map(|(due, _)| *due);
-        let memory = self.memory.get_or_insert_with(|| Memory {
-            streams,
-            due,
-            overtakes: due.is_some(),
-            groups: BTreeMap::new(),
-        });
+        let memory =
+            self.memory.get_or_insert_with(|| Memory { streams, due, groups: BTreeMap::new() });
         let unread = memory.streams.clone();
         memory.groups.entry(group).or_insert_with(|| Remembered {
             unread,
@@ -1007,7 +1000,7 @@ impl World {
         assert!(skipped < in_vain + bound);
         // A batch is full, and nil means nothing, unless a good deal was moved in vain.
         let enough = if passed.delivered == 0 { in_vain } else { bound };
-        let spent = settled.max(skipped) >= enough || entered >= count.clamp(IN_ORDER, MOST_MOVES);
+        let spent = settled.max(skipped) >= enough || entered >= count.clamp(ENTRIES, MOST_MOVES);
         assert!(!passed.more || passed.delivered == count || spent);
 
         // One thing after the other, but for what enters when there was not enough.
@@ -1219,10 +1212,6 @@ impl Desk for InMemory<'_> {
     type Error = Infallible;
     type Lease = Over;
 
-    fn due_may_overtake(&self) -> bool {
-        self.world.memory.as_ref().unwrap().overtakes
-    }
-
     fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Infallible> {
         assert!(0 < least && least <= most);
         let world = &mut *self.world;
@@ -1232,10 +1221,10 @@ impl Desk for InMemory<'_> {
         }
         let now = world.now;
         let due = world.delayed.iter().take_while(|(key, _)| key.0 <= now);
-        let enters = |(place, (_, (priority, _))): &(usize, (_, &(Priority, Entry)))| {
-            *place < most || *priority > Priority::LOWEST
-        };
-        let keys: Vec<_> = due.enumerate().filter(enters).map(|(_, (key, _))| *key).collect();
+        let (others, above_zero): (Vec<_>, Vec<_>) =
+            due.partition(|(_, (priority, _))| *priority == Priority::LOWEST);
+        let enter = above_zero.into_iter().chain(others.into_iter().take(most));
+        let keys: Vec<_> = enter.map(|(key, _)| *key).collect();
         for key in &keys {
             let (priority, entry) = world.delayed.remove(key).unwrap();
             let original = entry.original.or(Some(key.1));
@@ -1245,7 +1234,6 @@ impl Desk for InMemory<'_> {
         let next = world.delayed.keys().next().map(|(due, _)| *due);
         let memory = world.memory.as_mut().unwrap();
         memory.due = next;
-        memory.overtakes &= next.is_some();
         Ok(Entered { number: keys.len(), more: next.is_some_and(|due| due <= now) })
     }
 
@@ -1420,7 +1408,6 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Copy, Debug)]
 struct Plenty {
     due: usize,
-    overtakes: bool,
     /// Leases that turn out not to be over, that are over after enough tries, and before.
     settled: usize,
     spent: usize,
@@ -1433,10 +1420,6 @@ struct Plenty {
 impl Desk for Plenty {
     type Error = Infallible;
     type Lease = ();
-
-    fn due_may_overtake(&self) -> bool {
-        self.overtakes
-    }
 
     fn promote(&mut self, least: usize, most: usize) -> Result<Entered, Infallible> {
         assert!(0 < least && least <= most && most <= MOST_MOVES);
@@ -1487,11 +1470,10 @@ fn a_pass_is_bounded_and_keeps_nothing_back_for_ever_whatever_there_is() {
     const MANY: usize = 1 << 40;
     let amounts = [0, 1, MANY];
     for count in [0, 1, 2, 127, 128, 129, 16_383, 16_384, 16_385, 1 << 20] {
-        for n in 0..2 * amounts.len().pow(6) {
+        for n in 0..amounts.len().pow(6) {
             let amount = |place: u32| amounts[n / amounts.len().pow(place) % amounts.len()];
             let before = Plenty {
                 due: amount(0),
-                overtakes: n >= amounts.len().pow(6),
                 settled: amount(1),
                 spent: amount(2),
                 over: amount(3),
@@ -1511,7 +1493,7 @@ fn a_pass_is_bounded_and_keeps_nothing_back_for_ever_whatever_there_is() {
             assert!(settled <= in_vain, "{}", seen());
             assert!(given_again <= count.min(MOST_MOVES), "{}", seen());
             // The last round is as long as any.
-            let most_due = count.clamp(IN_ORDER, MOST_MOVES) + MOST_MOVES.min(2 * bound + IN_ORDER);
+            let most_due = count.clamp(ENTRIES, MOST_MOVES) + MOST_MOVES.min(2 * bound);
             assert!(promoted < most_due, "{}", seen());
             // A batch is read as a whole: only the last one can be too long.
             assert!(skipped < in_vain + bound, "{}", seen());
