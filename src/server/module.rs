@@ -142,7 +142,6 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CallReplyType
             RedisModule_CloseKey
             RedisModule_CreateCommand
-            RedisModule_CreateModuleUser
             RedisModule_CreateString
             RedisModule_CreateTimer
             RedisModule_FreeCallReply

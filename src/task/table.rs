@@ -90,7 +90,11 @@ impl<V: Weight> Table<V> {
 
     /// Forgets the keys of these databases, or all if none is named.
     pub fn forget(&mut self, dbs: &[i32]) {
-        self.keys.retain(|db, _| !dbs.is_empty() && !dbs.contains(db));
+        if dbs.is_empty() {
+            // A map that only loses its keys keeps some of its memory.
+            self.keys = BTreeMap::new();
+        }
+        self.keys.retain(|db, _| !dbs.contains(db));
         let all = self.keys.values().flatten();
         self.bytes = all.map(|(key, value)| Self::cost(key, value)).sum();
     }
