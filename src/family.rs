@@ -20,6 +20,8 @@ pub struct Family {
     pub next_look: fn(now: Moment) -> Option<Moment>,
     /// The timer looks: serves whoever can be served, within a budget of its own.
     pub look_again: fn(&Server, &mut Budget),
+    /// The server's periodic work: forgets what need not be remembered any more. Writes nothing.
+    pub periodic: fn(&Server),
     /// Some key was changed, of which a family has asked to be told. Writes nothing.
     pub key_changed: fn(&Server, KeyEvent<'_>),
     /// Has everybody looked at again who waits in these databases, or anywhere if none is named.

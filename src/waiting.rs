@@ -172,10 +172,15 @@ impl<F: Queue> Waiter<F> {
         false
     }
 
+    /// Whether the client's user may still run the command.
+    pub fn permission(&self, server: &Server) -> Permission {
+        server.permission(self.client, &self.argv)
+    }
+
     /// Whether the client may still run its command. One whose user has lost the permission is told
     /// so and leaves the line.
     pub fn is_permitted(&self, server: &Server, budget: &mut Budget) -> bool {
-        match server.permission(self.client, &self.argv) {
+        match self.permission(server) {
             Permission::Granted => return true,
             Permission::Denied => self.refuse(server, Error::NoPermission),
             Permission::Gone => self.leave(server, Why::Gone),

@@ -7,7 +7,7 @@
 mod support;
 use support::*;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long a test goes on at most.
@@ -31,7 +31,9 @@ fn total(control: &mut Client, name: &str) -> usize {
 #[track_caller]
 fn assert_page_is_warm(control: &mut Client) {
     eventually(SOON, "nobody waits", || waiters(control, "cache") == 0);
-    assert_eq!(control.run("CACHE.INFO page").get("state"), &bulk("fresh"));
+    // Somebody may have begun to load when an older load was stored.
+    let fresh = || *control.run("CACHE.INFO page").get("state") == bulk("fresh");
+    eventually(SOON, "nobody loads", fresh);
     assert_eq!(control.run("KEYS *"), array(["page"]));
     assert_eq!(control.info("corral", "corral_panics").as_deref(), Some("0"));
 }
@@ -97,7 +99,7 @@ fn a_hundred_clients_on_one_cold_key_load_once() {
 }
 
 #[test]
-fn a_loader_that_hangs_past_its_lease_hands_over_to_exactly_one_and_its_late_fill_is_refused() {
+fn a_loader_that_hangs_past_its_lease_hands_over_to_exactly_one_and_replaces_nothing_newer() {
     const HANGING: usize = 4;
     const HANG: u32 = 300;
     let server = Server::start();
@@ -113,7 +115,6 @@ fn a_loader_that_hangs_past_its_lease_hands_over_to_exactly_one_and_its_late_fil
         hanging.push((loader, token));
     };
     for (client, old) in &mut hanging {
-        assert_eq!(client.run(format!("CACHE.SET page late 60000 TOKEN {old}")), nil());
         assert_eq!(client.run(format!("CACHE.EXTEND page {old} 60000")), int(0));
         assert_eq!(client.run(format!("CACHE.FAIL page {old}")), int(0));
     }
@@ -126,12 +127,12 @@ fn a_loader_that_hangs_past_its_lease_hands_over_to_exactly_one_and_its_late_fil
     }
     assert_eq!(queue.total("expired_leases"), hung);
     queue = queue.fill(loader, token);
-    let totals = ["loads", "fills", "handoffs", "refused"].map(|name| queue.total(name));
-    assert_eq!(totals, [hung + 1, 1, hung, hung]);
     for (client, old) in &mut hanging {
         assert_eq!(client.run(format!("CACHE.SET page late 60000 TOKEN {old}")), nil());
         assert_eq!(client.run("CACHE.GET page"), bulk("html"));
     }
+    let totals = ["loads", "fills", "handoffs", "refused"].map(|name| queue.total(name));
+    assert_eq!(totals, [hung + 1, 1, hung, hung]);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn a_lease_given_out_right_after_a_foreign_write_is_not_ended_by_it() {
 }
 
 /// How long a lease lasts under fire, in ms.
-const LEASE: i64 = 100;
+const LEASE: i64 = 250;
 
 /// What a loader will come to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -282,6 +283,9 @@ struct Leases {
     told: BTreeMap<i64, i64>,
     /// How they ended, and not before when.
     ends: BTreeMap<i64, (End, i64)>,
+    /// Fills after the lease: while another loads, whose lease then is followed by no load for its
+    /// end alone.
+    late_fills: usize,
 }
 
 impl Leases {
@@ -300,9 +304,23 @@ impl Leases {
     /// Sees to it that a lease was over at a time. It was not before the one that is returned.
     fn must_be_over(&mut self, token: i64, at: i64) -> i64 {
         let late = (End::Late, self.told.get(&token).copied().unwrap_or(at));
-        let (_, end) = *self.ends.entry(token).or_insert(late);
+        let (how, end) = *self.ends.entry(token).or_insert(late);
+        if how == End::Filled && end > at && late.1 <= at {
+            // Its fill came after its lease, and after the next one had begun.
+            self.ends.insert(token, late);
+            self.late_fills += 1;
+            return late.1;
+        }
         assert!(end <= at, "{token} was not over at {at}, but at {end} at the soonest");
         end
+    }
+
+    /// A load was stored, by what was sent at a time.
+    fn filled(&mut self, token: i64, sent: i64) {
+        match self.ends.get(&token) {
+            Some((End::Late, _)) => self.late_fills += 1,
+            _ => self.end(token, End::Filled, sent),
+        }
     }
 
     /// A lease ended, by what was sent at a time.
@@ -338,7 +356,7 @@ struct World<'a> {
     leases: Leases,
     /// Fresh values that were invalidated.
     removed: usize,
-    /// Fills with a token that was not current.
+    /// Fills with a token that was not good.
     refused: usize,
     /// Values that clients were given.
     reads: usize,
@@ -370,6 +388,14 @@ impl<'a> World<'a> {
 
     fn one_in(&mut self, count: usize) -> bool {
         self.random.below(count) == 0
+    }
+
+    /// What has happened so far.
+    fn seen(&self) -> String {
+        let ends = [End::Filled, End::Failed, End::Invalidated, End::Late];
+        let ends = ends.map(|end| (end, self.leases.count(end)));
+        let (late, refused, killed) = (self.leases.late_fills, self.refused, self.killed);
+        format!("{ends:?}, {late} late fills, {refused} refused, {killed} killed")
     }
 
     /// Whether everything has happened often enough.
@@ -456,7 +482,7 @@ impl<'a> World<'a> {
         Doing::Nothing
     }
 
-    /// The server says that a token is not current. It must not have been.
+    /// The server says that a token is not good. Its lease must not have been either.
     fn note_refusal(&mut self, token: i64) {
         self.leases.must_be_over(token, now_ms());
     }
@@ -469,7 +495,7 @@ impl<'a> World<'a> {
             return self.note_refusal(token);
         }
         assert_eq!(reply, ok());
-        self.leases.end(token, End::Filled, sent);
+        self.leases.filled(token, sent);
         assert!(version >= self.invalidated, "a stale fill");
         self.fresh = true;
     }
@@ -553,7 +579,7 @@ impl<'a> World<'a> {
 
     /// All clients do a step each.
     fn sweep(&mut self, readers: &mut [Reader]) {
-        assert!(Instant::now() < self.end, "not done in time");
+        assert!(Instant::now() < self.end, "not done in time: {}", self.seen());
         let mut happened = false;
         for reader in readers {
             happened |= self.step(reader);
@@ -595,10 +621,15 @@ impl<'a> World<'a> {
     /// Every load had a cause, and the server counts as we do.
     fn check(&mut self) {
         assert_page_is_warm(&mut self.control);
+        let leases = &mut self.leases;
+        // Those whose value had been stored by an older loader before they ended.
+        let told: Vec<_> = leases.told.keys().copied().collect();
+        for token in told {
+            if !leases.ends.contains_key(&token) {
+                leases.must_be_over(token, now_ms());
+            }
+        }
         let leases = &self.leases;
-        let open: BTreeSet<_> =
-            leases.told.keys().filter(|token| !leases.ends.contains_key(token)).collect();
-        assert!(open.is_empty(), "never ended: {open:?}");
         let [filled, failed, invalidated, late] =
             [End::Filled, End::Failed, End::Invalidated, End::Late].map(|end| leases.count(end));
         let known = leases.ends.len();
@@ -607,10 +638,15 @@ impl<'a> World<'a> {
         let unheard = loads.checked_sub(known).expect("no load that the server does not count");
         assert!(unheard <= self.killed, "{unheard} loads were told to nobody");
         let causes = 1 + failed + invalidated + self.removed + late + unheard;
-        assert_eq!(loads, causes, "loads without a cause, or causes without a load");
+        let late_fills = leases.late_fills;
+        assert!(loads <= causes, "{loads} loads and {causes} causes");
+        assert!(
+            causes - loads <= late_fills,
+            "{causes} causes and {loads} loads, {late_fills} late"
+        );
         let names = ["fills", "failures", "refused"];
         let totals = names.map(|name| total(&mut self.control, name));
-        assert_eq!(totals, [filled, failed, self.refused]);
+        assert_eq!(totals, [filled + late_fills, failed, self.refused]);
     }
 }
 

@@ -874,9 +874,12 @@ fn config_gets_and_sets_the_settings_within_their_range() {
     let mut server = Server::start();
     let mut client = server.client();
     let settings = client.run("CONFIG GET corral.*");
-    assert_eq!(settings.items().len(), 8, "every setting");
+    assert_eq!(settings.items().len(), 14, "every setting");
     for (name, default, least, most) in [
+        ("corral.cache-late-bytes", "33554432", "0", "4398046511104"),
+        ("corral.cache-late-ms", "60000", "0", "4398046511104"),
         ("corral.fence-ttl-ms", "86400000", "1", "4398046511104"),
+        ("corral.task-groups", "256", "1", "1000000"),
         ("corral.task-lease-ms", "300000", "0", "4398046511104"),
         ("corral.task-tries", "20", "0", "1000000000"),
         ("corral.wake-bytes", "8388608", "1", "4294967296"),
@@ -1019,7 +1022,8 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
         ("LOCK.ACQUIRE job you 1000", int(0)),
         ("LOCK.RELEASE job me", int(1)),
         ("CACHE.GET k", bulk("v")),
-        ("CACHE.LOCK loading 1000 1000", simple("WAIT")),
+        // Who loads is forgotten.
+        ("CACHE.LOCK loading 1000 1000", simple("LOAD")),
         ("TASK.ACK tasks g 1-1", int(1)),
         ("TASK.PUBLISH tasks p UNIQUE u 600000", later.clone()),
         (&format!("TASK.CANCEL tasks {} {}", urgent.as_str(), later.as_str()), int(2)),

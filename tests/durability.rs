@@ -399,6 +399,7 @@ fn work_goes_on(server: &Server, tasks: &Tasks) {
     assert_eq!(c.run("LOCK.EXTEND job me 1000000"), int(1));
     assert_eq!(c.run("LOCK.RELEASE job me"), int(1));
     assert_eq!(c.run("CACHE.GET page"), bulk("text"));
+    assert_eq!(c.run("CACHE.LOCK slow 600000 600000"), simple("LOAD"), "its loader was forgotten");
     assert_eq!(c.run("CACHE.LOCK slow 1000 1000"), simple("WAIT"), "it is being loaded");
     assert_eq!(c.run("CACHE.SET slow text 600000"), ok());
     assert_eq!(c.run("CACHE.LOCK slow 1000 1000"), simple("LOAD"));

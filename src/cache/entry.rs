@@ -1,18 +1,22 @@
 //! A cached value and the record beside it, as they are stored: the string `key`, and the string
 //! `cachelock:{key}` while there is something to record.
 
-use super::rules::{Cached, Fetch, Lease, Record, Token, fetch, next_token};
-use super::{EXPIRED_LEASES, line};
+use super::EXPIRED_LEASES;
+use super::rules::{Cached, Fetch, Lease, REASON, Record, Token, fetch, next_token};
+use super::tokens::{self, Knowledge, Recorded};
 use crate::args::Argument;
 use crate::error::Error;
 use crate::keys::Prefix;
-use crate::server::{MainThread, Mode, OwnedStr, Reply, Server, Str, Type, words};
+use crate::server::{Key, MainThread, Mode, OwnedStr, Reply, Server, Str, Type, words};
 use crate::time::{Millis, UnixMs};
 use std::cell::Cell;
 
 /// Up to this length a string can have a compact form in memory, which looking at its bytes would
 /// undo.
 const COMPACT: usize = 128;
+
+/// How much longer the mark of a stale value has to last before the record is written anew for it.
+const RENEW: Millis = Millis(60 * 60 * 1000);
 
 /// The highest token given out by this process: two leases never share one.
 static LAST_TOKEN: MainThread<Cell<Token>> = MainThread::new(Cell::new(0));
@@ -28,6 +32,8 @@ pub struct Entry<'s> {
     pub record: Record,
     len: usize,
     stored: bool,
+    /// Until when a record that marks the value as stale is kept.
+    marked_until: Option<UnixMs>,
     now: UnixMs,
 }
 
@@ -44,29 +50,59 @@ impl<'s> Entry<'s> {
                 Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
             }
         };
-        let stored = match server.type_of(record_key.borrow()) {
-            Type::Absent => false,
-            Type::String => true,
-            Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
+        let (stored, marked_until, record) = {
+            let record = server.peek_key(record_key.borrow());
+            match record.kind() {
+                Type::Absent => (false, None, Record::default()),
+                Type::String => {
+                    let found = decode(&record);
+                    let marked_until = record.deadline().filter(|_| found.stale);
+                    (true, marked_until, found.at(now, cached))
+                }
+                Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
+            }
         };
-        let record = if stored {
-            let text = server.call(c"GET", Mode::Read, &[record_key.borrow()])?;
-            Record::decode(text.root().bytes()).at(now)
-        } else {
-            Record::default()
+        let entry =
+            Self { server, key, record_key, cached, record, len, stored, marked_until, now };
+        // What a master recorded counts on its replicas as it is.
+        Ok(if stored && server.is_master() { entry.into_known() } else { entry })
+    }
+
+    /// The entry as it counts by what this process knows of the record.
+    fn into_known(mut self) -> Self {
+        let record = std::mem::take(&mut self.record);
+        self.record = match tokens::knowledge(self.server, self.key, record.token) {
+            Knowledge::Known => record,
+            // Its slot came from another node, whose tokens are refused here; but whoever loads
+            // is not joined by another as long as it has not been told so.
+            Knowledge::Newer
+                if self.server.is_in_cluster() && matches!(record.lease, Lease::Loading(_)) =>
+            {
+                self.record = record;
+                if let Some(end) = self.record.end(self.cached, self.now) {
+                    tokens::moved_here(self.server, self.key, self.as_recorded(end));
+                }
+                return self;
+            }
+            Knowledge::Newer | Knowledge::Unknown => record.of_unknown(),
+            Knowledge::Void => return Self { record: record.ended(), ..self },
         };
-        if stored
-            && server.is_master()
-            && let Some(end) = end_of_record(cached, &record)
-        {
-            line::adopt(server, key, record.token, end);
+        if let Some(end) = self.record.end(self.cached, self.now) {
+            tokens::found(self.server, self.key, self.as_recorded(end));
         }
-        let mut entry = Self { server, key, record_key, cached, record, len, stored, now };
-        if line::is_void(server.db(), key.bytes(), entry.record.token) {
-            entry.record.lease = Lease::Open;
-            entry.record.stale = false;
+        self
+    }
+
+    fn as_recorded(&self, end: UnixMs) -> Recorded {
+        Recorded {
+            token: self.record.token,
+            end: self.server.moment_past(end),
+            marked: self.record.stale,
+            deadline: match self.cached {
+                Cached::Absent => None,
+                Cached::Until(end) => end,
+            },
         }
-        Ok(entry)
     }
 
     /// What a caller is told for whom a value with `stale` left to live is stale.
@@ -74,17 +110,28 @@ impl<'s> Entry<'s> {
         fetch(self.cached, &self.record, stale, self.now)
     }
 
-    /// The value, as a reply. `None` where it went in this very moment.
+    /// The value, as a reply. `None` where there is none, or it went in this very moment.
     pub fn value(&self) -> Result<Option<Reply<'s>>, Error> {
         match self.cached {
-            Cached::Absent => Ok(None),
-            Cached::Until(_) => string(self.server, self.key, self.len),
+            Cached::Until(_) => untracked(self.server, self.key, self.len),
+            Cached::Absent => {
+                // The server counts the miss as well.
+                self.server.read_key(self.key);
+                Ok(None)
+            }
         }
     }
 
     /// A copy of the value, to be kept.
     pub fn copy(&self) -> Result<Option<OwnedStr>, Error> {
-        let value = self.server.call(c"GET", Mode::Read, &[self.key])?;
+        if self.cached == Cached::Absent {
+            return Ok(None);
+        }
+        if has_no_compact_form(self.server, self.len) {
+            let value = self.server.read_key(self.key);
+            return Ok((value.kind() == Type::String).then(|| value.copy()));
+        }
+        let value = self.server.call(c"GETEX", Mode::Read, &[self.key])?;
         Ok((!value.root().is_null()).then(|| OwnedStr::new(value.root().bytes())))
     }
 
@@ -96,7 +143,7 @@ impl<'s> Entry<'s> {
         let record = Record { lease: Lease::Loading(until), token, stale: self.record.stale };
         self.store(record, Mode::WriteAsScript)?;
         LAST_TOKEN.get().set(token);
-        if line::lent(self.server, self.key, token, self.now, until) {
+        if tokens::lent(self.server, self.key, token, until) {
             EXPIRED_LEASES.add(1);
         }
         Ok(token)
@@ -104,35 +151,33 @@ impl<'s> Entry<'s> {
 
     /// Writes the record, or removes one that says nothing.
     pub fn store(&mut self, record: Record, mode: Mode) -> Result<(), Error> {
-        if record.is_empty() {
+        let Some(end) = record.end(self.cached, self.now) else {
             self.record = record;
             return self.forget();
-        }
-        let end = end_of_record(self.cached, &record).unwrap_or(self.now);
+        };
         let (text, at) = (OwnedStr::new(&record.encode()), OwnedStr::number(end.0));
         let args = [self.record_key.borrow(), text.borrow(), words().pxat(), at.borrow()];
         self.server.call(c"SET", mode, &args)?;
-        if !matches!(record.lease, Lease::Loading(_)) {
-            line::adopt(self.server, self.key, record.token, end);
-        }
         self.stored = true;
         self.record = record;
+        tokens::recorded(self.server, self.key, self.as_recorded(end));
         Ok(())
     }
 
-    /// Removes the record of a lease, whatever the key holds.
-    pub fn drop_record(server: &Server, key: Str<'_>, token: Token) -> Result<(), Error> {
+    /// Removes the record of a value that somebody else wrote, whatever the value is now.
+    pub fn remove_void_record(server: &Server, key: Str<'_>) -> Result<(), Error> {
         let record_key = server.key_of(Prefix::CacheLock, key)?;
-        if server.type_of(record_key.borrow()) != Type::String {
-            return Ok(());
-        }
-        let same = {
-            let text = server.call(c"GET", Mode::Read, &[record_key.borrow()])?;
-            Record::decode(text.root().bytes()).token == token
+        let token = {
+            let record = server.peek_key(record_key.borrow());
+            (record.kind() == Type::String).then(|| decode(&record).token)
         };
-        if same {
+        // Another one can have come in its place.
+        if let Some(token) = token
+            && tokens::knowledge(server, key, token) == Knowledge::Void
+        {
             server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
         }
+        tokens::no_record(server, key);
         Ok(())
     }
 
@@ -144,7 +189,27 @@ impl<'s> Entry<'s> {
         }
         self.record.lease = Lease::Open;
         self.record.stale = false;
+        tokens::no_record(self.server, self.key);
         Ok(())
+    }
+
+    /// Sees to it that the mark of a stale value lasts as long as the value, whose time-to-live others
+    /// can have changed, and no longer.
+    pub fn keep_mark(&mut self, mode: Mode) -> Result<(), Error> {
+        let Some(until) = self.marked_until else { return Ok(()) };
+        let lasts = |end: UnixMs| until.0.saturating_add(RENEW.0) >= end.0;
+        match self.record.end(self.cached, self.now) {
+            Some(end) if self.record.stale && lasts(end) => Ok(()),
+            _ => self.store(self.record.clone(), mode),
+        }
+    }
+
+    /// As [`Entry::keep_mark`], for a look that only reads: where the server refuses to write, the next
+    /// look tries again.
+    pub fn renew_mark(&mut self) {
+        if self.server.is_master() && self.keep_mark(Mode::WriteAsScript).is_err() {
+            self.marked_until = None;
+        }
     }
 
     /// When a lease or back-off of `span` that begins now ends.
@@ -162,21 +227,29 @@ impl<'s> Entry<'s> {
         self.len
     }
 
-    /// Replaces the lease; a value that was invalidated softly stays so.
-    pub fn set_lease(&mut self, lease: Lease) -> Result<(), Error> {
-        let stale = self.record.stale && self.cached != Cached::Absent;
-        self.store(Record { lease, token: self.record.token, stale }, Mode::Write)
+    /// Replaces the lease, or the record of one that has ended; a value that was invalidated softly
+    /// stays so.
+    pub fn set_lease(&mut self, token: Token, lease: Lease) -> Result<(), Error> {
+        self.store(Record { lease, token, stale: self.record.stale }, Mode::Write)
+    }
+
+    /// A value was stored that expires at `end`, and whoever loads goes on.
+    pub fn replaced(&mut self, end: UnixMs) -> Result<(), Error> {
+        self.cached = Cached::Until(Some(end));
+        if !self.record.stale {
+            return Ok(());
+        }
+        self.store(Record { stale: false, ..self.record.clone() }, Mode::Write)
     }
 }
 
-/// Until when a record says something: the end of the lease or back-off, and of a value that was
-/// invalidated softly.
-fn end_of_record(cached: Cached, record: &Record) -> Option<UnixMs> {
-    let value_end = match cached {
-        Cached::Until(end) if record.stale => end,
-        _ => None,
-    };
-    record.until().into_iter().chain(value_end).max()
+/// Reads the record that an open key holds. What is longer than any record says nothing.
+fn decode(record: &Key<'_>) -> Record {
+    const LONGEST: usize = 128 + REASON;
+    if record.len() > LONGEST {
+        return Record::default();
+    }
+    Record::decode(record.copy().borrow().bytes())
 }
 
 /// The value at `key` if it is fresh and nothing is recorded beside it, which is what most callers
@@ -191,21 +264,39 @@ pub fn plainly_fresh<'s>(
     if server.type_of(record_key.borrow()) != Type::Absent {
         return Ok(None);
     }
-    let value = server.peek_key(key);
-    let lasts = stale == Millis(0)
-        || value.deadline().is_none_or(|end| end.0.saturating_sub(server.now().0) > stale.0);
-    match (value.kind(), value.len()) {
-        (Type::String, len) if lasts && len > COMPACT => Ok(Some(Reply::Value(value))),
-        (Type::String, len) if lasts => {
-            drop(value);
-            string(server, key, len)
+    let len = {
+        let value = server.peek_key(key);
+        let lasts = stale == Millis(0)
+            || value.deadline().is_none_or(|end| end.0.saturating_sub(server.now().0) > stale.0);
+        if value.kind() != Type::String || !lasts {
+            return Ok(None);
         }
-        _ => Ok(None),
-    }
+        value.len()
+    };
+    untracked(server, key, len)
 }
 
-/// The string at `key`, whose length was found to be `len`. It counts as one read in the server's
-/// own statistics. `None` where it went in this very moment.
+/// Whether a string of this length can be looked at in the server's memory.
+fn has_no_compact_form(server: &Server, len: usize) -> bool {
+    // On a replica in a cluster there is no other way, and its memory is not the data's own.
+    len > COMPACT || server.is_cluster_replica()
+}
+
+/// The string at `key`, whose length was found to be `len`, for a command that is not `readonly`. It
+/// counts as one read in the server's own statistics, a hit or a miss. No client that tracks keys is
+/// registered for it: a long string is not read by an inner command, and GETEX, which changes nothing
+/// without options, is not `readonly` either. `None` where there is no string.
+fn untracked<'s>(server: &'s Server, key: Str<'s>, len: usize) -> Result<Option<Reply<'s>>, Error> {
+    if has_no_compact_form(server, len) {
+        let key = server.read_key(key);
+        return Ok((key.kind() == Type::String).then_some(Reply::Value(key)));
+    }
+    let value = server.call(c"GETEX", Mode::ReadForward, &[key])?;
+    Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
+}
+
+/// As [`untracked`], for a command that is `readonly`, so that the server registers its client
+/// anyway.
 pub fn string<'s>(
     server: &'s Server,
     key: Str<'s>,

@@ -1,8 +1,8 @@
 //! CACHE.EXTEND
 
 use super::entry::Entry;
-use super::line;
 use super::rules::{Lease, Token};
+use super::{line, tokens};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -10,7 +10,7 @@ use crate::server::{Reply, Server, Str};
 use crate::time::Millis;
 
 /// `CACHE.EXTEND key token lease_ms` replies 1 and lets the loader's lease end `lease_ms` from now
-/// if the token is current, else 0.
+/// if the token is that of the lease, else 0. A lease that has ended is not extended.
 pub struct Extend;
 
 /// The arguments of CACHE.EXTEND.
@@ -23,7 +23,7 @@ pub struct Request<'a> {
 impl Command for Extend {
     const SPEC: Spec = Spec {
         name: c"cache.extend",
-        summary: c"Starts the lease of a loader anew, if its token is current.",
+        summary: c"Starts the lease of a loader anew, if it has not ended.",
         complexity: c"O(1)",
         since: c"0.1.0",
         arity: 4,
@@ -48,8 +48,8 @@ impl Command for Extend {
             return Ok(Reply::Integer(0));
         }
         let until = entry.end_of(lease);
-        entry.set_lease(Lease::Loading(until))?;
-        line::moved(server, key, until);
+        entry.set_lease(token, Lease::Loading(until))?;
+        tokens::extended(server, key, until);
         line::serve_now(server, key);
         Ok(Reply::Integer(1))
     }

@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::rules::{Lease, REASON, Token};
-use super::{FAILURES, line};
+use super::{FAILURES, line, tokens};
 use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -62,7 +62,10 @@ impl Command for Fail {
         let Request { key, token, backoff, reason } = request;
         server.refuse_while_slot_moves(key)?;
         let mut entry = Entry::of(server, key)?;
-        if !entry.record.is_current(token) {
+        if !tokens::is_newest(server, key, token) {
+            if tokens::disown(server, key, token) {
+                line::serve_now(server, key);
+            }
             return Ok(Reply::Integer(0));
         }
         let lease = match backoff {
@@ -72,8 +75,8 @@ impl Command for Fail {
                 Lease::BackingOff(entry.end_of(span), reason)
             }
         };
-        line::ended(server, key);
-        entry.set_lease(lease)?;
+        entry.set_lease(token, lease)?;
+        tokens::gave_up(server, key);
         FAILURES.add(1);
         line::serve_now(server, key);
         Ok(Reply::Integer(1))

@@ -21,7 +21,7 @@ use crate::waiting::{Address, Waiter};
 /// stale one is there. A value with at most STALE ms to live is stale.
 ///
 /// It is not flagged as writing: only LOAD writes, so HIT and STALE go on where the server refuses
-/// writes.
+/// writes. It does not register the key for client-side caching.
 pub struct Fetch;
 
 /// The arguments of CACHE.FETCH.
@@ -93,7 +93,11 @@ impl Command for Fetch {
             line::serve_now(server, key);
             entry = Entry::of(server, key)?;
         }
-        match entry.fetch(wish.stale) {
+        let told = entry.fetch(wish.stale);
+        if told == Told::Stale {
+            entry.renew_mark();
+        }
+        match told {
             Told::Load | Told::Hit => {
                 server.refuse_while_slot_moves(key)?;
                 let token = entry.lend(wish.lease)?;
@@ -102,7 +106,11 @@ impl Command for Fetch {
                 let old = entry.value()?.unwrap_or(Reply::Null);
                 return Ok(answer(c"LOAD", old, Reply::Integer(token)));
             }
-            Told::Fail => return Ok(answer(c"FAIL", line::reason(&entry), Reply::Null)),
+            Told::Fail => {
+                // Counts the miss.
+                entry.value()?;
+                return Ok(answer(c"FAIL", line::reason(&entry), Reply::Null));
+            }
             Told::Stale if !wish.fresh || entry.is_backing_off() => {}
             Told::Stale | Told::Wait => {
                 if let Some(patience) = patience.filter(|_| server.may_block()) {
@@ -113,6 +121,10 @@ impl Command for Fetch {
                         Waiter::<Caches>::join(server, key, address, None, patience, wish, || {})?;
                     if joined.is_some() {
                         WAITS.add(1);
+                        if told == Told::Wait {
+                            // Counts the miss.
+                            entry.value()?;
+                        }
                         line::await_end(server, key, &entry);
                         return Ok(Reply::Later);
                     }

@@ -1,8 +1,8 @@
 //! CACHE.INVALIDATE
 
 use super::entry::Entry;
-use super::line;
 use super::rules::{Cached, Lease, Record};
+use super::{line, tokens};
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -52,7 +52,7 @@ impl Command for Invalidate {
         let mut entry = Entry::of(server, key)?;
         let had_value = entry.cached != Cached::Absent;
         let had_lease = matches!(entry.record.lease, Lease::Loading(_));
-        line::ended(server, key);
+        tokens::ended(server, key);
         match stale.filter(|_| had_value) {
             None => {
                 if had_value {

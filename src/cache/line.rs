@@ -1,23 +1,20 @@
-//! Clients that wait for a value, and what this process remembers of the leases it gave out.
+//! Clients that wait for a value.
 //!
 //! A line is served by asking for its first what FETCH would tell it now. After a fill everybody
 //! who waited gets the same held value, in waves under a budget of bytes, whatever happens to the
 //! key meanwhile.
-//!
-//! A foreign write or delete of the value ends its lease. The event callback, which may not write,
-//! marks the lease as void; the timer removes its record right after.
 
 use super::entry::Entry;
-use super::rules::{Fetch, Lease, Token};
-use super::{COALESCED, HANDOFFS, LOADS, STALE, WAIT_TIMEOUTS, stats};
+use super::rules::{Fetch, Lease};
+use super::{COALESCED, HANDOFFS, LOADS, STALE, WAIT_TIMEOUTS, stats, tokens};
 use crate::args::Argument;
 use crate::error::Error;
-use crate::server::events::{self, KeyEvent, subscribe};
-use crate::server::{MainThread, OwnedStr, Reply, Server, Str};
-use crate::time::{Millis, UnixMs};
+use crate::server::acl::Permission;
+use crate::server::{MainThread, Mode, OwnedStr, Reply, Server, Str};
+use crate::time::Millis;
 use crate::waiting::{self, Address, Budget, Hall, Lines, Place, Queue, Waiter, Why, no_lines};
-use std::cell::{LazyCell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// The family of clients that wait for values.
@@ -36,15 +33,6 @@ pub struct Wish {
 /// Database and key of a value.
 type Name = (i32, Box<[u8]>);
 
-/// A record that a foreign write voids: of a lease, or of a soft invalidation.
-struct Lent {
-    token: Token,
-    /// When this process gave out the lease.
-    since: Option<UnixMs>,
-    until: UnixMs,
-    void: bool,
-}
-
 /// A fill that is still being handed out.
 struct Held {
     value: Rc<OwnedStr>,
@@ -52,17 +40,9 @@ struct Held {
     last: Place,
 }
 
-#[derive(Default)]
-struct Memory {
-    lent: HashMap<Name, Lent>,
-    ends: BTreeSet<(UnixMs, Name)>,
-    void: Vec<Name>,
-    held: HashMap<Name, Held>,
-}
-
 static HALL: Lines<Caches> = no_lines();
-static MEMORY: MainThread<LazyCell<RefCell<Memory>>> =
-    MainThread::new(LazyCell::new(RefCell::default));
+static HELD: MainThread<RefCell<BTreeMap<Name, Held>>> =
+    MainThread::new(RefCell::new(BTreeMap::new()));
 
 impl Queue for Caches {
     type Request = Wish;
@@ -72,7 +52,7 @@ impl Queue for Caches {
     }
 
     fn nothing(server: &Server, waiter: &Waiter<Self>) -> Reply<'static> {
-        if waiter.request.fresh {
+        if waiter.request.fresh && waiter.permission(server) == Permission::Granted {
             // The wait is over: what is there will do.
             let key = OwnedStr::new(&waiter.address.name);
             let value = Entry::of(server, key.borrow()).and_then(|entry| entry.copy());
@@ -99,34 +79,12 @@ impl Queue for Caches {
     fn left(_server: &Server, waiter: &Waiter<Self>, why: Why) {
         let Address { db, name, .. } = &waiter.address;
         if HALL.get().borrow().len_of(*db, name, b"") == 0 {
-            MEMORY.get().borrow_mut().held.remove(&(*db, name.clone()));
+            HELD.get().borrow_mut().remove(&(*db, name.clone()));
         }
         if why == Why::TimedOut {
             WAIT_TIMEOUTS.add(1);
         }
     }
-}
-
-/// The events that matter here.
-pub const EVENTS: i32 = events::KEYS | events::STRINGS;
-
-/// See [`crate::family::Family::key_changed`].
-pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
-    // That a value expires or is evicted, or lives longer or shorter, is no news for its loader.
-    if event.own || matches!(event.name, b"expired" | b"evicted" | b"expire" | b"persist") {
-        return;
-    }
-    let mut memory = MEMORY.get().borrow_mut();
-    if memory.lent.is_empty() {
-        return;
-    }
-    let name = (server.db(), Box::from(event.key));
-    let Some(lent) = memory.lent.get_mut(&name) else { return };
-    if !std::mem::replace(&mut lent.void, true) {
-        memory.void.push(name);
-    }
-    drop(memory);
-    waiting::settle(server);
 }
 
 /// `[status, value, token]`
@@ -146,7 +104,7 @@ fn serve_line(server: &Server, db: i32, key: Str<'_>, budget: &mut Budget) -> Re
             return Ok(());
         }
         let Some(first) = Waiter::<Caches>::first(db, key.bytes(), b"") else {
-            MEMORY.get().borrow_mut().held.remove(&(db, key.bytes().into()));
+            HELD.get().borrow_mut().remove(&(db, key.bytes().into()));
             return Ok(());
         };
         if !first.is_permitted(server, budget) {
@@ -208,16 +166,16 @@ pub fn reason(entry: &Entry<'_>) -> Reply<'static> {
 /// The value that whoever stands at `place` gets from a fill. Everybody before has got it, so for
 /// somebody who came after the fill it is over.
 fn held_for(db: i32, key: &[u8], place: Place) -> Option<Rc<OwnedStr>> {
-    let mut memory = MEMORY.get().borrow_mut();
-    if memory.held.is_empty() {
+    let mut all = HELD.get().borrow_mut();
+    if all.is_empty() {
         return None;
     }
     let name: Name = (db, key.into());
-    let held = memory.held.get(&name)?;
+    let held = all.get(&name)?;
     if place <= held.last {
         return Some(held.value.clone());
     }
-    memory.held.remove(&name);
+    all.remove(&name);
     None
 }
 
@@ -228,7 +186,7 @@ fn hold(db: i32, key: &[u8], value: OwnedStr) {
     }
     let last = HALL.get().borrow().last_place();
     let held = Held { value: Rc::new(value), last };
-    MEMORY.get().borrow_mut().held.insert((db, key.into()), held);
+    HELD.get().borrow_mut().insert((db, key.into()), held);
 }
 
 /// Whether somebody waits for the value.
@@ -267,131 +225,40 @@ pub fn serve_now(server: &Server, key: Str<'_>) {
     waiting::settle(server);
 }
 
-impl Memory {
-    /// Remembers a record until a minute after its end.
-    fn remember(&mut self, name: Name, lent: Lent, now: UnixMs) -> Option<Lent> {
-        while let Some((end, _)) = self.ends.first()
-            && end.0.saturating_add(60_000) < now.0
-        {
-            let Some((end, name)) = self.ends.pop_first() else { break };
-            if self.lent.get(&name).is_some_and(|lent| lent.until == end) {
-                self.lent.remove(&name);
-            }
-        }
-        self.ends.insert((lent.until, name.clone()));
-        let before = self.lent.insert(name.clone(), lent);
-        if let Some(before) = &before
-            && self.lent.get(&name).is_some_and(|lent| lent.until != before.until)
-        {
-            self.ends.remove(&(before.until, name));
-        }
-        before
-    }
+/// How many values the timer looks at in one step.
+const STEP: usize = 128;
 
-    fn forget(&mut self, name: &Name) -> Option<Lent> {
-        let lent = self.lent.remove(name)?;
-        self.ends.remove(&(lent.until, name.clone()));
-        Some(lent)
-    }
-}
-
-/// A lease was given out. True if it follows one that ended by its time.
-pub fn lent(server: &Server, key: Str<'_>, token: Token, now: UnixMs, until: UnixMs) -> bool {
-    subscribe(server, EVENTS);
-    let name = (server.db(), key.bytes().into());
-    let lent = Lent { token, since: Some(now), until, void: false };
-    let before = MEMORY.get().borrow_mut().remember(name, lent, now);
-    before.is_some_and(|before| before.since.is_some() && before.until < now && !before.void)
-}
-
-/// A record was read, or made, that a foreign write is to void, though no lease was given out
-/// here: it was there before a restart or a promotion, or tells of a soft invalidation.
-pub fn adopt(server: &Server, key: Str<'_>, token: Token, until: UnixMs) {
-    let name: Name = (server.db(), key.bytes().into());
-    let mut memory = MEMORY.get().borrow_mut();
-    if memory.lent.get(&name).is_none_or(|lent| lent.token != token) {
-        let lent = Lent { token, since: None, until, void: false };
-        memory.remember(name, lent, server.now());
-        drop(memory);
-        subscribe(server, EVENTS);
-    }
-}
-
-/// The end of a lease was moved.
-pub fn moved(server: &Server, key: Str<'_>, until: UnixMs) {
-    let mut memory = MEMORY.get().borrow_mut();
-    let name: Name = (server.db(), key.bytes().into());
-    if let Some(lent) = memory.lent.get_mut(&name) {
-        let before = std::mem::replace(&mut lent.until, until);
-        memory.ends.remove(&(before, name.clone()));
-        memory.ends.insert((until, name));
-    }
-}
-
-/// A lease ended: by a fill, a failure or an invalidation. How long it lasted, if that is known.
-pub fn ended(server: &Server, key: Str<'_>) -> Option<Millis> {
-    let mut memory = MEMORY.get().borrow_mut();
-    if memory.lent.is_empty() {
-        return None;
-    }
-    let lent = memory.forget(&(server.db(), key.bytes().into()))?;
-    Some(Millis(server.now().0.saturating_sub(lent.since?.0).max(0)))
-}
-
-/// Whether a foreign write ended the lease that a record tells of.
-pub fn is_void(db: i32, key: &[u8], token: Token) -> bool {
-    let memory = MEMORY.get().borrow();
-    if memory.void.is_empty() {
-        return false;
-    }
-    memory.lent.get(&(db, key.into())).is_some_and(|lent| lent.void && lent.token == token)
-}
-
-/// Whether records of void leases are still there.
-pub fn has_void() -> bool {
-    !MEMORY.get().borrow().void.is_empty()
-}
-
-/// Removes the records of void leases and serves those who wait. Called by the timer.
-pub fn drop_void(server: &Server) {
-    let void = std::mem::take(&mut MEMORY.get().borrow_mut().void);
-    for name in void {
-        let token = {
-            let mut memory = MEMORY.get().borrow_mut();
-            // A new lease can have been given out since.
-            match memory.lent.get(&name).filter(|lent| lent.void).map(|lent| lent.token) {
-                Some(token) => {
-                    memory.forget(&name);
-                    Some(token)
-                }
-                None => None,
-            }
-        };
-        let (db, key) = name;
+/// Looks at values that others wrote or removed, or gave another time-to-live: removes their records,
+/// serves those who wait. Called by the timer; what is left, or was refused, has another turn.
+pub fn look_at_changed(server: &Server) {
+    for _ in 0..STEP.min(tokens::changed()) {
+        let Some((db, name, void)) = tokens::next_changed() else { continue };
         server.select(db);
-        let key_name = OwnedStr::new(&key);
-        if let Some(token) = token
-            && Entry::drop_record(server, key_name.borrow(), token).is_ok()
-            && let Ok(Some(value)) = Entry::of(server, key_name.borrow()).and_then(|e| e.copy())
-        {
+        let key = OwnedStr::new(&name);
+        let key = key.borrow();
+        if void {
+            if Entry::remove_void_record(server, key).is_err() {
+                // A record that is still there is as void as before.
+                tokens::look_later(server, key);
+                continue;
+            }
             // Whoever waits gets the value that was written, or loads.
-            hold(db, &key, value);
+            if !is_empty(server, key)
+                && let Ok(Some(value)) = Entry::of(server, key).and_then(|entry| entry.copy())
+            {
+                hold(db, &name, value);
+            }
+        } else if let Ok(mut entry) = Entry::of(server, key)
+            && entry.keep_mark(Mode::Write).is_err()
+        {
+            tokens::look_later(server, key);
         }
-        HALL.get().borrow_mut().disturb(db, &key);
+        HALL.get().borrow_mut().disturb(db, &name);
     }
-}
-
-/// Databases were flushed, swapped or loaded; none named means all of them.
-pub fn databases_changed(dbs: &[i32]) {
-    let mut memory = MEMORY.get().borrow_mut();
-    let stays = |db: &i32| !dbs.is_empty() && !dbs.contains(db);
-    memory.lent.retain(|(db, _), _| stays(db));
-    memory.ends.retain(|(_, (db, _))| stays(db));
-    memory.void.retain(|(db, _)| stays(db));
 }
 
 /// The module is unloaded.
 pub fn forget() {
     HALL.get().take();
-    MEMORY.get().take();
+    HELD.get().take();
 }

@@ -4,10 +4,12 @@
 //! loading backs off, and while the value is to be refreshed whatever its time-to-live says, the
 //! string `cachelock:{key}` tells so: see [`rules::Record`].
 //!
-//! Invariants: a value has at most one current lease; whoever stores with a token that is not
-//! current changes nothing; of all who wait, one is told to load, and a fill answers them all.
+//! Invariants: a value has at most one lease that runs; a value is never replaced by one whose load
+//! began before it was stored, written or invalidated; of all who wait, one is told to load, and a
+//! fill answers them all.
 //!
-//! [`rules`] decides, [`entry`] stores, [`line`] lets clients wait, [`stats`] counts.
+//! [`rules`] decides, [`entry`] stores, [`tokens`] knows what can still be stored, [`line`] lets clients
+//! wait, [`stats`] counts.
 
 mod entry;
 pub mod extend;
@@ -22,6 +24,7 @@ pub mod mget;
 mod rules;
 pub mod set;
 mod stats;
+mod tokens;
 
 pub use line::Caches;
 
@@ -65,17 +68,20 @@ pub const FAMILY: Family = Family {
     gauge: c"cache_waiters",
     waiters: || Caches::hall().borrow().len(),
     next_look: |now| {
-        line::has_void().then_some(now).or_else(|| Caches::hall().borrow().next_look(now))
+        let changed = tokens::next_look(now);
+        changed.into_iter().chain(Caches::hall().borrow().next_look(now)).min()
     },
     look_again: |server, budget| {
-        line::drop_void(server);
+        line::look_at_changed(server);
         serve_restless::<Caches>(server, budget);
     },
-    key_changed: line::key_changed,
+    periodic: tokens::periodic,
+    key_changed: tokens::key_changed,
     disturb: |dbs| Caches::hall().borrow_mut().disturb_databases(dbs),
-    databases_changed: line::databases_changed,
+    databases_changed: tokens::databases_changed,
     forget: || {
         line::forget();
+        tokens::forget();
         stats::forget();
     },
 };

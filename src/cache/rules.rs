@@ -7,7 +7,7 @@
 //! none of this is the case: a warm value has nothing beside it.
 
 use crate::args::integer;
-use crate::time::{Millis, UnixMs};
+use crate::time::{Millis, Moment, UnixMs};
 
 /// Names one lease on one value. Tokens of a value rise.
 pub type Token = i64;
@@ -44,28 +44,53 @@ pub struct Record {
     pub stale: bool,
 }
 
+/// How long the mark that a value is stale is kept beyond the value's end.
+pub const MARK: Millis = Millis(24 * 60 * 60 * 1000);
+
 /// How much of a failure's reason is kept, in bytes.
 pub const REASON: usize = 1024;
 
 impl Record {
-    /// The record as it counts at `now`: a lease or back-off that is over is open.
-    pub fn at(mut self, now: UnixMs) -> Self {
+    /// The record as it counts at `now` beside this value: a lease or back-off that has expired is
+    /// open, and where there is no value nothing is stale.
+    pub fn at(mut self, now: UnixMs, cached: Cached) -> Self {
         if let Lease::Loading(until) | Lease::BackingOff(until, _) = self.lease
             && until < now
         {
             self.lease = Lease::Open;
         }
+        self.stale &= cached != Cached::Absent;
         self
+    }
+
+    /// The record of a lease that this process does not know: one from before a restart or a
+    /// promotion. Nobody can store with it, so somebody else may load at once.
+    pub fn of_unknown(mut self) -> Self {
+        if let Lease::Loading(_) = self.lease {
+            self.lease = Lease::Open;
+        }
+        self
+    }
+
+    /// The record after somebody else wrote or removed the value.
+    pub fn ended(self) -> Self {
+        Self { token: self.token, ..Self::default() }
+    }
+
+    /// Until when the record is kept beside this value. A mark that the value is stale outlives the
+    /// value's time-to-live as it is now, because others can prolong that.
+    pub fn end(&self, cached: Cached, now: UnixMs) -> Option<UnixMs> {
+        let mark = match cached {
+            Cached::Until(end) if self.stale => Some(end.unwrap_or(now)),
+            _ => None,
+        };
+        let end = self.until().into_iter().chain(mark).max()?;
+        Some(if mark.is_some() { UnixMs(end.0.saturating_add(MARK.0)) } else { end })
     }
 
     /// Whether `token` names the lease that is current.
     pub fn is_current(&self, token: Token) -> bool {
         matches!(self.lease, Lease::Loading(_)) && self.token == token
-    }
-
-    /// Whether the record says anything at all.
-    pub fn is_empty(&self) -> bool {
-        self.lease == Lease::Open && !self.stale
     }
 
     /// When the lease or back-off ends.
@@ -109,6 +134,85 @@ impl Record {
             _ => return None,
         };
         Some(Self { lease, token, stale })
+    }
+}
+
+/// How many tokens of a value can be good at once: the last ones that were given out.
+pub const TOKENS: usize = 16;
+
+/// The tokens with which a value can still be stored: the last [`TOKENS`] that were given out for it,
+/// as far as they are above its floor and their loaders have not given up.
+///
+/// The end of a lease does not touch its token, it only lets somebody else load as well: a load that
+/// takes longer than its lease is still stored. What raises the floor is a store, to the token it was
+/// made with, and whatever else changes the value, to the newest token. So a value is never replaced
+/// by one whose load began earlier.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    newest: Token,
+    /// Those above the floor, rising; with each, when it was given out, unless its loader gave up.
+    given: Vec<(Token, Option<Moment>)>,
+}
+
+impl Tokens {
+    /// For a record that was made without a lease, or before this process knew the value: no token
+    /// is good.
+    pub fn of_record(token: Token) -> Self {
+        Self { newest: token, given: Vec::new() }
+    }
+
+    /// Gives out a token, which is above all others.
+    pub fn give(&mut self, token: Token, now: Moment) {
+        if self.given.len() >= TOKENS {
+            self.given.remove(0);
+        }
+        self.newest = token;
+        self.given.reserve_exact(1);
+        self.given.push((token, Some(now)));
+    }
+
+    /// The last token that was given out, good or not.
+    pub fn newest(&self) -> Token {
+        self.newest
+    }
+
+    /// When a token was given out, if it is good.
+    pub fn given(&self, token: Token) -> Option<Moment> {
+        self.given.iter().find(|(given, _)| *given == token)?.1
+    }
+
+    /// Whether a token is good and the newest: only that loader can give up or ask for more time.
+    pub fn is_newest(&self, token: Token) -> bool {
+        self.newest == token && self.given(token).is_some()
+    }
+
+    /// A value was stored with this token, which was good. True if it is the newest; otherwise the
+    /// newest loader goes on, and may store as well.
+    pub fn stored(&mut self, token: Token) -> bool {
+        self.given.retain(|(given, _)| *given > token);
+        self.newest == token
+    }
+
+    /// The newest loader has given up. Others may still store.
+    pub fn gave_up(&mut self) {
+        if let Some((_, given)) = self.given.last_mut() {
+            *given = None;
+        }
+    }
+
+    /// Somebody else stored, removed or invalidated the value: no token is good.
+    pub fn end_all(&mut self) {
+        self.given = Vec::new();
+    }
+
+    /// Whether no token is good.
+    pub fn are_over(&self) -> bool {
+        self.given.iter().all(|(_, given)| given.is_none())
+    }
+
+    /// The bytes that this takes, beside itself.
+    pub fn size(&self) -> usize {
+        self.given.capacity() * size_of::<(Token, Option<Moment>)>()
     }
 }
 

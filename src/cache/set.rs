@@ -2,8 +2,8 @@
 
 use super::entry::Entry;
 use super::rules::{Cached, Token, jitter};
-use super::{FILLS, LOAD_MS, REFUSED, line, stats};
-use crate::args::{Args, Argument, Parsed};
+use super::{FILLS, LOAD_MS, REFUSED, line, stats, tokens};
+use crate::args::{Args, Argument};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, words};
@@ -12,8 +12,10 @@ use crate::time::Millis;
 /// `CACHE.SET key value ttl_ms [TOKEN token] [NX] [JITTER percent]` stores a value for `ttl_ms`,
 /// ends the loader's lease in the same step, answers all who wait for the value, and replies OK.
 ///
-/// With TOKEN it stores only while that lease is current, with NX only if there is no value; else
-/// the reply is nil and nothing has changed. JITTER shortens the time-to-live at random, by up to
+/// With TOKEN it stores only what nothing newer has replaced: no value whose load began later, and no
+/// write, delete or invalidation by others; the lease itself can have ended, and if somebody else
+/// loads by then, that lease goes on. With NX it stores only if there is no value. Otherwise the reply
+/// is nil and nothing has changed. JITTER shortens the time-to-live at random, by up to
 /// `percent`.
 pub struct Set;
 
@@ -21,7 +23,7 @@ pub struct Set;
 pub struct Request<'a> {
     key: Str<'a>,
     value: Str<'a>,
-    ttl: Parsed<Str<'a>, Millis>,
+    ttl: Millis,
     token: Option<Token>,
     if_absent: bool,
     jitter: i64,
@@ -50,7 +52,7 @@ impl Command for Set {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        let (key, value, ttl) = (args.name()?, args.any()?, args.lifetime()?);
+        let (key, value, ttl) = (args.name()?, args.any()?, args.lifetime()?.value);
         let (mut token, mut if_absent, mut jitter) = (None, false, None);
         while let Some(option) = args.keyword() {
             if option.is("TOKEN") && token.is_none() {
@@ -70,24 +72,31 @@ impl Command for Set {
         let Request { key, value, ttl, token, if_absent, jitter: percent } = request;
         server.refuse_while_slot_moves(key)?;
         let mut entry = Entry::of(server, key)?;
-        if token.is_some_and(|token| !entry.record.is_current(token)) {
+        if token.is_some_and(|token| !tokens::is_good(server, key, token)) {
             REFUSED.add(1);
+            if token.is_some_and(|token| tokens::disown(server, key, token)) {
+                line::serve_now(server, key);
+            }
             return Ok(Reply::Null);
         }
         if if_absent && entry.cached != Cached::Absent {
             return Ok(Reply::Null);
         }
-        let shortened;
-        let ttl = if percent == 0 {
-            ttl.arg
-        } else {
-            shortened = OwnedStr::number(jitter(ttl.value, percent, server.random()).0);
-            shortened.borrow()
+        let ttl = if percent == 0 { ttl } else { jitter(ttl, percent, server.random()) };
+        let end = entry.end_of(ttl);
+        let at = OwnedStr::number(end.0);
+        server.call(c"SET", Mode::Write, &[key, value, words().pxat(), at.borrow()])?;
+        let (is_newest, took) = match token {
+            Some(token) => tokens::stored(server, key, token, end),
+            None => (true, tokens::ended(server, key)),
         };
-        server.call(c"SET", Mode::Write, &[key, value, words().px(), ttl])?;
-        entry.forget()?;
+        if is_newest {
+            entry.forget()?
+        } else {
+            entry.replaced(end)?
+        }
         FILLS.add(1);
-        if let Some(took) = line::ended(server, key) {
+        if let Some(took) = took {
             LOAD_MS.add(took.0 as u64);
             stats::loaded(server.db(), key.bytes(), took.0 as u64);
         }

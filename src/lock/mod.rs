@@ -56,6 +56,7 @@ pub const FAMILY: Family = Family {
     waiters: || Locks::hall().borrow().len(),
     next_look: |now| Locks::hall().borrow().next_look(now),
     look_again: serve_restless::<Locks>,
+    periodic: |_| {},
     key_changed: line::key_changed,
     disturb: |dbs| Locks::hall().borrow_mut().disturb_databases(dbs),
     databases_changed: evicted::databases_changed,

@@ -34,6 +34,7 @@ pub(super) const INNER_COMMANDS: &[&CStr] = &[
     c"DEL",
     c"EXISTS",
     c"GET",
+    c"GETEX",
     c"HMGET",
     c"HSET",
     c"MGET",

@@ -39,7 +39,21 @@ pub static TASK_TRIES: Setting = Setting::new(c"task-tries", 20, 0, 1_000_000_00
 /// tells of all groups of a stream or of none.
 pub static TASK_GROUPS: Setting = Setting::new(c"task-groups", 256, 1, 1_000_000);
 
-static SETTINGS: [&Setting; 5] = [&FENCE_TTL, &TASK_GROUPS, &TASK_LEASE, &TASK_TRIES, &WAKE_BYTES];
+/// How long the token of a lease that has ended can still store the value, in ms.
+pub static CACHE_LATE: Setting = Setting::new(c"cache-late-ms", 60_000, 0, 1 << 42);
+
+/// How many bytes of memory the tokens of cached values may take.
+pub static CACHE_LATE_BYTES: Setting = Setting::new(c"cache-late-bytes", 32 << 20, 0, 1 << 42);
+
+static SETTINGS: [&Setting; 7] = [
+    &CACHE_LATE,
+    &CACHE_LATE_BYTES,
+    &FENCE_TTL,
+    &TASK_GROUPS,
+    &TASK_LEASE,
+    &TASK_TRIES,
+    &WAKE_BYTES,
+];
 
 impl Setting {
     const fn new(name: &'static CStr, default: i64, least: i64, most: i64) -> Self {

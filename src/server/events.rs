@@ -185,7 +185,10 @@ unsafe extern "C" fn periodic(
 ) {
     // SAFETY: the server gives a valid context.
     let server = unsafe { Server::new(ctx) };
-    guard((), || timer::rearm_if_late(&server));
+    guard((), || {
+        timer::rearm_if_late(&server);
+        FAMILIES.iter().for_each(|family| (family.periodic)(&server));
+    });
 }
 
 /// A replica has replaced its data by what it loaded beside them, or has given that up; or it was

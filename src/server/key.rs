@@ -2,7 +2,7 @@
 //! for writing: the key API knows nothing of moving slots.
 
 use super::api::need;
-use super::{Server, Str};
+use super::{OwnedStr, Server, Str};
 use crate::time::UnixMs;
 use redis_module::raw;
 use std::marker::PhantomData;
@@ -128,6 +128,12 @@ impl Key<'_> {
             need(raw::RedisModule_StreamIteratorStop)(key.as_ptr());
         }
         (count, first)
+    }
+
+    /// A copy of a string, which undoes the compact form that a short one can have in memory: for
+    /// long strings, and for those that this module stores for a short time.
+    pub fn copy(&self) -> OwnedStr {
+        OwnedStr::new(self.long_string())
     }
 
     /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which

@@ -22,7 +22,7 @@ pub mod timer;
 
 pub use api::MainThread;
 pub use call::Mode;
-pub use key::Type;
+pub use key::{Key, Type};
 pub use reply::Reply;
 pub use string::{CowStr, OwnedStr, Str, words};
 
@@ -52,6 +52,12 @@ static CLUSTER: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 fn now() -> UnixMs {
     // SAFETY: takes no arguments; checked at load.
     UnixMs(unsafe { need(raw::RedisModule_Milliseconds)() })
+}
+
+/// The server's clock in µs since the Unix epoch.
+pub fn unix_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
 }
 
 impl Server {
@@ -97,8 +103,7 @@ impl Server {
 
     /// The server's clock in µs since the Unix epoch.
     pub fn unix_us(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or(0)
+        unix_us()
     }
 
     /// The monotonic clock.
@@ -163,6 +168,17 @@ impl Server {
     /// Whether this is a master.
     pub fn is_master(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_MASTER != 0
+    }
+
+    /// Whether the server runs in cluster mode.
+    pub fn is_in_cluster(&self) -> bool {
+        CLUSTER.get().get()
+    }
+
+    /// Whether this is a replica in a cluster, where no inner command that is flagged as writing
+    /// runs, whatever it does.
+    pub fn is_cluster_replica(&self) -> bool {
+        CLUSTER.get().get() && !self.is_master()
     }
 
     /// Whether a timer must not write now: clients are paused, for a failover say. A write would

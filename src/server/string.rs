@@ -141,7 +141,7 @@ macro_rules! words {
 
 words! {
     zero = b"0", one = b"1", any_id = b"*", new_entries = b">",
-    nx = b"NX", px = b"PX", pxat = b"PXAT",
+    nx = b"NX", pxat = b"PXAT",
     group = b"GROUP", count = b"COUNT", streams = b"STREAMS",
     create = b"CREATE", groups = b"GROUPS", mkstream = b"MKSTREAM",
     payload = b"payload", timestamp = b"timestamp", retry_count = b"retry_count",

@@ -87,6 +87,7 @@ pub const FAMILY: Family = Family {
     waiters: || Tasks::hall().borrow().len(),
     next_look: |now| Tasks::hall().borrow().next_look(now),
     look_again: serve_restless::<Tasks>,
+    periodic: |_| {},
     key_changed: line::key_changed,
     disturb: |dbs| Tasks::hall().borrow_mut().disturb_databases(dbs),
     databases_changed: |dbs| {
