@@ -51,7 +51,7 @@ const PAGE_BYTES: usize = 1 << 20;
 const BYTES: usize = 8 << 20;
 
 /// How much one call does at most for tasks that nobody asks for: to look at one costs 1.
-const EFFORT: usize = 32_768;
+const EFFORT: usize = 16_384;
 
 /// What it costs to let a task enter.
 const ENTRY: usize = 8;
@@ -239,7 +239,7 @@ pub fn promote(
             || walk.stopped
             || entered >= most
             || (entered >= least && walk.bytes >= BYTES)
-            || walk.rank - refused >= EFFORT
+            || walk.rank - refused >= EFFORT / 2
         {
             break;
         }
@@ -291,16 +291,22 @@ pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error>
     let key = server.key_of(Prefix::Delayed, queue)?;
     match server.type_of(key.borrow()) {
         Type::SortedSet => {
-            let last = OwnedStr::number(FIRST_PAGE as i64 - 1);
+            const LOOKED_AT: usize = 128;
+            let last = OwnedStr::number(LOOKED_AT as i64 - 1);
             let args = [key.borrow(), words().zero(), last.borrow(), words().with_scores()];
             let found = server.call(c"ZRANGE", Mode::Read, &args)?;
-            let now = server.now();
-            let enters = |(member, score): (&[u8], &[u8])| {
+            let now = Some(server.now());
+            let due = found.root().pairs().take_while(|(_, score)| memory::due_of(score) <= now);
+            let mut looked_at = 0;
+            for (member, _) in due {
                 let group = entry::group_of(member);
-                let priority = entry::decode(member, group.as_deref()).priority;
-                memory::due_of(score) <= Some(now) && !closed.contains(priority)
-            };
-            if found.root().pairs().any(enters) {
+                if !closed.contains(entry::decode(member, group.as_deref()).priority) {
+                    return Ok(None);
+                }
+                looked_at += 1;
+            }
+            // What comes behind those may enter.
+            if looked_at == LOOKED_AT {
                 return Ok(None);
             }
         }

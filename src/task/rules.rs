@@ -185,10 +185,7 @@ pub const ENTRIES: usize = 4096;
 pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<Passed, D::Error> {
     let mut passed = Passed::default();
     let (mut entered, mut reclaimed, mut settled, mut skipped) = (0, 0, 0, 0);
-    let bound = |delivered| match delivered {
-        0 => count.clamp(IN_VAIN, MOST_MOVES),
-        _ => count.clamp(MOVES, MOST_MOVES),
-    };
+    let (mut bound, in_vain) = (count.clamp(MOVES, MOST_MOVES), count.clamp(IN_VAIN, MOST_MOVES));
     while passed.delivered < count {
         let wanted = (count - passed.delivered).min(MOST_MOVES);
         // Due tasks enter a little faster than they are asked for, so that no call is much dearer
@@ -197,10 +194,7 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
         let due = desk.promote(least, (2 * least).min(MOST_MOVES))?;
         entered += due.number;
         passed.moved += due.number;
-        while passed.delivered < count
-            && reclaimed < MOST_MOVES
-            && settled < bound(passed.delivered)
-        {
+        while passed.delivered < count && reclaimed < MOST_MOVES && settled < bound {
             match desk.oldest()? {
                 Oldest::Lasts => break,
                 Oldest::Settled => settled += 1,
@@ -218,10 +212,7 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
         // What is new is not kept back by what was moved before, but by what has to be skipped:
         // something of a higher priority may stand behind that.
         for priority in Priority::ALL.into_iter().rev() {
-            while passed.delivered < count
-                && skipped < bound(passed.delivered)
-                && desk.may_hold(priority)
-            {
+            while passed.delivered < count && skipped < bound && desk.may_hold(priority) {
                 let wanted = (count - passed.delivered).min(count.clamp(MOVES, MOST_MOVES));
                 let batch = desk.read(priority, wanted)?;
                 passed.delivered += batch.delivered;
@@ -233,11 +224,14 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
                 }
             }
         }
-        let spent = settled.max(skipped) >= bound(passed.delivered)
-            || entered >= count.clamp(ENTRIES, MOST_MOVES)
-            || reclaimed >= MOST_MOVES;
+        let is_bound = settled.max(skipped) >= bound;
+        let spent =
+            is_bound || entered >= count.clamp(ENTRIES, MOST_MOVES) || reclaimed >= MOST_MOVES;
         passed.more = due.more || spent;
-        if !due.more || spent {
+        if passed.delivered == 0 && is_bound && bound < in_vain {
+            // It goes on for longer before it says that there is nothing.
+            bound = in_vain;
+        } else if !due.more || spent {
             break;
         }
     }

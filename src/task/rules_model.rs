@@ -524,19 +524,26 @@ impl World {
     }
 
     fn find_released(&mut self, name: Group) {
-        let mut left = self.released(name);
-        if left == 0 {
+        let number = self.released(name);
+        if number == 0 {
             return;
         }
+        let begin = |group: &mut Remembered| (group.sweep, group.seen) = (Sweep::first(), None);
         let group = self.remembered(name).unwrap();
-        if !group.sweep.hurries() {
-            (group.sweep, group.seen) = (Sweep::first(), None);
+        let goes_on = group.sweep.hurries() && group.seen.is_some();
+        if !goes_on {
+            begin(group);
         }
-        while left > 0 {
+        let (mut is_whole, mut left) = (!goes_on, number);
+        loop {
             let (found, finished) = self.sweep(name, true);
             left = left.saturating_sub(found);
-            if finished {
+            if left == 0 || (finished && is_whole) {
                 break;
+            }
+            if finished {
+                begin(self.remembered(name).unwrap());
+                (is_whole, left) = (true, number);
             }
         }
     }

@@ -148,21 +148,29 @@ impl Walk<'_> {
             due
         });
         let most = if due == Some(true) { CONSUMERS } else { FEW };
-        let mut left = self.released(most)?;
-        if left == 0 {
+        let number = self.released(most)?;
+        if number == 0 {
             return Ok(());
         }
-        // A walk that hurries goes on where it is.
-        self.with(|group| {
-            if !group.sweep.hurries() {
-                (group.sweep, group.seen) = (Sweep::first(), None);
+        let begin = |group: &mut Group| (group.sweep, group.seen) = (Sweep::first(), None);
+        // A walk that hurries goes on where it is, and begins again if that was not enough.
+        let goes_on = self.with(|group| {
+            let goes_on = group.sweep.hurries() && group.seen.is_some();
+            if !goes_on {
+                begin(group);
             }
+            goes_on
         });
+        let (mut is_whole, mut left) = (goes_on != Some(true), number);
         for _ in 0..ENTRIES / PAGE {
             let (found, finished) = self.step(true)?;
             left -= found;
-            if left <= 0 || finished {
+            if left <= 0 || (finished && is_whole) {
                 break;
+            }
+            if finished {
+                self.with(begin);
+                (is_whole, left) = (true, number);
             }
         }
         Ok(())
