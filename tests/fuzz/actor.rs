@@ -329,7 +329,7 @@ impl<'a> Actor<'a> {
         self.asked += 1;
         let mark: Bytes = format!("mark {}", self.asked).into();
         let echo = vec![b"ECHO".to_vec(), mark.clone()];
-        self.send(link, &[commands, &[echo.clone()]].concat())?;
+        self.send(link, &[commands, std::slice::from_ref(&echo)].concat())?;
         for command in commands {
             self.hear(link, command, plan)?;
         }

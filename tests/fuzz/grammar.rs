@@ -176,6 +176,9 @@ const NEWER: &[(&str, Line)] = &[
 ];
 
 /// What an ordinary connection says about itself or the server.
+///
+/// Only the operator pauses clients: a pause inside a transaction keeps expired keys where they are,
+/// and what the transaction writes to one of them makes the server abort.
 const CONNECTION: &[Line] = &[
     (4, "PING"),
     (3, "SELECT $db"),
@@ -188,7 +191,6 @@ const CONNECTION: &[Line] = &[
     (1, "CLIENT SETNAME $uniq"),
     (2, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
     (1, "CLIENT KILL ID $client"),
-    (1, "CLIENT PAUSE (0|1|20) [(WRITE|ALL)]"),
     (1, "CLIENT UNPAUSE"),
     (1, "PUBLISH $channel $value"),
     (1, "WAIT $bit 5"),

@@ -163,8 +163,6 @@ fn learn_grammar(world: &mut World) -> Grammars {
     let mut client = world.reader.client();
     client.run("XADD probe 1-1 f v");
     client.run("XGROUP CREATE probe g 0");
-    // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
-    // file may differ.
     let valkey = client.info("server", "valkey_version");
     let version = client.info("server", "redis_version").expect("INFO has the version");
     let old = version.starts_with("7.0");
@@ -176,11 +174,18 @@ fn learn_grammar(world: &mut World) -> Grammars {
         pushes_inside: old,
     };
     let mut leave_out = Vec::new();
+    // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
+    // file may differ.
     if valkey.is_some() {
         leave_out.extend(["MOVE ", "COPY $key $key DB"]);
-    } else if old {
-        // See `World::pausing` and `Quirks::answers_twice`.
-        leave_out.extend(["CLIENT PAUSE", "(TIMEOUT|ERROR)"]);
+    }
+    // See `World::pausing`.
+    if valkey.as_ref().map_or(version.starts_with("7."), |version| version.starts_with("8.0")) {
+        leave_out.push("CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]");
+    }
+    // See `Quirks::answers_twice`.
+    if old {
+        leave_out.push("(TIMEOUT|ERROR)");
     }
     let mut has = |command: &_| {
         client.cmd(&plain("SET probes v"));

@@ -33,8 +33,8 @@ pub struct World {
     pub reader: Server,
     pub learned: Learned,
     pub began: Instant,
-    /// Redis 7.0 aborts when a client is unblocked whose command a pause has postponed: either there
-    /// is a pause, or somebody unblocks.
+    /// Redis 7 and Valkey 8.0 abort when a client is unblocked whose command a pause has postponed:
+    /// either there is a pause, or somebody unblocks.
     pause: RwLock<()>,
     pub quirks: Quirks,
     stop: AtomicBool,
