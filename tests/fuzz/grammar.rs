@@ -200,7 +200,7 @@ const CONNECTION: &[Line] = &[
         "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|INFO cache.fetch|COUNT)",
     ),
     (1, "CONFIG GET corral.*"),
-    (1, "(SWAPDB $db $db|FLUSHDB|FLUSHALL|DBSIZE|DBSIZE|TIME|LASTSAVE|ROLE)"),
+    (1, "(SWAPDB $db $db|FLUSHDB ASYNC|FLUSHALL ASYNC|DBSIZE|DBSIZE|TIME|LASTSAVE|ROLE)"),
     (1, "SLOWLOG GET 1"),
     (1, "(WATCH|WATCH) $key [$key]"),
     (1, "(UNWATCH|DISCARD|EXEC)"),
