@@ -238,21 +238,33 @@ pub fn spell(command: &Command) -> String {
     command.iter().take(80).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// A reply as one line, cut.
+/// A reply as one line: long strings and long lists cut.
 pub fn spell_reply(reply: &Value) -> String {
-    // What is long is not written out before it is cut.
-    fn size(value: &Value) -> usize {
-        match value {
-            Value::Array(items) | Value::Push(items) | Value::Set(items) => {
-                items.iter().map(size).sum::<usize>() + 8
+    fn brief(value: &Value, text: &mut String) {
+        let mut list = |name: &str, items: &[Value]| {
+            text.push_str(&format!("{name}{}[", items.len()));
+            for item in items.iter().take(8) {
+                brief(item, text);
+                text.push(' ');
             }
-            Value::Map(pairs) => pairs.iter().map(|(key, value)| size(key) + size(value)).sum(),
-            Value::Bulk(bytes) | Value::Simple(bytes) | Value::Error(bytes) => bytes.len() + 4,
-            _ => 4,
+            text.push(']');
+        };
+        match value {
+            Value::Array(items) => list("", items),
+            Value::Push(items) => list("push", items),
+            Value::Set(items) => list("set", items),
+            Value::Map(pairs) => {
+                let both = |(key, value): &(Value, Value)| [key.clone(), value.clone()];
+                list("map", &pairs.iter().take(8).flat_map(both).collect::<Vec<_>>());
+            }
+            Value::Bulk(bytes) | Value::Simple(bytes) if bytes.len() > 60 => {
+                text.push_str(&format!("{}..({})", bytes[..30].escape_ascii(), bytes.len()));
+            }
+            Value::Bulk(bytes) => text.push_str(&format!("\"{}\"", bytes.escape_ascii())),
+            other => text.push_str(&format!("{other:?}")),
         }
     }
-    match size(reply) {
-        size if size > 400 => format!("a reply of some {size} bytes"),
-        _ => format!("{reply:?}").chars().take(160).collect(),
-    }
+    let mut text = String::new();
+    brief(reply, &mut text);
+    text.chars().take(400).collect()
 }
