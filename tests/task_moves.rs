@@ -509,7 +509,7 @@ fn one_call_moves_a_bounded_number_of_tasks() {
     let mut client = server.client();
     const MANY: usize = 300;
     // Dead ones: more of them while there is nothing to deliver.
-    for (many, ready, most) in [(5000, 0, 2048), (MANY, MANY, 128)] {
+    for (many, ready, most) in [(5000, 0, 1024), (MANY, MANY, 128)] {
         client.run("FLUSHALL");
         assert_eq!(client.run("TASK.POLICY tasks LEASE 20 TRIES 1"), ok());
         client.pipeline(&vec!["TASK.PUBLISH tasks p"; many]);

@@ -150,7 +150,7 @@ fn a_batch_is_as_full_as_count_asks() {
 fn nil_means_that_there_is_nothing() {
     let server = Server::start();
     let mut client = server.client();
-    for others in [1, 15, 16, 17, 40, 300, 1500] {
+    for others in [1, 15, 16, 17, 40, 300, 900] {
         for plain in [false, true] {
             run_all(
                 &mut client,

@@ -202,7 +202,7 @@ pub fn promote(
     if known.refused.as_ref().is_some_and(|refused| refused.again <= moment) {
         (known.refused, known.looked_at) = (None, 0);
     }
-    let (mut refused, trouble, again) = match known.refused {
+    let (first, trouble, again) = match known.refused {
         Some(Refused { number, error, again }) => (number, Some(error), Some(again)),
         None => (0, None, None),
     };
@@ -211,7 +211,7 @@ pub fn promote(
         queue,
         key,
         now,
-        rank: refused.saturating_add(known.looked_at),
+        rank: first.saturating_add(known.looked_at),
         page: FIRST_PAGE,
         entered: 0,
         effort: 0,
@@ -230,7 +230,7 @@ pub fn promote(
     if ahead == End::Due(None) && walk.trouble.is_none() {
         known.above_zero = false;
     }
-    walk.rank = refused;
+    walk.rank = first;
     let begin = walk.entered;
     let mut end = End::Open;
     loop {
@@ -239,7 +239,7 @@ pub fn promote(
             || walk.stopped
             || entered >= most
             || (entered >= least && walk.bytes >= BYTES)
-            || walk.rank - refused >= EFFORT / 2
+            || walk.rank - first >= EFFORT / 2
         {
             break;
         }
@@ -248,7 +248,6 @@ pub fn promote(
         known.looked_at = known.looked_at.saturating_sub(stay + walk.entered - before);
         end = now;
     }
-    refused = walk.rank;
     let more = end == End::Open && !walk.stopped;
     known.due = match end {
         End::Due(due) if !walk.stopped => due,
@@ -261,9 +260,11 @@ pub fn promote(
         _ => moment.after(AFTER_REFUSAL),
     };
     let error = walk.trouble.clone().filter(|_| !walk.stopped);
-    known.refused = error.map(|error| Refused { number: refused, error, again });
+    known.refused = error.map(|error| Refused { number: walk.rank, error, again });
     remember(known);
-    Ok(Promoted { entered: Entered { number: walk.entered, more }, trouble: walk.trouble })
+    let spent = walk.is_spent() || walk.rank - first >= EFFORT / 2;
+    let entered = Entered { number: walk.entered, more, spent };
+    Ok(Promoted { entered, trouble: walk.trouble })
 }
 
 /// A task enters its stream.

@@ -125,6 +125,8 @@ pub struct Entered {
     pub number: usize,
     /// Whether others are due that have not been looked at.
     pub more: bool,
+    /// Whether that was as much as may be done in one call.
+    pub spent: bool,
 }
 
 /// A queue as one consumer of one group sees it.
@@ -169,7 +171,7 @@ pub struct Passed {
 pub const MOVES: usize = 128;
 
 /// How many it buries and skips at least before it finds nothing to deliver.
-pub const IN_VAIN: usize = 2048;
+pub const IN_VAIN: usize = 1024;
 
 /// How many it moves of each kind at most, however many are asked for: the server has other clients.
 pub const MOST_MOVES: usize = 16_384;
@@ -225,8 +227,10 @@ pub fn pass<D: Desk>(desk: &mut D, count: usize, tries: Option<i64>) -> Result<P
             }
         }
         let is_bound = settled.max(skipped) >= bound;
-        let spent =
-            is_bound || entered >= count.clamp(ENTRIES, MOST_MOVES) || reclaimed >= MOST_MOVES;
+        let spent = is_bound
+            || due.spent
+            || entered >= count.clamp(ENTRIES, MOST_MOVES)
+            || reclaimed >= MOST_MOVES;
         passed.more = due.more || spent;
         if passed.delivered == 0 && is_bound && bound < in_vain {
             // It goes on for longer before it says that there is nothing.

@@ -667,7 +667,7 @@ impl World {
                 may(to)
             }
             Fate::Dead(retry_count) => {
-                let enough = tries.is_some_and(|tries| told.tried >= tries);
+                let enough = tried.is_fatal() || tries.is_some_and(|tries| told.tried >= tries);
                 assert!(failure == Failure::Fatal || (failure == Failure::Fail && enough));
                 assert_eq!(retry_count, told.tried);
                 self.bury(priority, group, id, retry_count);
@@ -1241,7 +1241,8 @@ impl Desk for InMemory<'_> {
         let next = world.delayed.keys().next().map(|(due, _)| *due);
         let memory = world.memory.as_mut().unwrap();
         memory.due = next;
-        Ok(Entered { number: keys.len(), more: next.is_some_and(|due| due <= now) })
+        let more = next.is_some_and(|due| due <= now);
+        Ok(Entered { number: keys.len(), more, spent: false })
     }
 
     fn oldest(&mut self) -> Result<Oldest<Over>, Infallible> {
@@ -1433,7 +1434,7 @@ impl Desk for Plenty {
         let number = most.min(self.due);
         self.due -= number;
         self.new += number;
-        Ok(Entered { number, more: self.due > 0 })
+        Ok(Entered { number, more: self.due > 0, spent: false })
     }
 
     fn oldest(&mut self) -> Result<Oldest<()>, Infallible> {
