@@ -395,8 +395,9 @@ impl<'a> Actor<'a> {
                 return Ok(reply);
             }
         }
-        let (id, command) = (link.id, spell(command));
-        self.world.fail(format!("client {id} is not answered, though it was unblocked: {command}"));
+        let command = spell(command);
+        let state = self.state_of(link);
+        self.world.fail(format!("not answered, though it was unblocked: {command}\n{state}"));
         Err(Gone)
     }
 
@@ -425,6 +426,14 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
+    /// What the server says of a connection, and what has come of a reply.
+    fn state_of(&self, link: &Link) -> String {
+        let list = Client::try_connect(self.world.master.port()).map(|mut client| {
+            client.ask(&format!("CLIENT LIST ID {}", link.id), Duration::from_secs(5))
+        });
+        format!("client {}: {list:?}\nunread: {}", link.id, link.client.unread())
+    }
+
     /// Whatever was said: in the end the connection is as new, and what is asked is answered.
     ///
     /// It is asked often: `CLIENT REPLY OFF` inside a transaction makes the server announce more
@@ -445,7 +454,8 @@ impl<'a> Actor<'a> {
             }
             self.world.wait_for_count();
             if Instant::now() > end {
-                self.world.fail(format!("client {} is not answered any more", link.id));
+                let state = self.state_of(link);
+                self.world.fail(format!("not answered any more\n{state}"));
                 break;
             }
             self.say_unblock(link.id, "TIMEOUT")?;

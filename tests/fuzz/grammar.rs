@@ -422,7 +422,7 @@ impl Grammar {
             mode: table(MODE),
             operator: table(OPERATOR.iter().filter(kept)),
             lasting: lasting.collect(),
-            reloads: table(RELOADS),
+            reloads: table(RELOADS.iter().filter(kept)),
         }
     }
 

@@ -105,6 +105,12 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
+    /// What has come and is not a whole reply yet: how much, and how it begins.
+    pub fn unread(&self) -> String {
+        let start = &self.received[..self.received.len().min(200)];
+        format!("{} bytes: \"{}\"", self.received.len(), start.escape_ascii())
+    }
+
     /// Asks one thing of a server that may be about to exit.
     pub fn ask(&mut self, line: &str, timeout: Duration) -> Result<Value, Silence> {
         let request = format!("{line}\r\n");
