@@ -520,6 +520,10 @@ fn the_log_holds_what_replicas_are_sent() {
     let server = Server::builder().aof(true).start();
     let mut tap = server.replication_tap();
     populate(&server);
+    // What expires between the two looks would be in only one of them.
+    eventually(SOON, "the brief lease ends", || {
+        server.client().run("EXISTS lock:{brief}") == int(0)
+    });
     let (sent, logged) = (tap.commands(), aof_commands(&server));
     assert!(sent.len() > 20, "{sent:?}");
     assert_eq!(logged, sent);
