@@ -8,7 +8,6 @@
 mod support;
 use support::*;
 
-const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 const NO_GROUP: &str = "NOGROUP No such consumer group for this stream";
 
 /// A lease that does not end during a test, and the most that a busy machine takes from it before

@@ -11,7 +11,6 @@ mod support;
 use Kind::*;
 use support::*;
 
-const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
 const NEGATIVE_TIMEOUT: &str = "ERR timeout is negative";
