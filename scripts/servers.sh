@@ -59,7 +59,7 @@ WRAPPER
 debian() {
   local product=$1
   unpack_debian "${*:2}" "$product-tools"
-  # The program tells from the name by which it is called that it shall be the server.
+  # One program serves several purposes: the name by which it is called selects the server.
   ln -s "$product-check-rdb" "$new/root/usr/bin/$product-server"
   write_wrapper "$(on_unpacked_libc "root/usr/bin/$product-server")"
 }

@@ -81,19 +81,6 @@ fn all_read(clients: &mut [Client], reply: &Value) {
     }
 }
 
-/// A field of `CACHE.INFO`.
-#[track_caller]
-fn info_of(client: &mut Client, key: &str, field: &str) -> Value {
-    client.run(format!("CACHE.INFO {key}")).get(field).clone()
-}
-
-/// A total of the family.
-#[track_caller]
-fn total(client: &mut Client, name: &str) -> i64 {
-    let text = client.info("corral", &format!("corral_cache_{name}")).expect("a total");
-    text.parse().expect("a number")
-}
-
 /// The call replies this, and the server holds what it held before.
 #[track_caller]
 fn changes_nothing(client: &mut Client, args: &[impl AsRef<[u8]>], reply: Value) {

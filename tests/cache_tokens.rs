@@ -42,31 +42,12 @@ fn hit(value: &str) -> Value {
     array([simple("HIT"), bulk(value), nil()])
 }
 
-/// The call replies this, and the server holds what it held before.
-#[track_caller]
-fn changes_nothing(client: &mut Client, line: &str, reply: Value) {
-    let before = Keyspace::of(client);
-    assert_eq!(client.run(line), reply, "{line}");
-    assert_eq!(Keyspace::of(client), before, "{line}");
-}
-
 /// No store, extension or failure with this token is accepted.
 #[track_caller]
 fn is_refused(client: &mut Client, key: &str, token: i64) {
     changes_nothing(client, &format!("CACHE.SET {key} late 300000 TOKEN {token}"), nil());
     changes_nothing(client, &format!("CACHE.EXTEND {key} {token} 60000"), int(0));
     changes_nothing(client, &format!("CACHE.FAIL {key} {token} BACKOFF 60000"), int(0));
-}
-
-#[track_caller]
-fn info_of(client: &mut Client, key: &str, field: &str) -> Value {
-    client.run(format!("CACHE.INFO {key}")).get(field).clone()
-}
-
-#[track_caller]
-fn total(client: &mut Client, name: &str) -> i64 {
-    let text = client.info("corral", &format!("corral_cache_{name}")).expect("a total");
-    text.parse().expect("a number")
 }
 
 #[track_caller]

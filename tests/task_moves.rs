@@ -42,14 +42,6 @@ fn wait_until_idle(client: &mut Client, key: &str, group: &str, ms: i64) {
     });
 }
 
-/// The call replies this, and the server holds what it held before.
-#[track_caller]
-fn changes_nothing(client: &mut Client, line: &str, reply: Value) {
-    let before = Keyspace::of(client);
-    assert_eq!(client.run(line), reply, "{line}");
-    assert_eq!(Keyspace::of(client), before, "{line}");
-}
-
 // ---------------------------------------------------------------------------------------------
 // Giving a task back
 // ---------------------------------------------------------------------------------------------

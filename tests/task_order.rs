@@ -19,16 +19,6 @@ fn wait_past(client: &mut Client, end: i64) {
     eventually(SOON, "time passes", || client.time_ms() > end);
 }
 
-/// Has clients run commands that must not be refused.
-#[track_caller]
-fn run_all(client: &mut Client, commands: &[impl AsRef<str>]) {
-    for command in commands {
-        let command = command.as_ref();
-        let reply = client.run(command);
-        assert!(!reply.is_error(), "{command}: {reply:?}");
-    }
-}
-
 /// Publishes `count` tasks with the payload `low`, and then one with another payload and options.
 #[track_caller]
 fn publish_low(client: &mut Client, count: usize, options: &str) {
@@ -572,18 +562,6 @@ fn no_number_of_consumer_names_makes_one_call_long() {
         assert!(!reply.is_error(), "{reply:?}");
         assert!(took < TURN, "{took:?}");
     }
-}
-
-/// By how many bytes the server's memory has grown after `body`, once it settles below `most`.
-#[track_caller]
-fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut Client)) {
-    let used = |client: &mut Client| -> i64 {
-        client.info("memory", "used_memory").expect("a number").parse().expect("a number")
-    };
-    let before = used(client);
-    body(client);
-    // Buffers of connections, and what is freed in the background, take a while.
-    eventually(SOON, "memory is given back", || used(client) < before + most);
 }
 
 #[test]

@@ -527,18 +527,6 @@ fn info_tells_right_numbers_of_hundreds_of_groups_and_thousands_of_tasks() {
 // What is remembered
 // ---------------------------------------------------------------------------------------------
 
-/// By how many bytes the server's memory has grown after `body`, once it settles below `most`.
-#[track_caller]
-fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut Client)) {
-    let used = |client: &mut Client| -> i64 {
-        client.info("memory", "used_memory").expect("a number").parse().expect("a number")
-    };
-    let before = used(client);
-    body(client);
-    // Buffers of connections, and what is freed in the background, take a while.
-    eventually(SOON, "memory is given back", || used(client) < before + most);
-}
-
 #[test]
 fn a_group_that_cannot_be_is_not_remembered() {
     let server = Server::start();

@@ -118,16 +118,6 @@ fn gets(client: &mut Client, payload: &str) -> Delivery {
     told.remove(0)
 }
 
-/// Has clients run commands that must not be refused.
-#[track_caller]
-fn run_all(client: &mut Client, commands: &[impl AsRef<str>]) {
-    for command in commands {
-        let command = command.as_ref();
-        let reply = client.run(command);
-        assert!(!reply.is_error(), "{command}: {reply:?}");
-    }
-}
-
 /// Sets a part of the policy of the queue `q`.
 #[track_caller]
 fn policy(client: &mut Client, what: &str) {

@@ -31,6 +31,7 @@
 //! sends.
 #![allow(dead_code, unused_imports)]
 
+mod asserted;
 mod client;
 mod clock;
 mod cluster;
@@ -45,6 +46,7 @@ mod task;
 mod value;
 mod waiting;
 
+pub use asserted::{changes_nothing, grows_by_less_than, info_of, run_all, total};
 pub(crate) use client::args;
 pub use client::{Arg, Client, Silence, encode};
 pub use clock::WallClock;

@@ -1,0 +1,50 @@
+//! What tests of several families assert of a command: that it succeeds, that it changes nothing, that
+//! it leaves no memory behind; and what the server tells of the cache.
+
+use super::client::Client;
+use super::keyspace::Keyspace;
+use super::value::Value;
+use super::{SOON, eventually};
+
+/// Has clients run commands that must not be refused.
+#[track_caller]
+pub fn run_all(client: &mut Client, commands: &[impl AsRef<str>]) {
+    for command in commands {
+        let command = command.as_ref();
+        let reply = client.run(command);
+        assert!(!reply.is_error(), "{command}: {reply:?}");
+    }
+}
+
+/// The call replies this, and the server holds what it held before.
+#[track_caller]
+pub fn changes_nothing(client: &mut Client, line: &str, reply: Value) {
+    let before = Keyspace::of(client);
+    assert_eq!(client.run(line), reply, "{line}");
+    assert_eq!(Keyspace::of(client), before, "{line}");
+}
+
+/// By how many bytes the server's memory has grown after `body`, once it settles below `most`.
+#[track_caller]
+pub fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut Client)) {
+    let used = |client: &mut Client| -> i64 {
+        client.info("memory", "used_memory").expect("a number").parse().expect("a number")
+    };
+    let before = used(client);
+    body(client);
+    // Buffers of connections, and what is freed in the background, take a while.
+    eventually(SOON, "memory is given back", || used(client) < before + most);
+}
+
+/// A field of `CACHE.INFO`.
+#[track_caller]
+pub fn info_of(client: &mut Client, key: &str, field: &str) -> Value {
+    client.run(format!("CACHE.INFO {key}")).get(field).clone()
+}
+
+/// A total of the family.
+#[track_caller]
+pub fn total(client: &mut Client, name: &str) -> i64 {
+    let text = client.info("corral", &format!("corral_cache_{name}")).expect("a total");
+    text.parse().expect("a number")
+}
