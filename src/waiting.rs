@@ -271,7 +271,7 @@ pub fn look_again(server: &Server) {
         }
         return;
     }
-    // One family's work delays nobody who waits for another.
+    // One family's work does not delay the waiters of another.
     FAMILIES.iter().for_each(|family| (family.look_again)(server, &mut Budget::wave()));
     settle(server);
 }

@@ -233,7 +233,7 @@ impl<'s> Entry<'s> {
         self.store(Record { lease, token, stale: self.record.stale }, Mode::Write)
     }
 
-    /// A value was stored that expires at `end`, and whoever loads goes on.
+    /// A value was stored that expires at `end`; the current loader goes on.
     pub fn replaced(&mut self, end: UnixMs) -> Result<(), Error> {
         self.cached = Cached::Until(Some(end));
         if !self.record.stale {

@@ -69,7 +69,7 @@ impl Queue for Caches {
             if error.passes() {
                 return waiting::look_later::<Self>(server, db, key);
             }
-            // The first is told, and the next served.
+            // The first one is refused, and the next is served.
             let Some(first) = Waiter::<Self>::first(db, key, b"") else { return };
             first.refuse(server, error);
             budget.spend(0);

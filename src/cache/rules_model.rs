@@ -185,7 +185,7 @@ impl World {
                     assert_eq!(self.given.last(), Some(&token));
                     self.stored(Some(self.at(ttl)));
                 } else if accepted {
-                    // Whoever loads by now goes on.
+                    // The client that loads now goes on.
                     assert!(self.given.last().is_some_and(|newest| *newest > token));
                     self.floor = token;
                     self.fills += 1;

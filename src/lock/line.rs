@@ -160,7 +160,7 @@ impl Desk for ServerDesk<'_> {
 
     fn holders(&mut self) -> Result<Holders, Error> {
         self.seen = match self.stored.holders()? {
-            // Nobody will ever release it: whoever waits is told so.
+            // Nobody will ever release it: every waiter is refused.
             Holders::Foreign => return Err(Error::WrongType),
             holders => holders,
         };
@@ -221,7 +221,7 @@ impl Desk for ServerDesk<'_> {
 }
 
 /// Serves one line. A refusal that passes leaves it as it is, and it is looked at again a little
-/// later; the first in line is told of any other one, and the next is served.
+/// later; any other one is the reply of the first in line, and the next is served.
 fn serve_line(server: &Server, db: i32, key: &[u8], budget: &mut Budget) {
     let name = HALL.get().borrow().first(db, key, b"").map(|(_, first)| first.request.name.clone());
     let Some(name) = name else { return };

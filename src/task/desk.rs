@@ -407,7 +407,7 @@ impl<'a> Desk for Pass<'_, 'a> {
         let stream = store::stream_of(server, queue, priority)?;
         let text = OwnedStr::new(id.to_string().as_bytes());
         let pending = match store::pending(server, stream.borrow(), group, text.borrow()) {
-            // What is no stream in the place of a priority holds no lease.
+            // A priority key that is not a stream holds no lease.
             Err(error) if priority > Priority::LOWEST && error.is_wrong_type() => {
                 self.trouble = Some(error);
                 None
@@ -507,7 +507,7 @@ impl<'a> Desk for Pass<'_, 'a> {
         let count = OwnedStr::number(i64::try_from(most).unwrap_or(i64::MAX));
         let drained = || memory::drained(server.db(), queue.bytes(), group.bytes(), priority);
         let found = match self.desk.read_new(stream.borrow(), count.borrow(), Mode::Write) {
-            // What is no stream in the place of a priority keeps back no other.
+            // A priority key that is not a stream holds up no other.
             Err(error) if priority > Priority::LOWEST && !error.passes() => {
                 self.trouble = Some(error);
                 return Ok(Batch::default());

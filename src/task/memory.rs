@@ -475,7 +475,7 @@ pub fn delayed(db: i32, stream: &[u8], priority: Priority, due: UnixMs) {
 /// The delayed tasks are not what they were, or may enter where they could not before.
 pub fn delayed_changed(db: i32, stream: &[u8]) {
     with(db, stream, |known| {
-        // Whoever looks next sees when the first is due.
+        // The next look finds when the first is due.
         let due = Some(UnixMs(0));
         known.delayed = Delayed { due, above_zero: true, ..Delayed::default() };
     });

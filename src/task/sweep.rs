@@ -209,7 +209,7 @@ fn page(
         Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
             return Ok(Vec::new());
         }
-        // What is no stream in the place of a priority holds no lease.
+        // A priority key that is not a stream holds no lease.
         Err(error) if priority > Priority::LOWEST && error.is_wrong_type() => {
             return Ok(Vec::new());
         }
