@@ -341,8 +341,14 @@ impl World {
     }
 
     fn delay(&mut self, priority: Priority, entry: Entry, due: UnixMs) -> EntryId {
-        self.last_us = (self.now.0 * 1_000).max(self.last_us + 1);
-        let id = EntryId::delayed(due, self.last_us);
+        let id = loop {
+            self.last_us = (self.now.0 * 1_000).max(self.last_us + 1);
+            let id = EntryId::delayed(due, self.last_us);
+            // After a restart it may be one that was given before.
+            if !self.delayed.contains_key(&(due, id)) {
+                break id;
+            }
+        };
         self.delayed.insert((due, id), (priority, entry));
         if let Some(memory) = &mut self.memory {
             memory.due = Some(memory.due.map_or(due, |known| known.min(due)));
@@ -421,10 +427,15 @@ impl World {
         found
     }
 
-    /// A task was given to somebody.
-    fn delivered(&mut self, group: Group, entry: &Entry) {
+    /// A task was given to somebody, as this entry for the time that `deliveries` says.
+    fn delivered(&mut self, group: Group, entry: &Entry, deliveries: i64) {
         let told = &mut self.tasks[entry.task].told[group];
-        told.tried += 1;
+        // Once it counts as failed for good (XNACK FATAL), the entry counts as one attempt, also
+        // when the count was lowered (XNACK SILENT) and then raised to the greatest number again.
+        told.tried = match deliveries {
+            i64::MAX => entry.retry_count.saturating_add(1),
+            _ => told.tried.saturating_add(1),
+        };
         told.counted = true;
     }
 
@@ -896,7 +907,7 @@ impl World {
                 }
                 let found = self.read(priority, group, 9, count);
                 assert_eq!(found.len(), count.min(unread));
-                found.iter().for_each(|(_, entry)| self.delivered(group, entry));
+                found.iter().for_each(|(_, entry)| self.delivered(group, entry, 1));
                 vec![May(Some(group), None, Ready, Leased)]
             }
             Step::PlainClaim { group, nth, consumer } => {
@@ -907,7 +918,7 @@ impl World {
                     reader.pending.insert(id, Lease { consumer, since, deliveries });
                     // One that can never succeed counts no deliveries any more.
                     if lease.deliveries < i64::MAX {
-                        self.delivered(group, &entry);
+                        self.delivered(group, &entry, deliveries);
                     }
                 }
                 Vec::new()
@@ -1010,9 +1021,10 @@ impl World {
         let spent = settled.max(skipped) >= enough || entered >= count.clamp(ENTRIES, MOST_MOVES);
         assert!(!passed.more || passed.delivered == count || spent);
 
-        // One thing after the other, but for what enters when there was not enough.
-        let others = events.iter().filter(|event| !matches!(event, Event::Entered(..)));
-        assert!(others.is_sorted_by_key(|event| matches!(event, Event::New(..) | Event::Skipped)));
+        // Whatever else was done between them, the consumer got what was given before it got what
+        // is new.
+        let got = events.iter().filter(|event| matches!(event, Event::Again(..) | Event::New(..)));
+        assert!(got.is_sorted_by_key(|event| matches!(event, Event::New(..))));
 
         // What is due enters in the order in which it is due, each priority by itself.
         for priority in Priority::ALL {
@@ -1294,7 +1306,7 @@ impl Desk for InMemory<'_> {
         let reader = world.stream(priority).groups.get_mut(&group).unwrap();
         reader.pending.insert(id, Lease { consumer, since, deliveries });
         world.begun(group, priority, id, since);
-        world.delivered(group, &entry);
+        world.delivered(group, &entry, deliveries);
         self.events.push(Event::Again(lease_began, id, priority));
         Ok(())
     }
@@ -1327,7 +1339,7 @@ impl Desk for InMemory<'_> {
                 let limit = world.tries.filter(|_| told.counted);
                 assert!(limit.is_none_or(|tries| told.tried < tries), "tried too often");
                 world.begun(group, priority, *id, world.now);
-                world.delivered(group, entry);
+                world.delivered(group, entry, 1);
                 self.events.push(Event::New(priority, entry.order));
                 batch.delivered += 1;
                 continue;
