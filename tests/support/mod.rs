@@ -32,9 +32,12 @@
 #![allow(dead_code, unused_imports)]
 
 mod asserted;
+pub mod cached;
 mod client;
 mod clock;
 mod cluster;
+pub mod compare;
+pub mod consumers;
 mod described;
 mod hostile;
 mod keyspace;
@@ -74,7 +77,8 @@ pub use waiting::{
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long fixtures wait for what ought to happen soon: much longer than it takes, for busy machines.
+/// How long fixtures wait for what ought to happen soon: much longer than it takes, for busy
+/// machines.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// How long a poll waits before it looks again.

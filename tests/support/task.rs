@@ -1,18 +1,18 @@
-//! What a test of the queue says often: publish a task, lease one, read off a reply or a stream
-//! what is there, have a consumer wait.
+//! What a test of the queue says often: publish a task, lease one, read the tasks in a reply or in
+//! a stream, let a consumer wait.
 
 use super::client::{Client, args};
-use super::now_ms;
 use super::server::{Server, blocked_clients, wait_blocked};
 use super::value::Value;
+use super::{SOON, eventually, now_ms};
 
-/// A task as it is in a stream, or as it was delivered.
+/// A task in a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     /// Its id.
     pub id: String,
-    /// Its fields in order, as `name=value` and joined by blanks. A `timestamp` of the last minute
-    /// is `now`.
+    /// Its fields in order: `name=value`, joined by spaces. A `timestamp` of the last minute reads
+    /// `now`.
     pub fields: String,
 }
 
@@ -23,20 +23,29 @@ pub struct Delivered {
     pub id: String,
     /// As [`Task::fields`].
     pub fields: String,
-    /// How long the lease that ended had been, in ms; 0 for a first delivery.
+    /// How long its last lease was, in ms; 0 for a first delivery.
     pub idle: i64,
-    /// How often the entry was delivered, with this time.
+    /// How often the entry was delivered, this time included.
     pub deliveries: i64,
 }
 
-/// A lease in a group.
+impl Delivered {
+    /// The payload, which has no spaces.
+    #[track_caller]
+    pub fn payload(&self) -> &str {
+        let payload = self.fields.split(' ').find_map(|field| field.strip_prefix("payload="));
+        payload.expect("a payload")
+    }
+}
+
+/// A lease of a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
     /// The task.
     pub id: String,
-    /// Who has it.
+    /// The consumer that holds it.
     pub consumer: String,
-    /// For how long, in ms.
+    /// How old it is, in ms.
     pub idle: i64,
     /// How often it was delivered.
     pub deliveries: i64,
@@ -49,13 +58,13 @@ pub fn id_ms(id: &str) -> i64 {
     ms.parse().expect("milliseconds")
 }
 
-/// The key of the stream that holds the tasks of a priority; the name of the queue has no tag.
+/// The key of the stream that holds the tasks of a priority. The name of the queue has no hash tag.
 pub fn priority_stream(queue: &str, priority: i64) -> String {
     if priority == 0 { queue.into() } else { format!("priority{priority}:{{{queue}}}") }
 }
 
 impl Server {
-    /// Sends a command that has to wait, and returns once the client is blocked.
+    /// Sends a command that has to wait, and returns when the client is blocked.
     #[track_caller]
     pub fn wait_with(&self, client: &mut Client, line: &str) {
         let blocked = blocked_clients(self);
@@ -104,12 +113,33 @@ impl Client {
         self.cmd(&call).delivered()
     }
 
-    /// The one task that a consumer of a group is given; panics if there is none, or another one.
+    /// Delivers the one task that is there to a consumer of a group; panics if it is not exactly
+    /// one.
     #[track_caller]
     pub fn consume_only(&mut self, group: &str, consumer: &str, stream: &str) -> Delivered {
         let mut tasks = self.consume(group, consumer, stream, 100);
         assert_eq!(tasks.len(), 1, "{group}: {tasks:?}");
         tasks.remove(0)
+    }
+
+    /// The payloads of the tasks that the next `TASK.CONSUME … COUNT count` delivers.
+    #[track_caller]
+    pub fn consume_payloads(&mut self, group: &str, stream: &str, count: i64) -> Vec<String> {
+        let reply = self.run(format!("TASK.CONSUME {group} c {stream} COUNT {count}"));
+        reply.task_payloads().into_iter().map(str::to_owned).collect()
+    }
+
+    /// Waits until the server's clock is past this time.
+    #[track_caller]
+    pub fn wait_past(&mut self, ms: i64) {
+        eventually(SOON, "the clock goes on", || self.time_ms() > ms);
+    }
+
+    /// Waits until this many ms have passed on the server's clock.
+    #[track_caller]
+    pub fn wait_ms(&mut self, ms: i64) {
+        let now = self.time_ms();
+        self.wait_past(now + ms);
     }
 
     /// The tasks in a stream.
@@ -148,7 +178,7 @@ impl Client {
         members.items().iter().map(&mut score).collect()
     }
 
-    /// What a group has leased of a stream, in the order of the ids.
+    /// The leases of a group in a stream, in the order of the ids.
     #[track_caller]
     pub fn leases(&mut self, key: &str, group: &str) -> Vec<Lease> {
         let pending = self.cmd(&["XPENDING", key, group, "-", "+", "10000"]);
@@ -161,7 +191,7 @@ impl Client {
         pending.items().iter().map(lease).collect()
     }
 
-    /// The ids of what a group has leased of a stream.
+    /// The ids of the tasks that a group has leased.
     #[track_caller]
     pub fn leased_ids(&mut self, key: &str, group: &str) -> Vec<String> {
         self.leases(key, group).into_iter().map(|lease| lease.id).collect()
@@ -176,20 +206,20 @@ impl Client {
 }
 
 impl Value {
-    /// The ids of the tasks in a reply of `TASK.CONSUME`, in order; none in a nil. Panics for
-    /// another reply, an error too.
+    /// The ids of the tasks in a reply of `TASK.CONSUME`, in order; none in a nil. Panics for any
+    /// other reply, also an error.
     #[track_caller]
     pub fn task_ids(&self) -> Vec<&str> {
         self.tasks().iter().map(|task| task.items()[0].as_str()).collect()
     }
 
-    /// As [`Value::task_ids`], but the payloads.
+    /// As [`Value::task_ids`], the payloads.
     #[track_caller]
     pub fn task_payloads(&self) -> Vec<&str> {
         self.tasks().iter().map(|task| task.items()[1].get("payload").as_str()).collect()
     }
 
-    /// As [`Value::task_ids`], but the entries as they are.
+    /// As [`Value::task_ids`], the entries.
     #[track_caller]
     pub fn tasks(&self) -> &[Value] {
         match self {
@@ -199,7 +229,7 @@ impl Value {
         }
     }
 
-    /// The tasks in a reply of `TASK.CONSUME … META`. Panics for another reply, an error too.
+    /// The tasks in a reply of `TASK.CONSUME … META`. Panics for any other reply, also an error.
     #[track_caller]
     pub fn delivered(&self) -> Vec<Delivered> {
         let one = |entry: &Value| {
