@@ -1,65 +1,23 @@
-//! What the ten commands reply, and what they do to the keyspace.
-//!
-//! Replies are compared byte for byte, in both protocols, inline and in transactions. Every
-//! argument of every command meets hostile bytes: a refused call has changed nothing. Names and
-//! values are bytes; leases, locks, acknowledgements and retries keep their rules, also towards
-//! clients that use the server's own commands on the same keys.
+//! What the commands without options reply, byte for byte: in both protocols, inline, in
+//! transactions and in scripts; that names and values of any bytes survive; and the rules of leases
+//! and locks, also towards plain clients on the same keys.
 
 mod support;
+use support::compare::*;
 use support::*;
 
-const NO_GROUP: &str = "NOGROUP No such consumer group for this stream";
-
-/// A lease that does not end during a test, and the most that a busy machine takes from it before
-/// a test looks.
+/// A lease that does not expire during a test, and the most that a busy machine takes between two
+/// looks at the clock, in ms.
 const LONG: i64 = 600_000;
 const SLACK: i64 = 60_000;
 
-/// The bytes of the reply.
+/// Waits until a key has expired.
 #[track_caller]
-fn wire(client: &mut Client, args: &[impl AsRef<[u8]>]) -> Vec<u8> {
-    client.send_args(args);
-    client.read_raw_reply()
+fn wait_until_gone(client: &mut Client, key: &str) {
+    eventually(SOON, &format!("{key} expires"), || client.run(format!("EXISTS {key}")) == int(0));
 }
 
-/// As [`wire`], for a command written as one line.
-#[track_caller]
-fn wire_of(client: &mut Client, line: &str) -> Vec<u8> {
-    client.send(line);
-    client.read_raw_reply()
-}
-
-/// Runs `check` for a RESP2 and a RESP3 client, each on an empty server.
-fn in_both_protocols(check: impl Fn(&mut Client)) {
-    let server = Server::start();
-    for mut client in [server.client(), server.client3()] {
-        assert_eq!(client.run("FLUSHALL"), ok());
-        check(&mut client);
-    }
-}
-
-/// The call replies this, and the server holds what it held before.
-#[track_caller]
-fn changes_nothing(client: &mut Client, args: &[impl AsRef<[u8]>], reply: Value) {
-    let before = Keyspace::of(client);
-    assert_eq!(client.cmd(args), reply);
-    assert_eq!(Keyspace::of(client), before);
-}
-
-/// As [`changes_nothing`], for a command written as one line.
-#[track_caller]
-fn line_changes_nothing(client: &mut Client, line: &str, reply: Value) {
-    let words: Vec<&str> = line.split(' ').collect();
-    changes_nothing(client, &words, reply);
-}
-
-/// Waits until a key has gone by itself.
-#[track_caller]
-fn wait_gone(client: &mut Client, key: &str) {
-    eventually(SOON, &format!("{key} ends"), || client.run(format!("EXISTS {key}")) == int(0));
-}
-
-/// Whether a remaining time is what is left of `ms` that were given a moment ago.
+/// Checks that the key's time to live was set to `ms` a moment ago.
 #[track_caller]
 fn assert_left(client: &mut Client, key: &str, ms: i64) {
     let left = client.run(format!("PTTL {key}")).as_int();
@@ -70,10 +28,10 @@ fn assert_left(client: &mut Client, key: &str, ms: i64) {
 // Exact replies
 // ---------------------------------------------------------------------------------------------
 
-/// A session with every command: what is asked, and the bytes of the answer.
+/// Commands with the bytes of their replies.
 type Session = Vec<(&'static str, &'static str)>;
 
-/// How the protocols differ: nil, a nil array, and the stream around its tasks.
+/// Where the protocols differ: nil, a nil array, and a stream with its task.
 const RESP2: [&str; 3] = ["$-1\r\n", "*-1\r\n", ONE_TASK];
 const RESP3: [&str; 3] = ["_\r\n", "_\r\n", ONE_TASK3];
 const ONE_TASK: &str = "*1\r\n*2\r\n$5\r\ntasks\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*6\r\n$7\r\npayload\r\n\
@@ -102,7 +60,7 @@ fn session([nil, nil_array, task]: [&'static str; 3]) -> Session {
         ("TASK.CONSUME g c tasks", nil_array),
         ("XADD tasks 1-1 payload p timestamp 1 retry_count 0", "$3\r\n1-1\r\n"),
         ("TASK.CONSUME g c tasks 10 600000", task),
-        // Its time runs out.
+        // It times out.
         ("TASK.CONSUME g c tasks 1 1", nil_array),
         ("TASK.ACK tasks g 1-1", ":1\r\n"),
         ("TASK.ACK tasks g 1-1", ":0\r\n"),
@@ -116,57 +74,98 @@ fn session([nil, nil_array, task]: [&'static str; 3]) -> Session {
     ]
 }
 
-/// Runs `check` for a client of each protocol, with the session that it has to see.
-fn in_each_session(check: impl Fn(&mut Client, Session)) {
-    for (connect, words) in [(Server::client as fn(&Server) -> _, RESP2), (Server::client3, RESP3)]
-    {
-        let server = Server::start();
-        check(&mut connect(&server), session(words));
+#[test]
+fn every_command_replies_exactly_as_documented() {
+    let server = Server::start();
+    for (mut client, words) in [(server.client(), RESP2), (server.client3(), RESP3)] {
+        assert_eq!(client.run("FLUSHALL"), ok());
+        for (line, reply) in session(words) {
+            assert_eq!(wire_of(&mut client, line), escaped(reply), "{line}");
+        }
     }
 }
 
-/// Bytes as they are written in a source text.
-fn escaped(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().escape_ascii().to_string()
-}
+/// More commands whose replies are the same every time.
+const MORE: [&str; 26] = [
+    "TASK.POLICY tasks LEASE 600000 TRIES 3 BACKOFF 0 0 LIMIT 9",
+    "TASK.CONSUME g c tasks COUNT 3",
+    "TASK.CONSUME g c tasks META",
+    "XADD tasks 1-1 payload a timestamp 1 retry_count 0",
+    "XADD tasks 1-2 payload b timestamp 1 retry_count 0",
+    "XADD priority3:{tasks} 1-300000000000000000 payload c timestamp 1 retry_count 0",
+    "ZADD delayed:{tasks} 4102444800000 never",
+    "TASK.CONSUME g c tasks META COUNT 2 BLOCK 0",
+    "TASK.CONSUME g c tasks BLOCK 600000",
+    "TASK.CONSUME g c tasks BLOCK 1",
+    "TASK.EXTEND tasks g c 1-1",
+    "TASK.EXTEND tasks g d 1-1",
+    "TASK.NACK tasks g c FATAL 1-1 REASON why",
+    "TASK.NACK tasks g c FATAL 1-1 REASON why",
+    "TASK.NACK tasks g c SILENT 1-2 DELAY 600000",
+    "TASK.NACK tasks g c FAIL 1-300000000000000000 DELAY 600000",
+    "XADD tasks 99999999999999-1 payload d",
+    "TASK.CANCEL tasks 99999999999999-1 9-9",
+    "TASK.CANCEL tasks 99999999999999-1 9-9",
+    "TASK.REDRIVE dead:{tasks} tasks",
+    "TASK.REDRIVE dead:{tasks} tasks COUNT 5",
+    "TASK.REDRIVE tasks tasks",
+    "TASK.PUBLISH tasks p PRIORITY 10",
+    "TASK.POLICY tasks KEEP 1",
+    "TASK.INFO missing",
+    "TASK.ACK tasks g 1-1",
+];
 
 #[test]
-fn every_command_replies_exactly_as_its_contract_says() {
-    in_each_session(|client, session| {
-        for (line, answer) in session {
-            assert_eq!(escaped(wire_of(client, line)), escaped(answer), "{line}");
-        }
-    });
-}
-
-#[test]
-fn inline_commands_get_the_same_replies() {
-    in_each_session(|client, session| {
-        for (line, answer) in session {
+fn replies_are_the_same_inline_in_transactions_and_in_scripts() {
+    let server = Server::start();
+    for (mut client, protocol, words) in [(server.client(), 2, RESP2), (server.client3(), 3, RESP3)]
+    {
+        let mut run = |ask: &dyn Fn(&mut Client, &str) -> Vec<u8>| {
+            assert_eq!(client.run("FLUSHALL"), ok());
+            let basic = session(words).into_iter().map(|(line, _)| line);
+            let mut replies = Vec::new();
+            for line in basic.chain(["FLUSHALL"]).chain(MORE) {
+                replies.push(escaped(ask(&mut client, line)));
+            }
+            replies
+        };
+        let plain = run(&|client, line| {
+            client.send(line);
+            client.read_raw_reply()
+        });
+        let inline = run(&|client, line| {
             client.send_raw(format!("{}\r\n", line.to_lowercase()));
-            assert_eq!(escaped(client.read_raw_reply()), escaped(answer), "{line}");
+            client.read_raw_reply()
+        });
+        assert_eq!(inline, plain);
+        let transactions = run(&|client, line| {
+            client.pipeline(&["MULTI", line]);
+            client.send("EXEC");
+            client.read_raw_reply().strip_prefix(b"*1\r\n").expect("one reply").to_vec()
+        });
+        assert_eq!(transactions, plain);
+        let script =
+            format!("redis.setresp({protocol}); local r = redis.pcall(unpack(ARGV)); return r");
+        let scripts = run(&|client, line| {
+            let mut call = args!["EVAL", script, 0].to_vec();
+            call.extend(line.split(' ').map(Into::into));
+            client.send_args(&call);
+            client.read_raw_reply()
+        });
+        for (script, plain) in scripts.iter().zip(&plain) {
+            // Lua has one nil, and its tables have no order.
+            let is_other = ["*-1", "_", "%"].iter().any(|start| plain.starts_with(start));
+            assert!(script == plain || is_other, "{script}\n{plain}");
         }
-        client.send_raw("CACHE.SET \"in\\x00line\" 'a b' 600000\r\n");
-        assert_eq!(client.read(), ok());
-        assert_eq!(client.cmd(&args!["GET", b"in\0line"]), bulk("a b"));
-    });
+    }
+    let mut client = server.client();
+    client.send_raw("CACHE.SET \"in\\x00line\" 'a b' 600000\r\n");
+    assert_eq!(client.read(), ok());
+    assert_eq!(client.cmd(&args!["GET", b"in\0line"]), bulk("a b"));
 }
 
 #[test]
-fn in_a_transaction_the_replies_are_the_same_and_nobody_waits() {
-    in_each_session(|client, session| {
-        assert_eq!(client.run("MULTI"), ok());
-        for (line, _) in &session {
-            assert_eq!(client.run(line), simple("QUEUED"));
-        }
-        let answers: String = session.iter().map(|(_, answer)| *answer).collect();
-        let expected = format!("*{}\r\n{answers}", session.len());
-        assert_eq!(escaped(wire_of(client, "EXEC")), escaped(expected));
-    });
-}
-
-#[test]
-fn in_a_script_the_replies_are_those_of_the_native_commands() {
+fn scripts_get_the_replies_of_the_native_commands() {
     let pairs = [
         ("CACHE.GET missing", "GET missing"),
         ("CACHE.GET text", "GET text"),
@@ -192,267 +191,25 @@ fn in_a_script_the_replies_are_those_of_the_native_commands() {
             }
             for (ours, theirs) in pairs {
                 let (ours, theirs) = (eval(ours), eval(theirs));
-                assert_eq!(escaped(&ours), escaped(theirs));
-                assert!(!ours.starts_with(b"-"), "{}", escaped(ours));
+                assert_eq!(ours, theirs);
+                assert!(!ours.starts_with('-'), "{ours}");
             }
         });
     }
 }
 
-#[test]
-fn publish_replies_the_id_of_the_entry_that_it_added() {
-    in_both_protocols(|client| {
-        let before = now_ms();
-        let reply = client.run("TASK.PUBLISH tasks p");
-        let after = now_ms();
-        let Value::Bulk(id) = &reply else { panic!("not a bulk string: {reply:?}") };
-        let entries = client.run("XRANGE tasks - +");
-        let entry = entries.items()[0].items();
-        assert_eq!(entry[0].bytes(), id);
-        let fields = &entry[1];
-        let timestamp: i64 = fields.get("timestamp").as_str().parse().expect("seconds");
-        assert!((before / 1000..=after / 1000).contains(&timestamp), "{timestamp}");
-        assert_eq!(
-            *fields,
-            array(["payload", "p", "timestamp", &timestamp.to_string(), "retry_count", "0"])
-        );
-
-        client.run("TASK.PUBLISH tasks p 7");
-        let last = client.run("XREVRANGE tasks + - COUNT 1");
-        assert_eq!(last.items()[0].items()[1].get("retry_count"), &bulk("7"));
-    });
-}
-
-/// Adds tasks of all kinds, and entries that no TASK command wrote.
-fn fill_with_all_kinds(client: &mut Client) {
-    for payload in payloads() {
-        assert!(!client.cmd(&args!["TASK.PUBLISH", "tasks", payload]).is_error());
-    }
-    client.run("TASK.PUBLISH tasks p 9223372036854775807");
-    client.run("XADD tasks * some other fields here");
-    client.cmd(&args!["XADD", "tasks", "*", "", "", b"\0", b"\r\n"]);
-}
-
-#[test]
-fn consume_replies_byte_for_byte_what_xreadgroup_replies() {
-    in_both_protocols(|client| {
-        fill_with_all_kinds(client);
-        let total = client.run("XLEN tasks").as_int();
-        for group in ["ours", "theirs"] {
-            assert_eq!(client.run(format!("XGROUP CREATE tasks {group} 0")), ok());
-        }
-        let mut delivered = 0;
-        for count in [1, 2, 3, 100, 1] {
-            let theirs = format!("XREADGROUP GROUP theirs c COUNT {count} STREAMS tasks >");
-            let ours = wire_of(client, &format!("TASK.CONSUME ours c tasks {count}"));
-            assert_eq!(escaped(ours), escaped(wire_of(client, &theirs)));
-            delivered = client.run("XPENDING tasks ours").items()[0].as_int();
-        }
-        assert_eq!(delivered, total, "everything was delivered");
-    });
-}
-
-#[test]
-fn a_consumer_that_waited_gets_byte_for_byte_what_xreadgroup_replies() {
-    let server = Server::start();
-    let mut publisher = server.client();
-    for connect in [Server::client, Server::client3] {
-        assert_eq!(publisher.run("FLUSHALL"), ok());
-        for group in ["ours", "theirs"] {
-            assert_eq!(publisher.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM")), ok());
-        }
-        let (mut ours, mut theirs) = (connect(&server), connect(&server));
-        let mut wake = |publish: Vec<Vec<u8>>| {
-            ours.send("TASK.CONSUME ours c tasks 3 600000");
-            theirs.send("XREADGROUP GROUP theirs c COUNT 3 BLOCK 600000 STREAMS tasks >");
-            wait_blocked(&server, 2);
-            assert!(!publisher.cmd(&publish).is_error());
-            let (ours, theirs) = (ours.read_raw_reply(), theirs.read_raw_reply());
-            assert!(ours == theirs, "{}\n{}", escaped(&ours), escaped(&theirs));
-        };
-        for payload in payloads() {
-            wake(args!["TASK.PUBLISH", "tasks", payload].to_vec());
-        }
-        wake(args!["XADD", "tasks", "*", b"\0", b"\r\n", "", ""].to_vec());
-        wake(args!["TASK.RETRY", "gone", "1-1", "p", 0, "tasks", "dead", 3].to_vec());
-    }
-}
-
-#[test]
-fn consume_takes_one_task_unless_told_otherwise() {
-    in_both_protocols(|client| {
-        let ids = ["1-1", "1-2", "1-3", "1-4"];
-        add_entries(client, "tasks", &ids);
-        // The group is missing, and is created at the beginning of the stream.
-        assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
-        assert_eq!(client.run("TASK.CONSUME g c tasks 2").task_ids(), ["1-2", "1-3"]);
-        assert_eq!(client.run("TASK.CONSUME g c tasks 2 600000").task_ids(), ["1-4"]);
-        assert_eq!(pending(client, "tasks", "g"), ids);
-    });
-}
-
-#[test]
-fn consume_creates_what_is_missing() {
-    in_both_protocols(|client| {
-        assert!(client.run("TASK.CONSUME g c tasks").is_nil());
-        assert_eq!(client.run("XLEN tasks"), int(0));
-        let groups = client.run("XINFO GROUPS tasks");
-        assert_eq!(groups.items().len(), 1);
-        assert_eq!(groups.items()[0].get("name"), &bulk("g"));
-        assert_eq!(groups.items()[0].get("last-delivered-id"), &bulk("0-0"));
-    });
-}
-
 // ---------------------------------------------------------------------------------------------
-// Hostile arguments
+// Any bytes
 // ---------------------------------------------------------------------------------------------
-
-use Kind::*;
-
-/// The commands with all their arguments, but the options.
-const FORMS: [Form; 10] = [
-    Form { call: "CACHE.GET k", kinds: &[Filled("name")], required: 1, beyond: Beyond::Arity },
-    Form {
-        call: "CACHE.LOCK k 1000 1000",
-        kinds: &[Filled("name"), Lifetime, Lifetime],
-        required: 3,
-        beyond: Beyond::Arity,
-    },
-    Form {
-        call: "CACHE.SET k v 1000",
-        kinds: &[Filled("name"), Bytes, Lifetime],
-        required: 3,
-        beyond: Beyond::Syntax,
-    },
-    Form {
-        call: "LOCK.ACQUIRE free me 1000",
-        kinds: &[Filled("name"), Filled("identifier"), Lifetime],
-        required: 3,
-        beyond: Beyond::Syntax,
-    },
-    Form {
-        call: "LOCK.EXTEND job me 1000",
-        kinds: &[Filled("name"), Filled("identifier"), Lifetime],
-        required: 3,
-        beyond: Beyond::Syntax,
-    },
-    Form {
-        call: "LOCK.RELEASE job me",
-        kinds: &[Filled("name"), Filled("identifier")],
-        required: 2,
-        beyond: Beyond::Arity,
-    },
-    Form {
-        call: "TASK.PUBLISH tasks p 0",
-        kinds: &[Filled("name"), Bytes, AtLeast(0)],
-        required: 2,
-        beyond: Beyond::Syntax,
-    },
-    Form {
-        call: "TASK.CONSUME g c tasks 1 1",
-        kinds: &[Filled("group"), Filled("consumer"), Filled("name"), AtLeast(1), Wait],
-        required: 3,
-        beyond: Beyond::Syntax,
-    },
-    Form {
-        call: "TASK.ACK tasks g 1-1",
-        kinds: &[Filled("name"), Filled("group"), Id],
-        required: 3,
-        beyond: Beyond::MoreIds,
-    },
-    Form {
-        call: "TASK.RETRY tasks 1-1 p 0 retries dead 3 g",
-        kinds: &[
-            Filled("name"),
-            Id,
-            Bytes,
-            AtLeast(0),
-            Filled("name"),
-            Filled("name"),
-            AtLeast(0),
-            KnownGroup,
-        ],
-        required: 7,
-        beyond: Beyond::Syntax,
-    },
-];
-
-/// A keyspace in which every call of [`FORMS`] succeeds and has something to change.
-fn prepare(client: &mut Client) {
-    assert_eq!(client.run("FLUSHALL"), ok());
-    assert_eq!(client.run("SET k old PX 600000"), ok());
-    assert_eq!(client.run("CACHE.LOCK loading 600000 600000"), simple("LOAD"));
-    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
-    add_entries(client, "tasks", &["1-1", "1-2"]);
-    add_entries(client, "retries", &["1-1"]);
-    add_entries(client, "dead", &["1-1"]);
-    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
-}
-
-#[test]
-fn every_form_of_the_table_succeeds_as_it_stands() {
-    assert_forms_succeed(&FORMS, prepare);
-}
-
-#[test]
-fn a_hostile_argument_is_refused_or_taken_as_it_is_and_never_changes_half() {
-    assert_hostile_arguments_are_harmless(&FORMS, prepare);
-}
-
-#[test]
-fn missing_and_surplus_arguments_are_refused() {
-    assert_the_number_of_arguments_is_checked(&FORMS, prepare);
-}
-
-#[test]
-fn a_time_may_end_just_before_two_to_the_53_and_not_later() {
-    assert_times_have_an_end(&FORMS, prepare);
-}
-
-#[test]
-fn a_lease_of_zero_is_granted_to_nobody() {
-    let server = Server::start();
-    let mut client = server.client();
-    for lease in [0, -1] {
-        for (call, name) in [
-            (format!("LOCK.ACQUIRE job one {lease}"), "lock.acquire"),
-            (format!("LOCK.ACQUIRE job two {lease}"), "lock.acquire"),
-            (format!("CACHE.LOCK k {lease} {lease}"), "cache.lock"),
-            (format!("CACHE.LOCK k {lease} 1000"), "cache.lock"),
-            (format!("CACHE.LOCK k 1000 {lease}"), "cache.lock"),
-        ] {
-            let refusal = error(format!("ERR invalid expire time in '{name}' command"));
-            line_changes_nothing(&mut client, &call, refusal);
-        }
-    }
-    assert_eq!(client.run("DBSIZE"), int(0));
-}
-
-// ---------------------------------------------------------------------------------------------
-// Bytes
-// ---------------------------------------------------------------------------------------------
-
-/// What payloads, values, identifiers and names may be made of.
-fn payloads() -> Vec<Vec<u8>> {
-    let words =
-        "Ā 0 -1 007 3.0 1e5 123 9223372036854775807 9223372036854775808 payload * { } {} a{b}c";
-    let mut all: Vec<Vec<u8>> = words.split(' ').map(Into::into).collect();
-    all.extend([&b"\0"[..], b"a\0b", b"\r\n", b"$-1\r\n+OK\r\n", b" "].map(Into::into));
-    all.push((0..=255).collect());
-    all.push(b"\xff\xfe\x80".to_vec());
-    // Around the sizes at which servers keep a string in another form, and a very long one.
-    all.extend([1, 20, 21, 44, 45, 63, 64, 127, 128, 129, 300_000].map(|len| vec![b'x'; len]));
-    all
-}
 
 #[test]
 fn a_cached_value_comes_back_byte_for_byte() {
     in_both_protocols(|client| {
-        for value in payloads().into_iter().chain([Vec::new()]) {
+        for value in any_bytes().into_iter().chain([Vec::new()]) {
             assert_eq!(client.cmd(&args!["CACHE.SET", "k", value, LONG]), ok());
             assert!(client.run("CACHE.GET k") == bulk(&value), "{}", escaped(&value));
             assert!(client.run("GET k") == bulk(&value), "{}", escaped(&value));
-            // What other commands wrote, in whatever form they left it.
+            // A value that another command wrote, in whatever encoding.
             client.run("DEL k");
             assert_eq!(client.cmd(&args!["APPEND", "k", value]), int(len(&value)));
             let appended = if value.is_empty() { client.run("GET k") } else { bulk(&value) };
@@ -466,10 +223,10 @@ fn len(bytes: &[u8]) -> i64 {
 }
 
 #[test]
-fn reading_a_cached_value_leaves_its_form_in_memory() {
+fn reading_a_cached_value_keeps_its_encoding() {
     let server = Server::start();
     let mut client = server.client();
-    for value in payloads() {
+    for value in any_bytes() {
         client.cmd(&args!["CACHE.SET", "k", value, LONG]);
         let form = |client: &mut Client| {
             (client.run("OBJECT ENCODING k"), client.run("MEMORY USAGE k SAMPLES 0"))
@@ -481,9 +238,9 @@ fn reading_a_cached_value_leaves_its_form_in_memory() {
 }
 
 #[test]
-fn a_payload_comes_through_the_queue_and_every_retry_byte_for_byte() {
+fn a_payload_survives_the_queue_and_every_retry() {
     in_both_protocols(|client| {
-        for payload in payloads().into_iter().chain([Vec::new()]) {
+        for payload in any_bytes().into_iter().chain([Vec::new()]) {
             assert_eq!(client.run("FLUSHALL"), ok());
             let id = client.cmd(&args!["TASK.PUBLISH", "tasks", payload]);
             let got = client.run("TASK.CONSUME g c tasks");
@@ -499,7 +256,7 @@ fn a_payload_comes_through_the_queue_and_every_retry_byte_for_byte() {
     });
 }
 
-/// The payload of the one task in a reply of CONSUME.
+/// The payload of the only task in a reply of CONSUME.
 #[track_caller]
 fn only_payload(reply: &Value) -> Vec<u8> {
     let [task] = reply.tasks() else { panic!("not one task: {reply:?}") };
@@ -507,9 +264,9 @@ fn only_payload(reply: &Value) -> Vec<u8> {
 }
 
 #[test]
-fn identifiers_groups_and_consumers_are_kept_byte_for_byte() {
+fn identifiers_groups_and_consumers_are_binary_safe() {
     in_both_protocols(|client| {
-        for bytes in payloads() {
+        for bytes in any_bytes() {
             assert_eq!(client.run("FLUSHALL"), ok());
             assert_eq!(client.cmd(&args!["LOCK.ACQUIRE", "job", bytes, LONG]), int(1));
             assert_eq!(client.run("GET lock:{job}"), bulk(&bytes));
@@ -527,7 +284,11 @@ fn identifiers_groups_and_consumers_are_kept_byte_for_byte() {
     });
 }
 
-/// Names that a careless derivation, a C string or a text conversion takes for one another.
+// ---------------------------------------------------------------------------------------------
+// Names
+// ---------------------------------------------------------------------------------------------
+
+/// Names that a careless derivation, a C string or a text conversion confuses.
 fn similar_names() -> Vec<Vec<u8>> {
     let words = "a A Ā {a} {a a} {a}} {{a} {}a {} a{} a}b a}c :a ::a :{a} lock:{a} cachelock:{a} \
                  wait:{a} lock::{a} 1 01 1.0";
@@ -563,7 +324,7 @@ fn names_that_differ_in_any_byte_are_different_locks() {
 fn names_that_differ_in_any_byte_are_different_cached_values() {
     let server = Server::start();
     let mut client = server.client();
-    // Those that are spelled like a derived key are that key: whoever names a key means it.
+    // A name spelled like a derived key is that key.
     let mut names = similar_names();
     names.retain(|name| !name.starts_with(b"cachelock:"));
     for name in &names {
@@ -591,7 +352,7 @@ fn names_that_differ_in_any_byte_are_different_queues_groups_and_consumers() {
         client.cmd(&args!["TASK.PUBLISH", name, index]);
     }
     for (index, name) in names.iter().enumerate() {
-        // Each group sees the one task anew.
+        // Each group gets the task.
         for group in &names {
             let got = client.cmd(&args!["TASK.CONSUME", group, name, name, 10]);
             assert_eq!(only_payload(&got), index.to_string().as_bytes(), "{}", escaped(name));
@@ -601,7 +362,7 @@ fn names_that_differ_in_any_byte_are_different_queues_groups_and_consumers() {
 }
 
 #[test]
-fn the_keys_of_a_name_are_where_the_documentation_says() {
+fn the_keys_of_a_name_are_those_of_the_documentation() {
     let server = Server::start();
     let mut client = server.client();
     for (name, lock, lease) in [
@@ -631,82 +392,20 @@ fn each_database_has_its_own_locks_values_and_queues() {
         assert_eq!(client.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
         assert_eq!(client.run("CACHE.GET k"), nil());
         assert_eq!(client.run("CACHE.SET k v 600000"), ok());
-        add_entries(client, "tasks", &["1-1"]);
-        assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-1"]);
-        assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
+        assert_eq!(client.run("TASK.POLICY tasks LIMIT 2 LEASE 9000"), ok());
+        let ids = ["PRIORITY 4 UNIQUE u 600000", "DELAY 600000"]
+            .map(|options| client.publish_with("tasks", "p", options));
+        assert!(client.run("TASK.PUBLISH tasks p").is_error_with("TASKFULL "));
+        assert_eq!(client.lease("g", "c", "tasks"), ids[0]);
+        assert_eq!(client.run(format!("TASK.NACK tasks g c FATAL {}", ids[0])), int(2));
+        assert_eq!(client.run("TASK.INFO tasks").get("dead"), &int(1));
+        assert_eq!(client.run(format!("TASK.CANCEL tasks {}", ids[1])), int(1));
     }
     assert_eq!(zero.run("DBSIZE"), one.run("DBSIZE"));
-}
-
-// ---------------------------------------------------------------------------------------------
-// Keys of a foreign type
-// ---------------------------------------------------------------------------------------------
-
-/// How to make a key of each type.
-const TYPES: [(&str, &str); 6] = [
-    ("string", "SET KEY v"),
-    ("list", "RPUSH KEY v"),
-    ("set", "SADD KEY v"),
-    ("zset", "ZADD KEY 1 v"),
-    ("hash", "HSET KEY f v"),
-    ("stream", "XADD KEY 1-1 f v"),
-];
-
-#[test]
-fn a_key_of_a_foreign_type_is_refused_and_left_alone() {
-    let server = Server::start();
-    let mut client = server.client();
-    for (call, key, right) in [
-        ("CACHE.GET k", "k", "string"),
-        ("CACHE.LOCK k 1000 1000", "k", "string"),
-        ("CACHE.LOCK k 1000 1000", "cachelock:{k}", "string"),
-        ("CACHE.SET k v 1000", "k", "string"),
-        ("CACHE.SET k v 1000", "cachelock:{k}", "string"),
-        ("LOCK.ACQUIRE job me 1000", "lock:{job}", "string"),
-        ("LOCK.EXTEND job me 1000", "lock:{job}", "string"),
-        ("LOCK.RELEASE job me", "lock:{job}", "string"),
-        ("TASK.PUBLISH tasks p", "tasks", "stream"),
-        ("TASK.CONSUME g c tasks", "tasks", "stream"),
-        ("TASK.CONSUME g c tasks 1 600000", "tasks", "stream"),
-        ("TASK.ACK tasks g 1-1", "tasks", "stream"),
-        ("TASK.RETRY tasks 1-1 p 0 retries dead 3", "tasks", "stream"),
-        ("TASK.RETRY tasks 1-1 p 0 retries dead 3 g", "tasks", "stream"),
-        ("TASK.RETRY tasks 1-1 p 0 retries dead 3", "retries", "stream"),
-        ("TASK.RETRY tasks 1-1 p 0 retries dead 3 g", "retries", "stream"),
-        ("TASK.RETRY tasks 1-1 p 3 retries dead 3", "dead", "stream"),
-    ] {
-        // Shared holders are a sorted set.
-        let fits = |kind| kind == right || (kind == "zset" && key.starts_with("lock:"));
-        for (kind, make) in TYPES.iter().filter(|(kind, _)| !fits(*kind)) {
-            prepare(&mut client);
-            client.run(format!("DEL {key}"));
-            assert!(!client.run(make.replace("KEY", key)).is_error());
-            let before = Keyspace::of(&mut client);
-            assert_eq!(client.run(call), error(WRONG_TYPE), "{call}: {key} is a {kind}");
-            assert!(Keyspace::of(&mut client) == before, "{call}: {key} is a {kind}");
-        }
-    }
-}
-
-#[test]
-fn a_key_that_a_command_does_not_use_may_be_of_any_type() {
-    let server = Server::start();
-    let mut client = server.client();
-    for (_, make) in TYPES {
-        for (call, unrelated) in [
-            ("CACHE.GET k", "cachelock:{k}"),
-            ("CACHE.SET k v 1000", "lock:{k}"),
-            ("LOCK.ACQUIRE free me 1000", "free"),
-            ("LOCK.EXTEND job me 1000", "job"),
-            ("LOCK.RELEASE job me", "cachelock:{job}"),
-            ("TASK.PUBLISH tasks p", "lock:{tasks}"),
-            ("TASK.CONSUME g c tasks", "wait:{tasks}"),
-        ] {
-            prepare(&mut client);
-            client.run(make.replace("KEY", unrelated));
-            let reply = client.run(call);
-            assert!(!reply.is_error() && reply != int(0), "{call}: {reply:?}");
-        }
+    assert_eq!(one.run("TASK.POLICY tasks PAUSED 1"), ok());
+    for (client, got) in [(&mut zero, 1), (&mut one, 0)] {
+        client.publish("tasks", "p");
+        assert_eq!(client.consume("g", "c", "tasks", 9).len(), got);
     }
 }
 
@@ -715,14 +414,14 @@ fn a_key_that_a_command_does_not_use_may_be_of_any_type() {
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn one_loader_at_a_time_also_on_one_connection() {
+fn only_one_client_loads_even_on_one_connection() {
     let server = Server::start();
     let (mut one, mut two) = (server.client(), server.client());
     assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
     assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
     assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
     assert_eq!(one.run("CACHE.SET k v 600000"), ok());
-    // The value is there, and a client that asks for the lease gets it all the same.
+    // A client gets the lease although there is a value.
     assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
     assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
 }
@@ -741,21 +440,21 @@ fn the_lease_lasts_the_shorter_of_its_two_times() {
 }
 
 #[test]
-fn a_lease_ends_by_itself_and_whoever_waits_does_not_prolong_it() {
+fn a_lease_expires_and_a_refused_call_does_not_prolong_it() {
     let server = Server::start();
     let mut client = server.client();
     for (ttl, timeout) in [(40, LONG), (LONG, 40)] {
         assert_eq!(client.run("FLUSHALL"), ok());
         assert_eq!(client.run(format!("CACHE.LOCK k {ttl} {timeout}")), simple("LOAD"));
-        eventually(SOON, "the lease ends", || {
+        eventually(SOON, "the lease expires", || {
             client.run(format!("CACHE.LOCK k {LONG} {LONG}")) == simple("LOAD")
         });
-        line_changes_nothing(&mut client, "CACHE.LOCK k 1 1", simple("WAIT"));
+        changes_nothing(&mut client, "CACHE.LOCK k 1 1", simple("WAIT"));
     }
 }
 
 #[test]
-fn setting_a_value_gives_it_its_time_and_ends_the_lease() {
+fn setting_a_value_sets_its_time_to_live_and_ends_the_lease() {
     let server = Server::start();
     let mut client = server.client();
     for before in ["DEL k", "SET k old", "SET k old PX 1000000"] {
@@ -767,11 +466,11 @@ fn setting_a_value_gives_it_its_time_and_ends_the_lease() {
         assert_eq!(client.run("EXISTS cachelock:{k}"), int(0));
     }
     assert_eq!(client.run("CACHE.SET k short 20"), ok());
-    eventually(SOON, "the value ends", || client.run("CACHE.GET k") == nil());
+    eventually(SOON, "the value expires", || client.run("CACHE.GET k") == nil());
 }
 
 #[test]
-fn the_lease_on_a_value_and_the_lock_of_the_same_name_are_strangers() {
+fn the_lease_and_the_lock_of_the_same_name_are_independent() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
@@ -799,19 +498,19 @@ fn the_lease_on_a_value_and_the_lock_of_the_same_name_are_strangers() {
 
 const LOCK: &str = "lock:{job}";
 
-/// What client libraries run to release a lock and to extend it.
+/// The scripts with which client libraries release and extend a lock.
 const RELEASE_SCRIPT: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const EXTEND_SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
      return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
 
 #[test]
-fn a_held_lock_is_granted_to_nobody_else_and_not_again_to_its_holder() {
+fn a_held_lock_is_granted_to_no_other_and_not_again_to_its_holder() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
     for who in ["me", "you"] {
-        line_changes_nothing(&mut client, &format!("LOCK.ACQUIRE job {who} 1"), int(0));
+        changes_nothing(&mut client, &format!("LOCK.ACQUIRE job {who} 1"), int(0));
     }
     assert_left(&mut client, LOCK, 600_000);
 }
@@ -823,45 +522,39 @@ fn only_the_holder_extends_and_releases() {
     assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
     let me = b"me";
     for other in [&b"you"[..], b"m", b"me ", b"me\0", b"\0me", b"ME", b"mf"] {
-        changes_nothing(&mut client, &args!["LOCK.EXTEND", "job", other, 1], int(0));
-        changes_nothing(&mut client, &args!["LOCK.RELEASE", "job", other], int(0));
+        cmd_changes_nothing(&mut client, &args!["LOCK.EXTEND", "job", other, 1], int(0));
+        cmd_changes_nothing(&mut client, &args!["LOCK.RELEASE", "job", other], int(0));
     }
-    // Longer and shorter: the lease begins anew.
+    // A longer and a shorter lease, each from now on.
     for lease in [4 * LONG, LONG] {
         assert_eq!(client.cmd(&args!["LOCK.EXTEND", "job", me, lease]), int(1));
         assert_left(&mut client, LOCK, lease);
     }
     assert_eq!(client.cmd(&args!["LOCK.RELEASE", "job", me]), int(1));
     assert_eq!(client.run("DBSIZE"), int(0));
-    line_changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
-    line_changes_nothing(&mut client, "LOCK.EXTEND job me 1000", int(0));
+    changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
+    changes_nothing(&mut client, "LOCK.EXTEND job me 1000", int(0));
     assert_eq!(client.run("LOCK.ACQUIRE job you 600000"), int(1));
-    line_changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
+    changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
 }
 
 #[test]
-fn a_lock_ends_by_itself() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("LOCK.ACQUIRE job me 40"), int(1));
-    eventually(SOON, "the lock ends", || client.run("LOCK.ACQUIRE job you 600000") == int(1));
-    assert_eq!(client.run("GET lock:{job}"), bulk("you"));
-}
-
-#[test]
-fn a_lock_that_ended_is_neither_extended_nor_released() {
+fn a_lock_expires_and_is_then_neither_extended_nor_released() {
     let server = Server::start();
     let mut client = server.client();
     for call in ["LOCK.EXTEND job me 600000", "LOCK.RELEASE job me"] {
         assert_eq!(client.run("LOCK.ACQUIRE job me 20"), int(1));
-        wait_gone(&mut client, LOCK);
-        line_changes_nothing(&mut client, call, int(0));
+        wait_until_gone(&mut client, LOCK);
+        changes_nothing(&mut client, call, int(0));
         assert_eq!(client.run("DBSIZE"), int(0));
     }
+    assert_eq!(client.run("LOCK.ACQUIRE job me 40"), int(1));
+    eventually(SOON, "the lock expires", || client.run("LOCK.ACQUIRE job you 600000") == int(1));
+    assert_eq!(client.run("GET lock:{job}"), bulk("you"));
 }
 
 #[test]
-fn a_lock_whose_time_is_over_counts_as_ended_before_the_server_removes_it() {
+fn an_expired_lock_is_free_before_the_server_removes_it() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
@@ -872,22 +565,22 @@ fn a_lock_whose_time_is_over_counts_as_ended_before_the_server_removes_it() {
     ] {
         assert_eq!(client.run("LOCK.ACQUIRE job me 10"), int(1));
         let end = client.run("PEXPIRETIME lock:{job}").as_int();
-        eventually(SOON, "its time is over", || now_ms() > end + 1);
-        assert_eq!(client.run("DBSIZE"), int(1), "nobody has touched it");
+        eventually(SOON, "it has expired", || now_ms() > end + 1);
+        assert_eq!(client.run("DBSIZE"), int(1), "the key is still there");
         assert_eq!(client.run(call), int(reply), "{call}");
         assert_eq!(client.run("EXISTS lock:{job}"), int(reply), "{call}");
     }
 }
 
 #[test]
-fn a_lock_that_a_plain_client_took_is_a_lock_for_the_commands() {
+fn a_lock_that_a_plain_client_took_is_held_for_the_commands() {
     let server = Server::start();
     let mut client = server.client();
-    // With and without an end of its own.
+    // With and without a time to live.
     for take in ["SET lock:{job} me NX PX 1000000", "SET lock:{job} me NX"] {
         assert_eq!(client.run(take), ok());
-        line_changes_nothing(&mut client, "LOCK.ACQUIRE job you 1000", int(0));
-        line_changes_nothing(&mut client, "LOCK.RELEASE job you", int(0));
+        changes_nothing(&mut client, "LOCK.ACQUIRE job you 1000", int(0));
+        changes_nothing(&mut client, "LOCK.RELEASE job you", int(0));
         assert_eq!(client.run("LOCK.EXTEND job me 600000"), int(1));
         assert_left(&mut client, LOCK, 600_000);
         assert_eq!(client.run("LOCK.RELEASE job me"), int(1));
@@ -896,12 +589,12 @@ fn a_lock_that_a_plain_client_took_is_a_lock_for_the_commands() {
 }
 
 #[test]
-fn a_lock_that_the_commands_took_is_a_lock_for_plain_clients() {
+fn a_lock_that_the_commands_took_is_held_for_plain_clients() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
-    line_changes_nothing(&mut client, "SET lock:{job} you NX PX 1000", nil());
-    changes_nothing(&mut client, &args!["EVAL", RELEASE_SCRIPT, 1, LOCK, "you"], int(0));
+    changes_nothing(&mut client, "SET lock:{job} you NX PX 1000", nil());
+    cmd_changes_nothing(&mut client, &args!["EVAL", RELEASE_SCRIPT, 1, LOCK, "you"], int(0));
     let extend = args!["EVAL", EXTEND_SCRIPT, 1, LOCK, "me", 4 * LONG];
     assert_eq!(client.cmd(&extend), int(1));
     assert_left(&mut client, LOCK, 4 * LONG);
@@ -910,493 +603,4 @@ fn a_lock_that_the_commands_took_is_a_lock_for_plain_clients() {
     assert_eq!(client.run("LOCK.ACQUIRE job you 600000"), int(1));
     assert_eq!(client.run("DEL lock:{job}"), int(1));
     assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
-}
-
-// ---------------------------------------------------------------------------------------------
-// Acknowledging
-// ---------------------------------------------------------------------------------------------
-
-/// Adds entries with these ids to a stream, as TASK.PUBLISH would.
-#[track_caller]
-fn add_entries(client: &mut Client, stream: &str, ids: &[&str]) {
-    for id in ids {
-        let added =
-            client.run(format!("XADD {stream} {id} payload {id} timestamp 1 retry_count 0"));
-        assert_eq!(added, bulk(id));
-    }
-}
-
-/// An empty server gets the stream `tasks` with these entries; each group has them all pending.
-#[track_caller]
-fn lease_to(client: &mut Client, groups: &[&str], ids: &[&str]) {
-    assert_eq!(client.run("FLUSHALL"), ok());
-    add_entries(client, "tasks", ids);
-    for group in groups {
-        assert_eq!(client.run(format!("TASK.CONSUME {group} c tasks 1000")).task_ids(), ids);
-    }
-}
-
-fn ids_of(entries: &[Value]) -> Vec<String> {
-    entries.iter().map(|entry| entry.items()[0].as_str().to_owned()).collect()
-}
-
-/// The ids in a stream.
-#[track_caller]
-fn entries(client: &mut Client, stream: &str) -> Vec<String> {
-    ids_of(client.run(format!("XRANGE {stream} - +")).items())
-}
-
-/// The ids that are pending in a group.
-#[track_caller]
-fn pending(client: &mut Client, stream: &str, group: &str) -> Vec<String> {
-    ids_of(client.run(format!("XPENDING {stream} {group} - + 1000")).items())
-}
-
-#[test]
-fn ack_finishes_several_tasks_and_deletes_them() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1", "1-2", "1-3", "1-4"]);
-    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-3 1-2"), int(3));
-    assert_eq!(entries(&mut client, "tasks"), ["1-4"]);
-    assert_eq!(pending(&mut client, "tasks", "g"), ["1-4"]);
-    line_changes_nothing(&mut client, "TASK.ACK tasks g 1-1 1-3", int(0));
-    assert_eq!(client.run("TASK.ACK tasks g 1-4"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), [""; 0]);
-    assert_eq!(client.run("EXISTS tasks"), int(1), "the queue stays, with its group");
-}
-
-#[test]
-fn ack_of_what_is_not_leased_is_zero_and_changes_nothing() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
-    add_entries(&mut client, "tasks", &["1-3"]);
-    assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
-    for call in [
-        "TASK.ACK tasks g 1-1",         // a second time
-        "TASK.ACK tasks g 1-3",         // not yet delivered
-        "TASK.ACK tasks g 1-1 1-3 9-9", // nothing of all this
-        "TASK.ACK tasks g 0-0",
-        "TASK.ACK tasks unknown 1-2",
-        "TASK.ACK missing g 1-2",
-    ] {
-        line_changes_nothing(&mut client, call, int(0));
-    }
-    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
-    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-3"]);
-}
-
-#[test]
-fn an_id_that_is_named_twice_counts_once() {
-    let server = Server::start();
-    let mut client = server.client();
-    for groups in [&["g"][..], &["g", "h"]] {
-        lease_to(&mut client, groups, &["1-1", "1-2"]);
-        assert_eq!(client.run("TASK.ACK tasks g 1-1 1-1 1-1"), int(1));
-        assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
-    }
-    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"], "the other group has it");
-    assert_eq!(client.run("TASK.ACK tasks h 1-1 1-1"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
-}
-
-#[test]
-fn ack_of_a_mixture_deletes_only_what_is_done() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
-    add_entries(&mut client, "tasks", &["1-3"]);
-    // Leased, not yet delivered, never there.
-    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-3 9-9 0-1"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3"]);
-    assert_eq!(client.run("TASK.CONSUME g c tasks 10").task_ids(), ["1-3"]);
-
-    lease_to(&mut client, &["g", "h"], &["1-1", "1-2", "1-3"]);
-    assert_eq!(client.run("TASK.ACK tasks h 1-1"), int(1));
-    add_entries(&mut client, "tasks", &["1-4"]);
-    // Done by the other group, pending in both, foreign, not yet delivered.
-    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-2 9-9 1-4"), int(2));
-    assert_eq!(entries(&mut client, "tasks"), ["1-2", "1-3", "1-4"]);
-    assert_eq!(pending(&mut client, "tasks", "h"), ["1-2", "1-3"]);
-}
-
-#[test]
-fn an_entry_is_deleted_when_the_last_of_several_groups_is_past_it() {
-    let server = Server::start();
-    let mut client = server.client();
-    for order in [
-        ["f", "g", "h"],
-        ["f", "h", "g"],
-        ["g", "f", "h"],
-        ["g", "h", "f"],
-        ["h", "f", "g"],
-        ["h", "g", "f"],
-    ] {
-        lease_to(&mut client, &["f", "g", "h"], &["1-1", "1-2"]);
-        for group in order {
-            assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
-            assert_eq!(client.run(format!("TASK.ACK tasks {group} 1-1")), int(1));
-        }
-        assert_eq!(entries(&mut client, "tasks"), ["1-2"], "{order:?}");
-        for group in order {
-            assert_eq!(pending(&mut client, "tasks", group), ["1-2"]);
-        }
-    }
-}
-
-#[test]
-fn an_entry_waits_for_the_group_that_has_not_read_it() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1", "1-2"]);
-    assert_eq!(client.run("XGROUP CREATE tasks late 0"), ok());
-    assert_eq!(client.run("TASK.ACK tasks g 1-1 1-2"), int(2));
-    assert_eq!(client.run("TASK.CONSUME late c tasks").task_ids(), ["1-1"]);
-    assert_eq!(client.run("TASK.ACK tasks late 1-1"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
-    // A group that begins behind an entry is past it.
-    assert_eq!(client.run("XGROUP CREATE tasks later $"), ok());
-    assert_eq!(client.run("TASK.CONSUME late c tasks").task_ids(), ["1-2"]);
-    assert_eq!(client.run("TASK.ACK tasks late 1-2"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), [""; 0]);
-}
-
-/// How `tasks` can become another stream: `other`, or the one of the same name in database 1. A
-/// semicolon separates commands; `DUMP` stands for what `DUMP other` replies.
-const WAYS_TO_BECOME_OTHER: [(&str, &str); 7] = [
-    ("renamed", "RENAME other tasks"),
-    ("copied", "COPY other tasks REPLACE"),
-    ("restored", "RESTORE tasks 0 DUMP REPLACE"),
-    ("moved from a database", "DEL tasks;SELECT 1;MOVE tasks 0;SELECT 0"),
-    ("copied from a database", "SELECT 1;COPY tasks tasks DB 0 REPLACE;SELECT 0"),
-    ("swapped", "SWAPDB 0 1"),
-    (
-        "flushed",
-        "SELECT 1;COPY tasks spare;SELECT 0;FLUSHDB;SELECT 1;COPY spare tasks DB 0;SELECT 0",
-    ),
-];
-
-/// The one group `g` of `tasks` becomes known by use; then this happens, where the other streams of
-/// [`WAYS_TO_BECOME_OTHER`] have the groups `others`.
-#[track_caller]
-fn after_one_group_was_known(client: &mut Client, others: &[&str], lines: &str) {
-    assert_eq!(client.run("FLUSHALL"), ok());
-    assert_eq!(client.run("SELECT 1"), ok());
-    for group in others {
-        assert_eq!(client.run(format!("XGROUP CREATE tasks {group} 0 MKSTREAM")), ok());
-    }
-    assert_eq!(client.run("COPY tasks other DB 0"), int(i64::from(!others.is_empty())));
-    assert_eq!(client.run("SELECT 0"), ok());
-    let dump = client.run("DUMP other");
-    for _ in 0..2 {
-        let id = publish_to(client, "g");
-        assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
-    }
-    assert_eq!(client.run("XLEN tasks"), int(0), "one group deletes at once");
-    for line in lines.split(';') {
-        let words = line.split(' ').map(|word| match word {
-            "DUMP" => dump.bytes(),
-            "SCRIPT" => b"return redis.call('XGROUP', 'CREATE', 'tasks', 'h', '0')",
-            word => word.as_bytes(),
-        });
-        let reply = client.cmd(&words.collect::<Vec<_>>());
-        assert!(!reply.is_error(), "{line}: {reply:?}");
-    }
-}
-
-/// Publishes a task and leases it to a group, where it is the only one.
-#[track_caller]
-fn publish_to(client: &mut Client, group: &str) -> String {
-    let id = client.publish("tasks", "p");
-    assert_eq!(client.lease(group, "c", "tasks"), id);
-    id
-}
-
-#[test]
-fn a_second_group_is_noticed_however_it_came() {
-    let server = Server::start();
-    let mut client = server.client();
-    let created = [
-        ("created", "XGROUP CREATE tasks h 0"),
-        ("created by a consumer", "TASK.CONSUME h c tasks"),
-        ("created by a script", "EVAL SCRIPT 0"),
-        ("created in a transaction", "MULTI;XGROUP CREATE tasks h 0;EXEC"),
-        ("made anew", "DEL tasks;XGROUP CREATE tasks g 0 MKSTREAM;XGROUP CREATE tasks h 0"),
-    ];
-    for (way, lines) in created.into_iter().chain(WAYS_TO_BECOME_OTHER) {
-        after_one_group_was_known(&mut client, &["g", "h"], lines);
-        let id = publish_to(&mut client, "g");
-        assert_eq!(client.run(format!("TASK.ACK tasks g {id}")), int(1));
-        assert_eq!(entries(&mut client, "tasks"), [id.as_str()], "{way}: h has not read it");
-        assert_eq!(client.run("TASK.CONSUME h c tasks").task_ids(), [id.as_str()], "{way}");
-        assert_eq!(client.run(format!("TASK.ACK tasks h {id}")), int(1));
-        assert_eq!(client.run("XLEN tasks"), int(0), "{way}");
-
-        after_one_group_was_known(&mut client, &["g", "h"], lines);
-        let id = publish_to(&mut client, "g");
-        assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
-        assert_eq!(pending(&mut client, "tasks", "g"), [id.as_str()], "{way}: none was named");
-    }
-}
-
-#[test]
-fn another_only_group_is_noticed_however_it_came() {
-    let server = Server::start();
-    let mut client = server.client();
-    let replaced = [
-        ("created and destroyed", "XGROUP CREATE tasks h 0;XGROUP DESTROY tasks g"),
-        ("destroyed and created", "XGROUP DESTROY tasks g;XGROUP CREATE tasks h 0"),
-        ("made anew", "DEL tasks;XGROUP CREATE tasks h 0 MKSTREAM"),
-    ];
-    for (way, lines) in replaced.into_iter().chain(WAYS_TO_BECOME_OTHER) {
-        after_one_group_was_known(&mut client, &["h"], lines);
-        let id = publish_to(&mut client, "h");
-        assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
-        assert_eq!(pending(&mut client, "tasks", "h"), [""; 0], "{way}");
-        assert_eq!(client.run("XLEN tasks"), int(0), "{way}");
-    }
-}
-
-#[test]
-fn the_only_group_is_not_remembered_when_it_has_gone() {
-    let server = Server::start();
-    let mut client = server.client();
-    for (gone, lines) in [
-        ("destroyed", "XGROUP DESTROY tasks g"),
-        ("made anew", "DEL tasks;XADD tasks 1-1 payload p"),
-        ("made anew without a trace", "FLUSHDB;XADD tasks 1-1 payload p"),
-    ] {
-        after_one_group_was_known(&mut client, &[], lines);
-        for count in [0, 3] {
-            let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3 g");
-            line_changes_nothing(&mut client, &call, error(NO_GROUP));
-        }
-        line_changes_nothing(&mut client, "TASK.ACK tasks g 1-1", int(0));
-        assert_eq!(client.run("XINFO GROUPS tasks"), array([""; 0]), "{gone}");
-    }
-}
-
-#[test]
-fn a_group_that_was_removed_holds_nothing_back() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g", "h"], &["1-1", "1-2"]);
-    assert_eq!(client.run("TASK.ACK tasks g 1-1"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
-    assert_eq!(client.run("XGROUP DESTROY tasks h"), int(1));
-    assert_eq!(client.run("TASK.ACK tasks g 1-2"), int(1));
-    assert_eq!(entries(&mut client, "tasks"), ["1-1"]);
-}
-
-#[test]
-fn the_short_form_of_an_id_means_exactly_one_entry() {
-    let server = Server::start();
-    let mut client = server.client();
-    for groups in [&["g"][..], &["g", "h"]] {
-        // `5` is `5-0`, as everywhere else.
-        lease_to(&mut client, groups, &["5-0", "5-1"]);
-        for group in groups {
-            assert_eq!(client.run(format!("TASK.ACK tasks {group} 5")), int(1));
-            assert_eq!(pending(&mut client, "tasks", group), ["5-1"]);
-        }
-        assert_eq!(entries(&mut client, "tasks"), ["5-1"]);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Retrying
-// ---------------------------------------------------------------------------------------------
-
-/// The one entry of a stream: its fields, without the time of its making.
-#[track_caller]
-fn only_task(client: &mut Client, stream: &str) -> Vec<(String, String)> {
-    let found = client.run(format!("XRANGE {stream} - +"));
-    let [entry] = found.items() else { panic!("not one entry in {stream}: {found:?}") };
-    let fields = entry.items()[1].items().chunks_exact(2);
-    let mut fields: Vec<_> =
-        fields.map(|pair| (pair[0].as_str().to_owned(), pair[1].as_str().to_owned())).collect();
-    let (name, time) = fields.remove(1);
-    assert_eq!(name, "timestamp");
-    let age = now_ms() / 1000 - time.parse::<i64>().expect("seconds");
-    assert!((0..SLACK / 1000).contains(&age), "{time}");
-    fields
-}
-
-fn task(payload: &str, retry_count: &str, original_id: &str) -> Vec<(String, String)> {
-    [("payload", payload), ("retry_count", retry_count), ("original_id", original_id)]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
-}
-
-#[test]
-fn a_task_is_tried_again_and_then_goes_to_the_dead_letters() {
-    let server = Server::start();
-    let mut client = server.client();
-    let id = client.publish("tasks", "p");
-    assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 0 retries dead 3")), ok());
-    assert_eq!(client.run("XLEN retries"), int(1));
-    assert_eq!(client.run("EXISTS dead"), int(0));
-    // The same id a second time, exhausted now.
-    assert_eq!(client.run(format!("TASK.RETRY tasks {id} again 3 retries dead 3")), ok());
-    assert_eq!(client.run("XLEN dead"), int(1));
-    assert_eq!(only_task(&mut client, "retries"), task("p", "1", &id));
-    assert_eq!(only_task(&mut client, "dead"), task("again", "3", &id));
-}
-
-#[test]
-fn the_limit_of_retries_is_exact() {
-    let server = Server::start();
-    let mut client = server.client();
-    const MOST: &str = "9223372036854775807";
-    for (count, limit, target, written) in [
-        ("0", "0", "dead", "0"),
-        ("0", "1", "retries", "1"),
-        ("2", "3", "retries", "3"),
-        ("3", "3", "dead", "3"),
-        ("4", "3", "dead", "4"),
-        ("9223372036854775806", MOST, "retries", MOST),
-        (MOST, MOST, "dead", MOST),
-    ] {
-        assert_eq!(client.run("FLUSHALL"), ok());
-        let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead {limit}");
-        assert_eq!(client.run(&call), ok());
-        assert_eq!(only_task(&mut client, target), task("p", written, "1-1"), "{call}");
-        assert_eq!(client.run("DBSIZE"), int(1), "{call}");
-    }
-}
-
-#[test]
-fn a_retry_finishes_the_source_for_the_only_group() {
-    let server = Server::start();
-    let mut client = server.client();
-    for (count, target) in [(0, "retries"), (3, "dead")] {
-        for group in ["", " g"] {
-            lease_to(&mut client, &["g"], &["1-1", "1-2"]);
-            let retry = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3{group}");
-            assert_eq!(client.run(&retry), ok());
-            assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
-            assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
-            assert_eq!(client.run(format!("XLEN {target}")), int(1));
-        }
-    }
-}
-
-#[test]
-fn with_several_groups_a_retry_finishes_the_source_for_the_named_one() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g", "h"], &["1-1", "1-2"]);
-    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3 h"), ok());
-    assert_eq!(pending(&mut client, "tasks", "h"), ["1-2"]);
-    assert_eq!(pending(&mut client, "tasks", "g"), ["1-1", "1-2"]);
-    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
-    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3 g"), ok());
-    assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
-    assert_eq!(entries(&mut client, "tasks"), ["1-2"]);
-    assert_eq!(client.run("XLEN retries"), int(2));
-}
-
-#[test]
-fn with_several_groups_and_none_named_the_source_stays_pending() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g", "h"], &["1-1"]);
-    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 retries dead 3"), ok());
-    for group in ["g", "h"] {
-        assert_eq!(pending(&mut client, "tasks", group), ["1-1"]);
-    }
-    assert_eq!(entries(&mut client, "tasks"), ["1-1"]);
-    assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
-}
-
-#[test]
-fn a_retry_keeps_what_its_group_has_not_leased() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1"]);
-    add_entries(&mut client, "tasks", &["1-2"]);
-    assert_eq!(client.run("TASK.RETRY tasks 1-2 p 0 retries dead 3"), ok());
-    assert_eq!(entries(&mut client, "tasks"), ["1-1", "1-2"]);
-    assert_eq!(client.run("TASK.CONSUME g c tasks").task_ids(), ["1-2"]);
-    // No group at all.
-    add_entries(&mut client, "plain", &["1-1"]);
-    assert_eq!(client.run("TASK.RETRY plain 1-1 p 0 retries dead 3"), ok());
-    assert_eq!(entries(&mut client, "plain"), ["1-1"]);
-    assert_eq!(client.run("XLEN retries"), int(2));
-}
-
-#[test]
-fn a_retry_for_a_group_that_the_stream_lacks_changes_nothing() {
-    let server = Server::start();
-    let mut client = server.client();
-    for groups in [&[][..], &["g"], &["g", "h"]] {
-        lease_to(&mut client, groups, &["1-1"]);
-        for count in [0, 3] {
-            let call = format!("TASK.RETRY tasks 1-1 p {count} retries dead 3 nobody");
-            line_changes_nothing(&mut client, &call, error(NO_GROUP));
-        }
-    }
-}
-
-#[test]
-fn a_retry_needs_no_source_for_the_payload_is_in_the_call() {
-    let server = Server::start();
-    let mut client = server.client();
-    // A stream that was never there, with and without a group; an entry that is gone.
-    for call in
-        ["TASK.RETRY tasks 1-1 p 0 retries dead 3", "TASK.RETRY tasks 1-1 p 0 retries dead 3 g"]
-    {
-        assert_eq!(client.run("FLUSHALL"), ok());
-        assert_eq!(client.run(call), ok());
-        assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
-        assert_eq!(client.run("DBSIZE"), int(1), "the source is not created");
-
-        lease_to(&mut client, &["g"], &["1-1", "1-2"]);
-        assert_eq!(client.run("XDEL tasks 1-1"), int(1));
-        assert_eq!(client.run(call), ok());
-        assert_eq!(only_task(&mut client, "retries"), task("p", "1", "1-1"));
-        assert_eq!(pending(&mut client, "tasks", "g"), ["1-2"]);
-    }
-}
-
-#[test]
-fn the_first_id_of_a_task_follows_it_through_all_retries() {
-    let server = Server::start();
-    let mut client = server.client();
-    add_entries(&mut client, "tasks", &["1-1"]);
-    let path = [("tasks", "first", "1"), ("first", "second", "2"), ("second", "dead", "2")];
-    for (tries, (from, to, written)) in path.into_iter().enumerate() {
-        let id = client.lease("g", "c", from);
-        let retry = format!("TASK.RETRY {from} {id} p {tries} {to} {to} 2 g");
-        assert_eq!(client.run(retry), ok());
-        assert_eq!(client.run(format!("XLEN {from}")), int(0));
-        assert_eq!(only_task(&mut client, to), task("p", written, "1-1"));
-        assert_ne!(entries(&mut client, to), ["1-1"], "the copy has an id of its own");
-    }
-}
-
-#[test]
-fn a_queue_may_be_its_own_retry_stream_and_dead_letter_stream() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1"]);
-    assert_eq!(client.run("TASK.RETRY tasks 1-1 p 0 tasks tasks 1"), ok());
-    assert_eq!(pending(&mut client, "tasks", "g"), [""; 0]);
-    assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    let id = client.lease("g", "c", "tasks");
-    assert_eq!(entries(&mut client, "tasks"), [id.as_str()]);
-    assert_eq!(client.run(format!("TASK.RETRY tasks {id} p 1 tasks tasks 1 g")), ok());
-    assert_eq!(only_task(&mut client, "tasks"), task("p", "1", "1-1"));
-    assert_ne!(entries(&mut client, "tasks"), [id.as_str()]);
-}
-
-#[test]
-fn a_retry_by_the_short_form_of_an_id_concerns_that_entry_and_no_other() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("XADD tasks 5-1 payload p original_id 4-4"), bulk("5-1"));
-    // `5` is `5-0`, which is not there; its neighbour is another task.
-    assert_eq!(client.run("TASK.RETRY tasks 5 p 0 retries dead 3"), ok());
-    assert_eq!(only_task(&mut client, "retries"), task("p", "1", "5-0"));
 }

@@ -1,6 +1,6 @@
-//! What a queue's policy says, and what TASK.INFO tells: the plain hash of a policy, whoever writes
-//! it, the settings behind it, queues that are paused or keep what is done; everything that there is
-//! to see of a queue, in both protocols, on replicas and of queues that are not there.
+//! TASK.POLICY and TASK.INFO: a policy is a plain hash that any client may write, with the
+//! configuration behind it; paused queues and queues that keep finished tasks; what INFO tells of a
+//! queue, in both protocols, on replicas, and of queues that do not exist.
 
 mod support;
 use support::*;
@@ -12,37 +12,16 @@ const SYNTAX: &str = "ERR syntax error";
 const FULL: &str = "TASKFULL the queue holds as many tasks as its policy allows";
 const LIMIT_AND_KEEP: &str = "ERR LIMIT and KEEP 1 exclude each other";
 
-/// A time that does not pass during a test, and the most that a busy machine takes between two
-/// looks at the clock.
+/// A time that does not pass during a test, in ms, and the most that a busy machine takes between
+/// two looks at the clock.
 const LONG: i64 = 600_000;
 const SLACK: i64 = 60_000;
-
-/// The call replies this, and the server holds what it held before.
-#[track_caller]
-fn line_changes_nothing(client: &mut Client, line: &str, reply: Value) {
-    let before = Keyspace::of(client);
-    assert_eq!(client.run(line), reply, "{line}");
-    assert_eq!(Keyspace::of(client), before, "{line}");
-}
-
-/// The payloads of what the next CONSUME delivers.
-#[track_caller]
-fn payloads(client: &mut Client, group: &str, count: i64) -> Vec<String> {
-    let reply = client.run(format!("TASK.CONSUME {group} c tasks {count}"));
-    reply.task_payloads().into_iter().map(str::to_owned).collect()
-}
-
-/// Waits until the server's clock is past this point.
-#[track_caller]
-fn wait_past(client: &mut Client, ms: i64) {
-    eventually(SOON, "the clock goes on", || client.time_ms() > ms);
-}
 
 // ---------------------------------------------------------------------------------------------
 // Policies
 // ---------------------------------------------------------------------------------------------
 
-/// The names of what a policy says, with the values by default.
+/// The fields of a policy with their defaults.
 const POLICY: [(&str, i64); 7] = [
     ("lease_ms", 300_000),
     ("tries", 20),
@@ -53,7 +32,7 @@ const POLICY: [(&str, i64); 7] = [
     ("paused", 0),
 ];
 
-/// The policy in force, as TASK.INFO tells it.
+/// The policy that applies, from TASK.INFO.
 #[track_caller]
 fn policy(client: &mut Client) -> Vec<(String, i64)> {
     let info = client.run("TASK.INFO tasks");
@@ -61,7 +40,7 @@ fn policy(client: &mut Client) -> Vec<(String, i64)> {
     policy.map(|pair| (pair[0].as_str().to_owned(), pair[1].as_int())).collect()
 }
 
-/// The policy by default, but for these.
+/// The default policy with these changes.
 fn policy_with(changes: &[(&str, i64)]) -> Vec<(String, i64)> {
     let value = |(name, default): (&str, i64)| {
         let change = changes.iter().find(|(changed, _)| *changed == name);
@@ -71,7 +50,7 @@ fn policy_with(changes: &[(&str, i64)]) -> Vec<(String, i64)> {
 }
 
 #[test]
-fn each_option_of_a_policy_is_a_field_of_a_plain_hash_and_the_others_stay() {
+fn each_option_sets_fields_of_a_plain_hash_and_leaves_the_others() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(policy(&mut client), policy_with(&[]));
@@ -106,13 +85,13 @@ fn each_option_of_a_policy_is_a_field_of_a_plain_hash_and_the_others_stay() {
             let stored = client.run(format!("HGET policy:{{tasks}} {name}"));
             assert_eq!(stored, bulk(value.to_string()), "{options}: {name}");
         }
-        assert_eq!(client.run("PTTL policy:{tasks}"), int(-1), "it has no end");
+        assert_eq!(client.run("PTTL policy:{tasks}"), int(-1), "it does not expire");
     }
     assert_eq!(client.run("DBSIZE"), int(1), "nothing else is written");
 }
 
 #[test]
-fn a_policy_that_makes_no_sense_is_refused() {
+fn invalid_and_contradictory_options_are_refused() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.run("TASK.POLICY tasks TRIES 5"), ok());
@@ -141,20 +120,20 @@ fn a_policy_that_makes_no_sense_is_refused() {
         ("KEEP 1 LIMIT 5", LIMIT_AND_KEEP),
         ("TRIES 3 KEEP 1 LIMIT 5", LIMIT_AND_KEEP),
     ] {
-        line_changes_nothing(&mut client, &format!("TASK.POLICY tasks {options}"), error(refusal));
+        changes_nothing(&mut client, &format!("TASK.POLICY tasks {options}"), error(refusal));
     }
     // In two calls.
     for (first, second, back) in [("LIMIT 5", "KEEP 1", "LIMIT 0"), ("KEEP 1", "LIMIT 5", "KEEP 0")]
     {
         assert_eq!(client.run(format!("TASK.POLICY tasks {first}")), ok());
         let call = format!("TASK.POLICY tasks {second}");
-        line_changes_nothing(&mut client, &call, error(LIMIT_AND_KEEP));
+        changes_nothing(&mut client, &call, error(LIMIT_AND_KEEP));
         assert_eq!(client.run(format!("TASK.POLICY tasks {back}")), ok());
     }
 }
 
 #[test]
-fn what_a_plain_client_writes_into_a_policy_is_in_force_at_once() {
+fn what_a_plain_client_writes_into_a_policy_applies_at_once() {
     let server = Server::start();
     let mut client = server.client();
     client.publish("tasks", "p");
@@ -166,29 +145,33 @@ fn what_a_plain_client_writes_into_a_policy_is_in_force_at_once() {
     assert_eq!(client.run("TASK.PUBLISH tasks p"), error(FULL));
     assert_eq!(client.run("HDEL policy:{tasks} limit"), int(1));
     client.publish("tasks", "p");
-    // What is no number is as by default.
+    // Other values count as the default.
     for nonsense in ["x", "-1", "1.5", "9223372036854775808", "01"] {
         client.run(format!("HSET policy:{{tasks}} limit {nonsense} tries {nonsense}"));
         assert_eq!(policy(&mut client), policy_with(&[("lease_ms", 7)]), "{nonsense}");
         client.publish("tasks", "p");
     }
-    // Another policy as a whole, and none.
+    // A renamed policy, and none.
     assert_eq!(client.run("TASK.POLICY others PAUSED 1"), ok());
     assert_eq!(client.run("RENAME policy:{others} policy:{tasks}"), ok());
     assert_eq!(policy(&mut client), policy_with(&[("paused", 1)]));
     assert_eq!(client.run("TASK.CONSUME g c tasks"), nil_array());
     assert_eq!(client.run("DEL policy:{tasks}"), int(1));
     assert_eq!(policy(&mut client), policy_with(&[]));
-    assert_eq!(payloads(&mut client, "g", 1), ["p"]);
+    assert_eq!(client.consume_payloads("g", "tasks", 1), ["p"]);
     for line in ["HSET policy:{tasks} paused 1", "FLUSHALL"] {
         assert!(!client.run(line).is_error());
     }
     client.publish("tasks", "p");
-    assert_eq!(payloads(&mut client, "g", 1), ["p"], "a flushed policy is over");
+    assert_eq!(
+        client.consume_payloads("g", "tasks", 1),
+        ["p"],
+        "a flushed policy no longer applies"
+    );
 }
 
 #[test]
-fn what_a_policy_does_not_say_is_as_the_settings_say() {
+fn the_configuration_applies_where_a_policy_says_nothing() {
     let server = Server::builder().module_arg("task-tries").module_arg(7).start();
     let mut client = server.client();
     assert_eq!(policy(&mut client), policy_with(&[("tries", 7)]));
@@ -199,7 +182,7 @@ fn what_a_policy_does_not_say_is_as_the_settings_say() {
 }
 
 #[test]
-fn whatever_is_learned_first_of_a_queue_hides_none_of_its_tasks() {
+fn whichever_command_comes_first_all_tasks_are_delivered() {
     let server = Server::start();
     let mut client = server.client();
     for forget in [
@@ -227,8 +210,8 @@ fn whatever_is_learned_first_of_a_queue_hides_none_of_its_tasks() {
             for line in forget.split(';').chain([learn]) {
                 assert!(!client.run(line).is_error(), "{line}");
             }
-            wait_past(&mut client, id_ms(&due));
-            let got = payloads(&mut client, "g", 100);
+            client.wait_past(id_ms(&due));
+            let got = client.consume_payloads("g", "tasks", 100);
             let first: Vec<_> = got.iter().take(2).collect();
             assert_eq!(first, ["urgent", "due"], "{forget}; {learn}");
         }
@@ -236,7 +219,7 @@ fn whatever_is_learned_first_of_a_queue_hides_none_of_its_tasks() {
 }
 
 #[test]
-fn a_paused_queue_hands_out_nothing_and_does_all_else() {
+fn a_paused_queue_delivers_nothing_and_does_everything_else() {
     let server = Server::start();
     let mut client = server.client();
     let leased = client.publish("tasks", "leased");
@@ -246,8 +229,8 @@ fn a_paused_queue_hands_out_nothing_and_does_all_else() {
     client.publish("tasks", "ready");
     client.publish_with("tasks", "urgent", "PRIORITY 9");
     client.publish_with("tasks", "due", "DELAY 1");
-    wait_past(&mut client, now_ms() + 20);
-    // Neither ready, nor due, nor expired tasks; with and without waiting for them.
+    client.wait_ms(20);
+    // Neither ready tasks nor due ones nor expired leases, with and without waiting.
     for options in ["9", "9 20", "9 META"] {
         let reply = client.run(format!("TASK.CONSUME g c tasks {options}"));
         assert!(reply.is_nil() || reply == array([""; 0]), "{reply:?}");
@@ -257,9 +240,9 @@ fn a_paused_queue_hands_out_nothing_and_does_all_else() {
     assert_eq!(client.run(format!("TASK.EXTEND tasks g c {leased}")), int(1));
     assert_eq!(client.run(format!("TASK.ACK tasks g {leased}")), int(1));
     assert_eq!(client.run(format!("TASK.NACK tasks g c SILENT {failed}")), int(1));
-    assert_eq!(payloads(&mut client, "g", 9), [""; 0]);
+    assert_eq!(client.consume_payloads("g", "tasks", 9), [""; 0]);
     assert_eq!(client.run("TASK.POLICY tasks PAUSED 0 LEASE 0"), ok());
-    let mut got = payloads(&mut client, "g", 9);
+    let mut got = client.consume_payloads("g", "tasks", 9);
     assert_eq!(got.remove(0), "urgent");
     got.sort();
     assert_eq!(got, ["due", "failed", "ready"]);
@@ -274,14 +257,14 @@ fn with_keep_finished_tasks_stay_in_their_streams() {
     for group in ["g", "h"] {
         assert_eq!(client.consume(group, "c", "tasks", 9).len(), 2);
         assert_eq!(client.run(format!("TASK.ACK tasks {group} {}", ids.join(" "))), int(2));
-        line_changes_nothing(&mut client, &format!("TASK.ACK tasks {group} {}", ids[0]), int(0));
-        assert_eq!(client.consume(group, "c", "tasks", 9), [], "they are done");
+        changes_nothing(&mut client, &format!("TASK.ACK tasks {group} {}", ids[0]), int(0));
+        assert_eq!(client.consume(group, "c", "tasks", 9), [], "they are finished");
     }
-    // What is done cannot be called off.
-    line_changes_nothing(&mut client, &format!("TASK.CANCEL tasks {}", ids.join(" ")), int(0));
+    // A finished task cannot be canceled.
+    changes_nothing(&mut client, &format!("TASK.CANCEL tasks {}", ids.join(" ")), int(0));
     assert_eq!(client.ids_in("tasks"), [ids[0].as_str()]);
     assert_eq!(client.ids_in("priority4:{tasks}"), [ids[1].as_str()]);
-    // A group that begins later sees the history.
+    // A later group gets the kept tasks.
     assert_eq!(client.consume("late", "c", "tasks", 9).len(), 2);
     assert_eq!(client.run("TASK.POLICY tasks KEEP 0"), ok());
     assert_eq!(client.run(format!("TASK.ACK tasks late {}", ids.join(" "))), int(2));
@@ -316,7 +299,7 @@ fn pairs(value: &Value) -> Vec<(Value, Value)> {
     }
 }
 
-/// `TASK.INFO`, whose fields are these and in this order.
+/// The reply of `TASK.INFO`, with its fields checked.
 #[track_caller]
 fn info(client: &mut Client, resp3: bool) -> Value {
     let reply = client.run("TASK.INFO tasks");
@@ -336,7 +319,7 @@ fn info(client: &mut Client, resp3: bool) -> Value {
 }
 
 #[test]
-fn info_tells_everything_of_a_queue_in_both_protocols() {
+fn info_describes_a_queue_in_both_protocols() {
     let server = Server::start();
     for (mut client, resp3) in [(server.client(), false), (server.client3(), true)] {
         assert_eq!(client.run("FLUSHALL"), ok());
@@ -350,18 +333,18 @@ fn info_tells_everything_of_a_queue_in_both_protocols() {
         assert_eq!(client.consume("g", "two", "tasks", 1).len(), 1);
         assert_eq!(client.consume("h", "three", "tasks", 1).len(), 1);
 
-        let told = info(&mut client, resp3);
+        let queue = info(&mut client, resp3);
         for (field, value) in [("length", 6), ("delayed", 2), ("dead", 1), ("waiting_consumers", 0)]
         {
-            assert_eq!(told.get(field), &int(value), "{field}");
+            assert_eq!(queue.get(field), &int(value), "{field}");
         }
-        let due = told.get("next_due_ms").as_int();
+        let due = queue.get("next_due_ms").as_int();
         assert!((500_000 - SLACK..=500_000).contains(&due), "{due}");
-        let age = told.get("oldest_ready_ms").as_int();
+        let age = queue.get("oldest_ready_ms").as_int();
         assert!((0..SLACK).contains(&age), "{age}");
-        let priorities = pairs(told.get("priorities"));
+        let priorities = pairs(queue.get("priorities"));
         assert_eq!(priorities, [("3".into(), int(1)), ("9".into(), int(2))]);
-        let groups = told.get("groups").items();
+        let groups = queue.get("groups").items();
         let of = |group: &Value| {
             let number = |field| group.get(field).as_int();
             let age = number("oldest_leased_ms");
@@ -373,16 +356,16 @@ fn info_tells_everything_of_a_queue_in_both_protocols() {
         groups.sort();
         assert_eq!(groups, [("g".into(), 2, 4, 2), ("h".into(), 5, 1, 1)]);
         let policy: Vec<_> = POLICY.map(|(name, value)| (bulk(name), int(value))).to_vec();
-        assert_eq!(pairs(told.get("policy")), policy);
+        assert_eq!(pairs(queue.get("policy")), policy);
     }
 }
 
 #[test]
-fn info_tells_how_old_things_are() {
+fn info_tells_the_age_of_tasks_and_leases() {
     let server = Server::start();
     let mut client = server.client();
     let now = client.time_ms();
-    // Ids tell when entries were added.
+    // An id tells when its entry was added.
     client.run(format!("XADD tasks {}-0 payload old", now - 100_000));
     client
         .run(format!("XADD priority5:{{tasks}} {}-500000000000000000 payload old", now - 200_000));
@@ -390,7 +373,7 @@ fn info_tells_how_old_things_are() {
     let age = |client: &mut Client, field: &str| client.run("TASK.INFO tasks").get(field).as_int();
     let is_about = |found: i64, ms: i64| (ms..ms + SLACK).contains(&found);
     let found = age(&mut client, "oldest_ready_ms");
-    assert!(is_about(found, 200_000), "nobody has read any: {found}");
+    assert!(is_about(found, 200_000), "no group has read any: {found}");
     for expected in [100_000, 0, 0] {
         assert_eq!(client.consume("g", "c", "tasks", 1).len(), 1);
         let found = age(&mut client, "oldest_ready_ms");
@@ -399,21 +382,21 @@ fn info_tells_how_old_things_are() {
     assert_eq!(age(&mut client, "oldest_ready_ms"), 0, "all are leased");
     let id = client.leased_ids("tasks", "g").remove(0);
     client.run(format!("XCLAIM tasks g c 0 {id} IDLE 300000 JUSTID"));
-    let told = client.run("TASK.INFO tasks");
-    let found = told.get("groups").items()[0].get("oldest_leased_ms").as_int();
+    let queue = client.run("TASK.INFO tasks");
+    let found = queue.get("groups").items()[0].get("oldest_leased_ms").as_int();
     assert!(is_about(found, 300_000), "{found}");
 
     assert_eq!(age(&mut client, "next_due_ms"), -1);
     client.publish_with("tasks", "p", "DELAY 1");
-    wait_past(&mut client, now_ms() + 5);
-    assert_eq!(age(&mut client, "next_due_ms"), 0, "nobody has asked for it");
+    client.wait_ms(5);
+    assert_eq!(age(&mut client, "next_due_ms"), 0, "it has not been delivered");
 }
 
 #[test]
 fn info_of_a_missing_queue_is_empty_and_creates_nothing() {
     let server = Server::start();
     for (mut client, resp3) in [(server.client(), false), (server.client3(), true)] {
-        let told = info(&mut client, resp3);
+        let queue = info(&mut client, resp3);
         for (field, value) in [
             ("length", 0),
             ("delayed", 0),
@@ -422,21 +405,21 @@ fn info_of_a_missing_queue_is_empty_and_creates_nothing() {
             ("next_due_ms", -1),
             ("waiting_consumers", 0),
         ] {
-            assert_eq!(told.get(field), &int(value), "{field}");
+            assert_eq!(queue.get(field), &int(value), "{field}");
         }
-        assert_eq!(pairs(told.get("priorities")), []);
-        assert_eq!(told.get("groups"), &array([""; 0]));
+        assert_eq!(pairs(queue.get("priorities")), []);
+        assert_eq!(queue.get("groups"), &array([""; 0]));
         assert_eq!(client.run("DBSIZE"), int(0));
-        // Only what lies beside the stream.
+        // A queue with a priority only.
         client.publish_with("tasks", "p", "PRIORITY 2");
-        let told = info(&mut client, resp3);
-        assert_eq!(told.get("length"), &int(1));
+        let queue = info(&mut client, resp3);
+        assert_eq!(queue.get("length"), &int(1));
         assert_eq!(client.run("FLUSHALL"), ok());
     }
 }
 
 #[test]
-fn info_counts_who_waits() {
+fn info_counts_waiting_consumers() {
     let server = Server::start();
     let mut client = server.client();
     let mut waiters = ["g", "g", "h"].map(|group| {
@@ -483,7 +466,7 @@ fn info_answers_on_a_replica_and_in_read_only_scripts() {
 }
 
 #[test]
-fn info_tells_right_numbers_of_hundreds_of_groups_and_thousands_of_tasks() {
+fn info_is_exact_for_hundreds_of_groups_and_thousands_of_tasks() {
     const GROUPS: usize = 300;
     const TASKS: usize = 5000;
     let server = Server::start();
@@ -494,16 +477,16 @@ fn info_tells_right_numbers_of_hundreds_of_groups_and_thousands_of_tasks() {
     client.pipeline(&vec!["TASK.PUBLISH tasks p"; TASKS - 2]);
     client.pipeline(&["TASK.PUBLISH tasks p PRIORITY 4"; 2]);
     assert_eq!(client.run(create("late", "$")), ok());
-    // Each tenth has begun.
+    // Every tenth group has begun.
     let taken = |n: usize| if n.is_multiple_of(10) { n / 10 + 3 } else { 0 };
     for n in (0..GROUPS).filter(|n| taken(*n) > 0) {
         let reply = client.run(format!("TASK.CONSUME g{n} c tasks {}", taken(n)));
         assert_eq!(reply.task_ids().len(), taken(n));
     }
-    let told = client.run("TASK.INFO tasks");
+    let queue = client.run("TASK.INFO tasks");
     let number = |value: usize| int(value as i64);
-    assert_eq!(told.get("length"), &number(TASKS));
-    let groups = told.get("groups").items();
+    assert_eq!(queue.get("length"), &number(TASKS));
+    let groups = queue.get("groups").items();
     assert_eq!(groups.len(), GROUPS + 1);
     for group in groups {
         let name = group.get("name").as_str();
@@ -512,66 +495,13 @@ fn info_tells_right_numbers_of_hundreds_of_groups_and_thousands_of_tasks() {
                 let leased = taken(n.parse().unwrap());
                 (TASKS - leased, leased)
             }
-            // Two of a priority, which it has not looked at.
+            // It has not read the two tasks of a priority.
             None => (2, 0),
         };
         assert_eq!(group.get("ready"), &number(ready), "{name}");
         assert_eq!(group.get("leased"), &number(leased), "{name}");
         assert_eq!(group.get("consumers"), &number(leased.min(1)), "{name}");
     }
-    let age = told.get("oldest_ready_ms").as_int();
+    let age = queue.get("oldest_ready_ms").as_int();
     assert!((0..SLACK).contains(&age), "{age}");
-}
-
-// ---------------------------------------------------------------------------------------------
-// What is remembered
-// ---------------------------------------------------------------------------------------------
-
-#[test]
-fn a_group_that_cannot_be_is_not_remembered() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("SET tasks text"), ok());
-    let padding = "x".repeat(500);
-    // Names of more than 10 MB.
-    grows_by_less_than(&mut client, 4_000_000, |client| {
-        for hundred in 0..200 {
-            let consume = |n| format!("TASK.CONSUME {hundred}-{n}{padding} c tasks");
-            let replies = client.pipeline(&(0..100).map(consume).collect::<Vec<_>>());
-            assert!(replies.iter().all(|reply| reply.is_error_with("WRONGTYPE ")));
-        }
-    });
-}
-
-#[test]
-fn nothing_is_remembered_of_leases_that_do_not_end() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("TASK.POLICY tasks LEASE 0"), ok());
-    let round = |client: &mut Client| {
-        client.pipeline(&vec!["XADD tasks * payload p"; 1000]);
-        let reply = client.run("TASK.CONSUME g c tasks 1000");
-        let ids = reply.task_ids().join(" ");
-        // A plain client finishes them: the module is not told.
-        assert_eq!(client.run(format!("XACK tasks g {ids}")), int(1000));
-        assert_eq!(client.run(format!("XDEL tasks {ids}")), int(1000));
-    };
-    round(&mut client);
-    // An id and a time each of 100,000.
-    grows_by_less_than(&mut client, 2_000_000, |client| (0..100).for_each(|_| round(client)));
-}
-
-#[test]
-fn nothing_is_remembered_of_what_was_flushed() {
-    let server = Server::start();
-    let mut client = server.client();
-    let name = "x".repeat(1_000_000);
-    client.publish_with("tasks", "p", "PRIORITY 1");
-    // Names of 20 MB.
-    grows_by_less_than(&mut client, 5_000_000, |client| {
-        for n in 0..20 {
-            client.publish_with(&format!("{name}{n}"), "p", "PRIORITY 1");
-        }
-        assert_eq!(client.run("FLUSHALL"), ok());
-    });
 }
