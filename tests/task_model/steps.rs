@@ -1,0 +1,208 @@
+//! The random steps.
+
+use super::model::*;
+use proptest::prelude::*;
+
+/// The due time of a published task.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    Now,
+    /// `DELAY 0`
+    DelayNothing,
+    /// `DELAY` of some ms.
+    Soon(u8),
+    DelayFar,
+    AtPast,
+    AtFar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    Silent,
+    Fail,
+    Fatal,
+}
+
+/// Which one of several: the number modulo their count.
+pub type Pick = u8;
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Publish {
+        priority: usize,
+        retry_count: Option<u8>,
+        when: When,
+        unique: Option<u8>,
+    },
+    /// A plain XADD.
+    Add,
+    Consume {
+        group: Group,
+        consumer: u8,
+        count: Option<u8>,
+        named: bool,
+        meta: bool,
+    },
+    /// A consumer waits and a task is published or becomes due.
+    Wait {
+        group: Group,
+        consumer: u8,
+        priority: usize,
+        is_delayed: bool,
+    },
+    Ack {
+        group: Group,
+        leased: Vec<Pick>,
+        any: Option<Pick>,
+    },
+    Extend {
+        group: Group,
+        which: Pick,
+        stranger: bool,
+    },
+    Nack {
+        group: Group,
+        which: Pick,
+        stranger: bool,
+        outcome: Outcome,
+        delay: Option<bool>,
+        reason: bool,
+    },
+    Retry {
+        group: Group,
+        which: Pick,
+        retry_count: u8,
+    },
+    Cancel {
+        which: Vec<Pick>,
+    },
+    Redrive {
+        count: Option<u8>,
+    },
+    Tries(u8),
+    Keep(bool),
+    Paused(bool),
+    Limit(u8),
+    Backoff(bool),
+    /// A plain client makes a delayed task due.
+    MakeDue {
+        which: Pick,
+    },
+    /// All leases of a group expire, then this consumer asks.
+    Expire {
+        group: Group,
+        consumer: u8,
+        count: u8,
+        meta: bool,
+    },
+    /// A plain client ends the window of a unique id.
+    Forget {
+        unique: u8,
+    },
+    /// A plain client's XCLAIM for another consumer, with this number of deliveries.
+    Claim {
+        group: Group,
+        which: Pick,
+        consumer: u8,
+        deliveries: u8,
+    },
+    /// A plain client's XACK, which leaves the entry.
+    PlainAck {
+        group: Group,
+        which: Pick,
+    },
+    /// The server is killed and starts again.
+    Crash,
+}
+
+pub fn when() -> impl Strategy<Value = When> {
+    prop_oneof![
+        6 => Just(When::Now),
+        1 => Just(When::DelayNothing),
+        2 => (0..6_u8).prop_map(When::Soon),
+        2 => Just(When::DelayFar),
+        1 => Just(When::AtPast),
+        1 => Just(When::AtFar),
+    ]
+}
+
+/// Which groups there are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Groups {
+    One,
+    /// Two from the start.
+    Two,
+    /// The second one is created when it is first used.
+    SecondLater,
+}
+
+pub fn group(groups: Groups) -> impl Strategy<Value = Group> + Clone {
+    match groups {
+        Groups::One => prop::sample::select(&[Group::A][..]),
+        Groups::Two | Groups::SecondLater => prop::sample::select(&[Group::A, Group::B][..]),
+    }
+}
+
+pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
+    let group = group(groups);
+    let priority = 0..PRIORITIES.len();
+    let unique = 0..3_u8;
+    let publish = (
+        priority.clone(),
+        prop::option::weighted(0.2, 0..4_u8),
+        when(),
+        prop::option::weighted(0.3, unique.clone()),
+    );
+    let consume = (group.clone(), 0..3_u8, prop::option::of(1..6_u8), any::<bool>(), any::<bool>());
+    let nack = (
+        (group.clone(), any::<Pick>(), prop::bool::weighted(0.1)),
+        prop::sample::select(&[Outcome::Silent, Outcome::Fail, Outcome::Fatal][..]),
+        prop::option::weighted(0.4, any::<bool>()),
+        any::<bool>(),
+    );
+    let picks = prop::collection::vec(any::<Pick>(), 1..4);
+    prop_oneof![
+        24 => publish.prop_map(|(priority, retry_count, when, unique)| {
+            Step::Publish { priority, retry_count, when, unique }
+        }),
+        2 => Just(Step::Add),
+        16 => consume.prop_map(|(group, consumer, count, named, meta)| {
+            Step::Consume { group, consumer, count, named, meta }
+        }),
+        2 => (group.clone(), 0..3_u8, priority, any::<bool>()).prop_map(
+            |(group, consumer, priority, is_delayed)| {
+                Step::Wait { group, consumer, priority, is_delayed }
+            }
+        ),
+        8 => (group.clone(), picks.clone(), prop::option::weighted(0.3, any::<Pick>()))
+            .prop_map(|(group, leased, any)| Step::Ack { group, leased, any }),
+        3 => (group.clone(), any::<Pick>(), prop::bool::weighted(0.3))
+            .prop_map(|(group, which, stranger)| Step::Extend { group, which, stranger }),
+        12 => nack.prop_map(|((group, which, stranger), outcome, delay, reason)| {
+            Step::Nack { group, which, stranger, outcome, delay, reason }
+        }),
+        4 => (group.clone(), any::<Pick>(), 0..4_u8).prop_map(|(group, which, retry_count)| {
+            Step::Retry { group, which, retry_count }
+        }),
+        4 => picks.prop_map(|which| Step::Cancel { which }),
+        4 => prop::option::of(1..4_u8).prop_map(|count| Step::Redrive { count }),
+        2 => (0..6_u8).prop_map(Step::Tries),
+        2 => prop::bool::weighted(0.4).prop_map(Step::Keep),
+        3 => prop::bool::weighted(0.25).prop_map(Step::Paused),
+        2 => prop::sample::select(&[0, 0, 6, 10, 14][..]).prop_map(Step::Limit),
+        2 => any::<bool>().prop_map(Step::Backoff),
+        6 => any::<Pick>().prop_map(|which| Step::MakeDue { which }),
+        2 => (group.clone(), any::<Pick>(), 0..3_u8, 1..6_u8).prop_map(
+            |(group, which, consumer, deliveries)| {
+                Step::Claim { group, which, consumer, deliveries }
+            }
+        ),
+        1 => (group.clone(), any::<Pick>())
+            .prop_map(|(group, which)| Step::PlainAck { group, which }),
+        8 => (group, 0..3_u8, 1..6_u8, any::<bool>()).prop_map(|(group, consumer, count, meta)| {
+            Step::Expire { group, consumer, count, meta }
+        }),
+        1 => unique.prop_map(|unique| Step::Forget { unique }),
+        1 => Just(if crashes { Step::Crash } else { Step::Add }),
+    ]
+}
