@@ -1,14 +1,13 @@
-//! What outlives a command: what is propagated, what a crash leaves, and what a replica has.
-//!
-//! Every effect is propagated as plain commands with absolute times, several of one step as one
-//! transaction, and what changes nothing propagates nothing. So the append-only file, the snapshot
-//! and the replicas hold the same data, readable without the module; after a crash or a failover
-//! work goes on where it was. A replica refuses whatever would write.
+//! Replication, persistence, crashes and failovers of all families. Every effect replicates as
+//! plain commands with absolute times, the effects of one step as one transaction. So the
+//! append-only file, a snapshot and replicas hold the same data, readable without the module, and
+//! work goes on after a crash or a failover. A replica refuses writes.
 
 mod support;
+use support::compare::xadd;
 use support::*;
 
-/// A server whose propagation is watched.
+/// A server with a tap on its replication stream.
 struct Watched {
     c: Client,
     tap: ReplicationTap,
@@ -24,13 +23,13 @@ impl Watched {
         Self { c, tap, since, server }
     }
 
-    /// What was propagated since the last call: see [`ReplicationTap::effects`].
+    /// What was replicated since the last call: see [`ReplicationTap::effects`].
     #[track_caller]
     fn effects(&mut self) -> Vec<String> {
         self.tap.effects()
     }
 
-    /// When a key expires, which must be `ttl` ms after a point in the test's run.
+    /// When a key expires. Checks that this is `ttl` ms after a time during the test.
     #[track_caller]
     fn end(&mut self, key: &str, ttl: i64) -> i64 {
         let end = self.c.cmd(&["PEXPIRETIME", key]).as_int();
@@ -38,7 +37,7 @@ impl Watched {
         end
     }
 
-    /// A connection on which a consumer of the group waits for a task of the stream.
+    /// A consumer of the group that waits for a task of the stream.
     #[track_caller]
     fn waiter(&self, group: &str, stream: &str) -> Client {
         let mut waiter = self.server.client();
@@ -48,16 +47,7 @@ impl Watched {
     }
 }
 
-/// The XADD that made an entry.
-#[track_caller]
-fn xadd(c: &mut Client, stream: &str, id: &str) -> String {
-    let entries = c.cmd(&["XRANGE", stream, id, id]);
-    let fields = entries.items()[0].items()[1].items();
-    let fields: Vec<_> = fields.iter().map(Value::as_str).collect();
-    format!("XADD {stream} {id} {}", fields.join(" "))
-}
-
-/// The XCLAIM by which a first delivery is propagated.
+/// The XCLAIM that replicates a first delivery.
 fn delivery(stream: &str, group: &str, consumer: &str, id: &str) -> String {
     let options = format!("TIME now RETRYCOUNT 1 FORCE JUSTID LASTID {id}");
     format!("XCLAIM {stream} {group} {consumer} 0 {id} {options}")
@@ -72,7 +62,7 @@ fn transaction<const N: usize>(commands: [String; N]) -> Vec<String> {
 const NOTHING: [&str; 0] = [];
 
 #[test]
-fn locks_are_propagated_as_plain_keys_with_absolute_times() {
+fn locks_replicate_as_plain_keys_with_absolute_times() {
     let mut w = Watched::start();
     assert_eq!(w.c.run("LOCK.ACQUIRE job me 10000"), int(1));
     let end = w.end("lock:{job}", 10_000);
@@ -87,7 +77,7 @@ fn locks_are_propagated_as_plain_keys_with_absolute_times() {
 }
 
 #[test]
-fn an_expired_lock_is_deleted_on_replicas_before_it_is_granted_anew() {
+fn an_expired_lock_is_deleted_on_replicas_before_the_next_grant() {
     let mut w = Watched::start();
     assert_eq!(w.c.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
     assert_eq!(w.c.run("LOCK.ACQUIRE job me 1"), int(1));
@@ -96,13 +86,13 @@ fn an_expired_lock_is_deleted_on_replicas_before_it_is_granted_anew() {
     let end = w.end("lock:{job}", 10_000);
     let mut effects = w.effects();
     effects.retain(|effect| effect != "MULTI" && effect != "EXEC");
-    // Which of the two it is depends on the server's settings for lazy freeing.
+    // Which of the two depends on the server's lazy freeing.
     assert!(["DEL lock:{job}", "UNLINK lock:{job}"].contains(&effects[0].as_str()), "{effects:?}");
     assert_eq!(effects[1..], [format!("SET lock:{{job}} you PXAT {end}")]);
 }
 
 #[test]
-fn cached_values_and_leases_are_propagated_as_plain_keys_with_absolute_times() {
+fn cached_values_and_leases_replicate_as_plain_keys_with_absolute_times() {
     let mut w = Watched::start();
     assert_eq!(w.c.run("CACHE.LOCK page 30000 5000"), simple("LOAD"));
     let lease = w.c.run("GET cachelock:{page}").as_str().to_owned();
@@ -116,11 +106,11 @@ fn cached_values_and_leases_are_propagated_as_plain_keys_with_absolute_times() {
 
     assert_eq!(w.c.run("CACHE.SET page new 20000"), ok());
     let end = w.end("page", 20_000);
-    assert_eq!(w.effects(), [format!("SET page new PXAT {end}")], "there was no lease to end");
+    assert_eq!(w.effects(), [format!("SET page new PXAT {end}")], "there was no lease");
 }
 
 #[test]
-fn tasks_are_propagated_as_stream_commands() {
+fn tasks_replicate_as_stream_commands() {
     let mut w = Watched::start();
     assert_eq!(w.c.run("TASK.CONSUME g c tasks"), nil_array());
     assert_eq!(w.effects(), ["XGROUP CREATE tasks g 0 MKSTREAM"]);
@@ -153,7 +143,7 @@ fn a_delivery_that_creates_its_group_is_one_transaction() {
 }
 
 #[test]
-fn an_acknowledgement_deletes_on_replicas_only_what_every_group_is_past() {
+fn ack_deletes_an_entry_on_replicas_when_every_group_is_past_it() {
     let mut w = Watched::start();
     let id = w.c.publish("tasks", "a");
     for group in ["g", "h"] {
@@ -189,7 +179,7 @@ fn a_retry_is_one_transaction_of_the_copy_and_the_end_of_the_source() {
 }
 
 #[test]
-fn a_publish_and_the_hand_over_to_those_who_wait_are_one_transaction() {
+fn a_publish_and_its_deliveries_are_one_transaction() {
     let mut w = Watched::start();
     let mut waiters = ["g", "h"].map(|group| w.waiter(group, "tasks"));
     w.effects();
@@ -205,7 +195,7 @@ fn a_publish_and_the_hand_over_to_those_who_wait_are_one_transaction() {
 }
 
 #[test]
-fn a_retry_and_the_hand_over_to_the_one_who_waits_are_one_transaction() {
+fn a_retry_and_its_delivery_are_one_transaction() {
     let mut w = Watched::start();
     let id = w.c.publish("tasks", "a");
     assert_eq!(w.c.lease("g", "c", "tasks"), id);
@@ -224,28 +214,26 @@ fn a_retry_and_the_hand_over_to_the_one_who_waits_are_one_transaction() {
 }
 
 #[test]
-fn a_hand_over_by_the_timer_is_propagated() {
+fn a_delivery_by_the_timer_is_one_transaction_with_the_group_that_it_creates() {
     let mut w = Watched::start();
-    let mut waiter = w.waiter("g", "tasks");
-    w.effects();
-    let id = w.c.run("XADD tasks * payload a").as_str().to_owned();
-    assert_eq!(waiter.read().task_ids(), [&id]);
-    let expected = [xadd(&mut w.c, "tasks", &id), delivery("tasks", "g", "g-waits", &id)];
-    assert_eq!(w.effects(), expected);
-}
-
-#[test]
-fn a_hand_over_by_the_timer_that_creates_its_group_is_one_transaction() {
-    let mut w = Watched::start();
-    let mut waiter = w.waiter("g", "tasks");
-    assert_eq!(w.c.run("DEL tasks"), int(1));
-    w.effects();
-    let id = w.c.run("XADD tasks * payload a").as_str().to_owned();
-    assert_eq!(waiter.read().task_ids(), [&id]);
-    let created = "XGROUP CREATE tasks g 0".to_owned();
-    let served = transaction([created, delivery("tasks", "g", "g-waits", &id)]);
-    let added = xadd(&mut w.c, "tasks", &id);
-    assert_eq!(w.effects(), [vec![added], served].concat());
+    for has_group in [true, false] {
+        let mut waiter = w.waiter("g", "tasks");
+        if !has_group {
+            assert_eq!(w.c.run("DEL tasks"), int(1));
+        }
+        w.effects();
+        let id = w.c.run("XADD tasks * payload a").as_str().to_owned();
+        assert_eq!(waiter.read().task_ids(), [&id]);
+        let added = xadd(&mut w.c, "tasks", &id);
+        let delivered = delivery("tasks", "g", "g-waits", &id);
+        let expected = if has_group {
+            vec![added, delivered]
+        } else {
+            let created = "XGROUP CREATE tasks g 0".to_owned();
+            [vec![added], transaction([created, delivered])].concat()
+        };
+        assert_eq!(w.effects(), expected);
+    }
 }
 
 #[test]
@@ -272,7 +260,7 @@ fn effects_inside_a_transaction_or_script_belong_to_it() {
 }
 
 #[test]
-fn what_is_refused_or_changes_nothing_propagates_nothing() {
+fn calls_that_are_refused_or_change_nothing_replicate_nothing() {
     let mut w = Watched::start();
     let id = w.c.publish("tasks", "a");
     assert_eq!(w.c.lease("g", "c", "tasks"), id);
@@ -338,7 +326,7 @@ fn what_is_refused_or_changes_nothing_propagates_nothing() {
     assert_eq!(contents(&w.server), before);
 }
 
-/// Tasks by their state, as [`populate`] left them.
+/// The tasks that [`populate`] made, by their state.
 struct Tasks {
     leased: String,
     handed_over: String,
@@ -347,7 +335,7 @@ struct Tasks {
     dead: String,
 }
 
-/// Makes work of every family in every state. The queue is `tasks`, the group `g`.
+/// Makes locks, cached values and tasks in every state. The queue is `tasks`, the group `g`.
 #[track_caller]
 fn populate(server: &Server) -> Tasks {
     let mut c = server.client();
@@ -387,19 +375,19 @@ fn populate(server: &Server) -> Tasks {
     Tasks { leased, handed_over, ready, again, dead }
 }
 
-/// Goes on with what [`populate`] left.
+/// Goes on working with what [`populate`] made.
 #[track_caller]
 fn work_goes_on(server: &Server, tasks: &Tasks) {
     let mut c = server.client();
     assert_eq!(c.run("LOCK.ACQUIRE job you 1000"), int(0), "it is held");
     assert_eq!(c.run("LOCK.ACQUIRE done you 1000"), int(1), "it was released");
-    eventually(SOON, "a lease ends, whether the server runs or not", || {
+    eventually(SOON, "the lease expires, whether the server runs or not", || {
         c.run("LOCK.ACQUIRE brief you 600000") == int(1)
     });
     assert_eq!(c.run("LOCK.EXTEND job me 1000000"), int(1));
     assert_eq!(c.run("LOCK.RELEASE job me"), int(1));
     assert_eq!(c.run("CACHE.GET page"), bulk("text"));
-    assert_eq!(c.run("CACHE.LOCK slow 600000 600000"), simple("LOAD"), "its loader was forgotten");
+    assert_eq!(c.run("CACHE.LOCK slow 600000 600000"), simple("LOAD"), "its loader is forgotten");
     assert_eq!(c.run("CACHE.LOCK slow 1000 1000"), simple("WAIT"), "it is being loaded");
     assert_eq!(c.run("CACHE.SET slow text 600000"), ok());
     assert_eq!(c.run("CACHE.LOCK slow 1000 1000"), simple("LOAD"));
@@ -422,7 +410,7 @@ fn work_goes_on(server: &Server, tasks: &Tasks) {
     }
 }
 
-/// What a server holds, but for the lock that ends during the test.
+/// What a server holds, without the lock that expires during the test.
 #[track_caller]
 fn contents(server: &Server) -> Vec<String> {
     let mut contents = support::contents(server);
@@ -430,7 +418,7 @@ fn contents(server: &Server) -> Vec<String> {
     contents
 }
 
-/// Asks for a rewrite of the append-only file and waits for its end.
+/// Rewrites the append-only file.
 #[track_caller]
 fn rewrite_aof(server: &Server) {
     let mut c = server.client();
@@ -443,11 +431,11 @@ fn rewrite_aof(server: &Server) {
     assert_eq!(status.as_deref(), Some("ok"));
 }
 
-/// A way to have the data on disk.
+/// A way to keep the data on disk.
 struct Persistence {
     name: &'static str,
     options: Builder,
-    /// What is done before the server crashes.
+    /// Saves the data before the server crashes.
     save: fn(&Server),
 }
 
@@ -456,15 +444,23 @@ fn ways_to_persist() -> [Persistence; 4] {
     let commands = log().arg("--aof-use-rdb-preamble").arg("no");
     let snapshot = |server: &Server| assert_eq!(server.client().run("SAVE"), ok());
     [
-        Persistence { name: "a log", options: log(), save: |_| () },
-        Persistence { name: "a log rewritten as a snapshot", options: log(), save: rewrite_aof },
-        Persistence { name: "a log rewritten as commands", options: commands, save: rewrite_aof },
+        Persistence { name: "an append-only file", options: log(), save: |_| () },
+        Persistence {
+            name: "an append-only file rewritten as a snapshot",
+            options: log(),
+            save: rewrite_aof,
+        },
+        Persistence {
+            name: "an append-only file rewritten as commands",
+            options: commands,
+            save: rewrite_aof,
+        },
         Persistence { name: "a snapshot", options: Server::builder(), save: snapshot },
     ]
 }
 
 #[test]
-fn after_a_crash_everything_is_as_it_was_and_work_goes_on() {
+fn after_a_crash_the_data_are_complete_and_work_goes_on() {
     for Persistence { name, options, save } in ways_to_persist() {
         eprintln!("with {name}");
         let mut server = options.start();
@@ -505,7 +501,7 @@ fn a_server_without_the_module_reads_the_same_data() {
         let expected = [[&*tasks.handed_over, "waiter"], [&*tasks.leased, "c"]];
         assert_eq!(pending.collect::<Vec<_>>(), expected);
 
-        // And back: what was done without the module is what the module goes on with.
+        // With the module again, which goes on from what was done without it.
         assert_eq!(c.run(format!("XACK tasks g {}", tasks.leased)), int(1));
         assert_eq!(c.run("DEL lock:{job}"), int(1));
         server.restart();
@@ -516,12 +512,12 @@ fn a_server_without_the_module_reads_the_same_data() {
 }
 
 #[test]
-fn the_log_holds_what_replicas_are_sent() {
+fn the_append_only_file_holds_what_replicas_get() {
     let server = Server::builder().aof(true).start();
     let mut tap = server.replication_tap();
     populate(&server);
-    // What expires between the two looks would be in only one of them.
-    eventually(SOON, "the brief lease ends", || {
+    // A key that expires between the two looks would be in only one of them.
+    eventually(SOON, "the brief lease expires", || {
         server.client().run("EXISTS lock:{brief}") == int(0)
     });
     let (sent, logged) = (tap.commands(), aof_commands(&server));
@@ -530,7 +526,7 @@ fn the_log_holds_what_replicas_are_sent() {
 }
 
 #[test]
-fn replicas_hold_the_same_data_whether_they_have_the_module_or_not() {
+fn replicas_hold_the_same_data_with_and_without_the_module() {
     let master = Server::start();
     let replica = |module| Server::builder().module(module).replica_of(&master).start();
     let mut replicas = vec![replica(true), replica(false)];
@@ -555,7 +551,7 @@ fn after_the_promotion_of_a_replica_work_goes_on() {
 }
 
 #[test]
-fn after_a_planned_failover_work_goes_on_and_waiting_clients_are_told() {
+fn after_a_planned_failover_work_goes_on_and_waiting_clients_get_an_error() {
     let master = Server::start();
     let replica = Server::builder().replica_of(&master).start();
     let tasks = populate(&master);
@@ -563,8 +559,8 @@ fn after_a_planned_failover_work_goes_on_and_waiting_clients_are_told() {
     master.wait_with(&mut waiter, "TASK.CONSUME g waiter other 1 0");
     wait_in_sync(&master, &replica);
     assert_eq!(master.client().run("FAILOVER"), ok());
-    let told = waiter.read();
-    assert!(told.is_error_with("UNBLOCKED "), "{told:?}");
+    let reply = waiter.read();
+    assert!(reply.is_error_with("UNBLOCKED "), "{reply:?}");
     eventually(SOON, "the replica takes over", || {
         info(&replica, "replication", "role").as_deref() == Some("master")
     });
@@ -592,6 +588,13 @@ fn a_replica_refuses_writes_and_answers_reads() {
         "TASK.CONSUME g c tasks 1 0",
         &format!("TASK.ACK tasks g {}", tasks.leased),
         &format!("TASK.RETRY tasks {} a 0 again dead 3", tasks.leased),
+        "TASK.PUBLISH tasks p DELAY 5",
+        "TASK.CONSUME g c tasks COUNT 5 META",
+        "TASK.EXTEND tasks g one 1-1",
+        "TASK.NACK tasks g one FAIL 1-1",
+        "TASK.CANCEL tasks 1-1",
+        "TASK.REDRIVE dead tasks",
+        "TASK.POLICY tasks LIMIT 5",
     ] {
         let reply = c.run(line);
         assert!(reply.is_error_with("READONLY "), "{line}: {reply:?}");
@@ -603,11 +606,11 @@ fn a_replica_refuses_writes_and_answers_reads() {
 }
 
 #[test]
-fn a_replica_returns_no_value_whose_time_is_over() {
+fn a_replica_returns_no_expired_value() {
     let master = Server::start();
     let replica = Server::builder().replica_of(&master).start();
     let mut c = master.client();
-    // Nothing but an access would delete the key on the master, and there is none.
+    // Only an access would delete the keys on the master, and there is none.
     assert_eq!(c.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
     let long = "x".repeat(1000);
     assert_eq!(c.run("CACHE.SET short text 50"), ok());
@@ -616,7 +619,7 @@ fn a_replica_returns_no_value_whose_time_is_over() {
     wait_in_sync(&master, &replica);
     let mut r = replica.client();
     for key in ["short", "long"] {
-        eventually(SOON, "the value's time is over", || r.run(format!("CACHE.GET {key}")) == nil());
+        eventually(SOON, "the value has expired", || r.run(format!("CACHE.GET {key}")) == nil());
     }
     assert_eq!(r.run("CACHE.GET kept"), bulk("text"));
     assert_eq!(r.run("DBSIZE"), int(3), "the keys are there until the master deletes them");
@@ -626,7 +629,7 @@ fn a_replica_returns_no_value_whose_time_is_over() {
 }
 
 #[test]
-fn what_was_remembered_of_a_stream_does_not_outlive_a_resynchronisation() {
+fn a_full_resynchronization_discards_what_is_remembered_of_a_stream() {
     let other = Server::start();
     let server = Server::builder().arg("--repl-diskless-load").arg("swapdb").start();
     let mut c = server.client();
@@ -642,13 +645,13 @@ fn what_was_remembered_of_a_stream_does_not_outlive_a_resynchronisation() {
     wait_in_sync(&other, &server);
     assert_eq!(c.run("REPLICAOF NO ONE"), ok());
     assert_eq!(c.run(format!("TASK.ACK tasks g {id}")), int(1));
-    assert_eq!(c.run("XLEN tasks"), int(1), "h is not done with it");
+    assert_eq!(c.run("XLEN tasks"), int(1), "h has not finished it");
     assert_eq!(c.run(format!("TASK.ACK tasks h {id}")), int(1));
     assert_eq!(c.run("XLEN tasks"), int(0));
 }
 
 #[test]
-fn wait_behind_a_command_waits_for_its_effects() {
+fn wait_after_a_command_waits_for_its_effects() {
     let master = Server::start();
     let replica = Server::builder().replica_of(&master).start();
     let mut c = master.client();
@@ -664,7 +667,7 @@ fn wait_behind_a_command_waits_for_its_effects() {
     assert_eq!(waiter.read().task_ids(), [id]);
     let mut all = others.into_iter().chain([waiter]).collect::<Vec<_>>();
     for client in &mut all {
-        assert_eq!(client.run("WAIT 1 20"), int(0), "the replica has not got it");
+        assert_eq!(client.run("WAIT 1 20"), int(0), "the replica does not have it");
     }
     replica.resume();
     for client in &mut all {

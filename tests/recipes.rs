@@ -1,14 +1,13 @@
-//! The recipes of docs/cache.md and docs/tasks.md do what the pages say: each block of code that bears
-//! a name is taken from its page and run against a real server, by the client library that it is
-//! written for, together with a driver that fails unless the outcome is right.
+//! The code in docs/cache.md and docs/tasks.md: each named block is taken from its page and run
+//! against a real server with its client library, together with a driver that checks the outcome.
 //!
-//! The drivers of a page are in tests/recipes/<page>/, for each recipe `<recipe>.<extension>` or several
-//! `<recipe>.<case>.<extension>`. Before a recipe comes what its page gives as `clients`, and what the
-//! driver's first line names: `# on: read-through`.
+//! The drivers of a page are tests/recipes/<page>/<recipe>.<extension> or, if a recipe has several,
+//! <recipe>.<case>.<extension>. The page's `clients` and the recipes in the driver's first line (`#
+//! on: read-through`) come before the recipe.
 //!
-//! Python needs the package `redis` (`CORRAL_PYTHON` names an interpreter that has it), Node too
-//! (`CORRAL_NODE_PATH` names a `node_modules` that has it). Where one is missing, the test says so and
-//! sees only that each recipe has its driver. Sessions, which show commands and replies, always run.
+//! Python and Node need the package `redis`: see `CORRAL_PYTHON` and `CORRAL_NODE_PATH`. Without it
+//! the test says so and only checks that each recipe has a driver. Sessions, which show commands
+//! and replies, always run.
 
 mod support;
 use support::*;
@@ -20,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-/// How long a recipe may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a recipe may take on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A page, by the name of its file and of the directory of its drivers.
+/// A page: its name, which is also that of the directory of its drivers, and its text.
 struct Page {
     name: &'static str,
     text: &'static str,
@@ -32,7 +31,7 @@ struct Page {
 const CACHE: Page = Page { name: "cache", text: include_str!("../docs/cache.md") };
 const TASKS: Page = Page { name: "tasks", text: include_str!("../docs/tasks.md") };
 
-/// How a block of a page is called: ```` ```python recipe=worker ````
+/// The title of a block: ```` ```python recipe=worker ````
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Name {
     language: &'static str,
@@ -41,7 +40,7 @@ struct Name {
 }
 
 impl Page {
-    /// The page's blocks: each bears a name, so that none goes untested.
+    /// The blocks of the page. Each needs a name, so none goes untested.
     fn blocks(&self) -> BTreeMap<Name, String> {
         let mut blocks = BTreeMap::new();
         let mut lines = self.text.lines();
@@ -49,11 +48,11 @@ impl Page {
             let Some(head) = line.strip_prefix("```") else { continue };
             let text = lines.by_ref().take_while(|line| *line != "```");
             let text: String = text.map(|line| format!("{line}\n")).collect();
-            let (language, title) = head.split_once(' ').expect("every block bears a name");
+            let (language, title) = head.split_once(' ').expect("every block needs a name");
             let (kind, name) = title.split_once('=').expect("kind=name");
             let known =
                 matches!((language, kind), ("python" | "js", "recipe") | ("text", "session"));
-            assert!(known, "nothing runs this: {head}");
+            assert!(known, "no test runs this: {head}");
             let before = blocks.insert(Name { language, kind, name }, text);
             assert_eq!(before, None, "two blocks of one name: {head}");
         }
@@ -72,7 +71,7 @@ impl Page {
 struct Language {
     name: &'static str,
     extension: &'static str,
-    /// How a driver's first line begins that names what its recipe builds on.
+    /// The start of a driver's first line that names the recipes before its own.
     on: &'static str,
     runtime: fn() -> Option<Runtime>,
 }
@@ -82,9 +81,9 @@ const PYTHON: Language =
 const JAVASCRIPT: Language =
     Language { name: "js", extension: "mjs", on: "// on: ", runtime: Runtime::node };
 
-/// Code that calls a recipe and fails unless the outcome is right.
+/// Code that calls a recipe and checks the outcome.
 struct Driver {
-    /// The recipe, and the case if it has several drivers.
+    /// The recipe, and the case if there are several drivers.
     title: String,
     text: String,
 }
@@ -96,7 +95,7 @@ impl Driver {
 }
 
 impl Language {
-    /// What stands around every recipe.
+    /// The code around every recipe.
     fn frame(&self, name: &str) -> String {
         fs::read_to_string(drivers_dir().join(name).with_extension(self.extension))
             .unwrap_or_default()
@@ -117,17 +116,15 @@ impl Language {
         drivers
     }
 
-    /// Runs every driver of a page with its recipe, or says why not.
+    /// Runs every driver of a page with its recipe, if the language is installed.
     #[track_caller]
     fn run(&self, page: &Page) {
         let (recipes, drivers) = (page.recipes(self.name), self.drivers(page));
         let driven: BTreeSet<_> = drivers.iter().map(Driver::recipe).chain(["clients"]).collect();
-        assert_eq!(driven, recipes.keys().copied().collect(), "recipes, and what drives them");
+        assert_eq!(driven, recipes.keys().copied().collect(), "drivers and recipes");
         let Some(runtime) = (self.runtime)() else {
             let language = self.name;
-            eprintln!(
-                "no {language} with the package redis: the recipes are there, but did not run"
-            );
+            eprintln!("no {language} with the package redis: the recipes did not run");
             return;
         };
         for driver in &drivers {
@@ -145,7 +142,7 @@ fn drivers_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recipes")
 }
 
-/// What runs a language.
+/// The interpreter of a language.
 struct Runtime {
     program: PathBuf,
     /// Where Node finds packages.
@@ -177,7 +174,7 @@ impl Runtime {
         Some(Self { program: "node".into(), modules: Some(modules) })
     }
 
-    /// Runs a program against a server of its own; nobody waits there any more when it has ended.
+    /// Runs a program against a new server, and checks that it leaves no waiting client.
     #[track_caller]
     fn run(&self, name: &str, extension: &str, code: &str) {
         let server = Server::start();
@@ -200,40 +197,40 @@ impl Runtime {
             .stderr(output);
         let mut process = spawn(command).expect("start the runtime");
         let said = || fs::read_to_string(&log).expect("read the log");
-        let end = std::time::Instant::now() + PATIENCE;
-        let status = eventually(PATIENCE + SOON, name, || {
-            assert!(std::time::Instant::now() < end, "{name} does not end\n{}", said());
+        let end = std::time::Instant::now() + TIMEOUT;
+        let status = eventually(TIMEOUT + SOON, name, || {
+            assert!(std::time::Instant::now() < end, "{name} takes too long\n{}", said());
             process.try_wait().expect("try_wait")
         });
         assert!(status.success(), "{name}: {status}\n{}", said());
         let mut client = server.client();
         for family in ["cache", "task"] {
-            eventually(SOON, "nobody waits", || waiters(&mut client, family) == 0);
+            eventually(SOON, "no client waits", || waiters(&mut client, family) == 0);
         }
     }
 }
 
 #[test]
-fn the_recipes_for_the_cache_in_python_do_what_the_page_says() {
+fn the_python_recipes_for_the_cache_work() {
     PYTHON.run(&CACHE);
 }
 
 #[test]
-fn the_recipes_for_the_cache_in_javascript_do_what_the_page_says() {
+fn the_javascript_recipes_for_the_cache_work() {
     JAVASCRIPT.run(&CACHE);
 }
 
 #[test]
-fn the_recipes_for_tasks_in_python_do_what_the_page_says() {
+fn the_python_recipes_for_tasks_work() {
     PYTHON.run(&TASKS);
 }
 
 #[test]
-fn the_recipes_for_tasks_in_javascript_do_what_the_page_says() {
+fn the_javascript_recipes_for_tasks_work() {
     JAVASCRIPT.run(&TASKS);
 }
 
-/// A reply in the words of the pages: arrays within it are in brackets.
+/// A reply as the pages write it, with inner arrays in brackets.
 fn spell(reply: &Value) -> String {
     let all = |items: &[Value]| items.iter().map(spell_within).collect::<Vec<_>>().join(" ");
     match reply {
@@ -255,13 +252,12 @@ fn spell_within(reply: &Value) -> String {
     }
 }
 
-/// What a word is that differs each time a session is run. Such words are the same where they are the
-/// same on the page.
+/// A word that differs in each run of a session. Equal words on the page are equal in the run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// Of a lease on a cached value. They rise.
+    /// The token of a load. Tokens rise.
     Token,
-    /// Of a task, with what the id tells of its place: the sequence divided by 10^17.
+    /// The id of a task, with the sequence divided by 10^17, which tells its priority.
     Id(u64),
     /// Unix time in seconds.
     Seconds,
@@ -280,19 +276,18 @@ fn kind(word: &str) -> Option<Kind> {
     }
 }
 
-/// The words of the page, and what they are here.
+/// The words of the page with their values in this run.
 #[derive(Default)]
 struct Meanings(BTreeMap<String, String>);
 
 impl Meanings {
-    /// A line of the page as it is here: words that have come before have their meaning.
+    /// A line of the page with the values of this run.
     fn translate(&self, line: &str) -> String {
         let words = split(line).map(|word| self.0.get(word).map_or(word, String::as_str));
         words.collect()
     }
 
-    /// Learns from a reply what the words of the page mean whose kind says that they differ; `…` is
-    /// any word. False if the reply is another one.
+    /// Compares a reply with the page and learns the values of its words. `…` is any word.
     fn learn(&mut self, page: &str, reply: &str) -> bool {
         let (expected, found): (Vec<_>, Vec<_>) = (split(page).collect(), split(reply).collect());
         expected.len() == found.len()
@@ -317,7 +312,7 @@ impl Meanings {
     }
 }
 
-/// The words of a line, and what separates them.
+/// The words of a line and their separators.
 fn split(line: &str) -> impl Iterator<Item = &str> {
     line.split_inclusive([' ', '[', ']']).flat_map(|part| {
         let word = part.trim_end_matches([' ', '[', ']']);
@@ -349,11 +344,11 @@ fn run_sessions(page: &Page) {
 }
 
 #[test]
-fn the_sessions_with_the_cache_reply_what_the_page_says() {
+fn the_sessions_of_the_cache_page_reply_as_written() {
     run_sessions(&CACHE);
 }
 
 #[test]
-fn the_sessions_with_tasks_reply_what_the_page_says() {
+fn the_sessions_of_the_task_page_reply_as_written() {
     run_sessions(&TASKS);
 }

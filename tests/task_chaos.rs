@@ -1,11 +1,11 @@
-//! Tasks in the hands of real processes that are killed while they work, on servers that are killed
-//! and start again, or are replaced by a replica.
+//! Consumer processes that are killed while they work, on servers that are killed and restarted or
+//! replaced by a replica.
 //!
-//! One thing has to come out: whatever a producer was told to be published was done by a consumer,
-//! who wrote that down before acknowledging it, or is in the dead letters, with every task that
-//! kills whoever works on it. Nothing is lost; some of it is done twice.
+//! One thing must hold: every task whose publish was confirmed was run by a consumer, which writes
+//! that down before it acknowledges the task, or is a dead letter, as is every task that kills its
+//! consumers. Nothing is lost; some tasks run twice.
 //!
-//! `CORRAL_CHAOS_SECONDS` lets the killing go on for longer.
+//! `CORRAL_CHAOS_SECONDS` makes a test longer.
 
 mod support;
 use support::*;
@@ -21,28 +21,28 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long processes are killed, unless the environment says otherwise.
+/// How long processes are killed by default.
 const SECONDS: u64 = 8;
 
-/// How long it may take until everything is done when the killing is over.
+/// How long the rest of the tasks may take.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// How long consumers have for a batch, in ms. It also is how long a task rests whose consumer died.
+/// The lease, in ms.
 const LEASE: u64 = 300;
 
-/// How often a task is given out before it is dead.
+/// How often a task is delivered before it is dead-lettered.
 const TRIES: usize = 6;
 
-/// How many tasks there are at once, so that consumers are not left behind.
+/// The limit of the queue, so that the consumers keep up.
 const LIMIT: usize = 400;
 
-/// Set for consumer processes: the directory in which they work.
+/// The environment variable of consumer processes: their directory.
 const CONSUMER: &str = "CORRAL_TEST_TASK_CONSUMER";
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a reply may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What happens to a task. Its payload begins with the name.
+/// How a task behaves. Its payload begins with this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Plain,
@@ -50,16 +50,16 @@ enum Kind {
     Slow,
     /// Fails once.
     Flaky,
-    /// Is put off now and then.
+    /// Is put off sometimes.
     Snoozed,
-    /// Can never be done, and its consumer knows.
+    /// Cannot be done, and its consumer knows.
     Bad,
     /// Kills its consumer.
     Poison,
 }
 
 impl Kind {
-    /// Of each hundred tasks so many.
+    /// The percentages.
     const SHARES: [(Self, usize); 6] = [
         (Self::Plain, 78),
         (Self::Slow, 1),
@@ -77,7 +77,7 @@ impl Kind {
             }
             number -= share;
         }
-        unreachable!("the shares are a hundred together")
+        unreachable!("the percentages add up to 100")
     }
 
     #[track_caller]
@@ -85,12 +85,12 @@ impl Kind {
         let (name, _) = payload.split_once('-').unwrap_or_default();
         let kinds = Self::SHARES.into_iter().map(|(kind, _)| kind);
         let found = kinds.into_iter().find(|kind| format!("{kind:?}") == name);
-        found.unwrap_or_else(|| panic!("a payload that nobody published: {payload}"))
+        found.unwrap_or_else(|| panic!("an unknown payload: {payload}"))
     }
 }
 
-/// The directory that producers, consumers and whoever kills them have in common. In it stand the
-/// port of the master, and what each consumer has written down.
+/// The common directory of the processes. It holds the port of the master and the notes of each
+/// consumer.
 struct Place(PathBuf);
 
 impl Place {
@@ -98,8 +98,8 @@ impl Place {
         self.0.join("port")
     }
 
-    /// Tells everybody where the master is.
-    fn tell(&self, server: &Server) {
+    /// Writes down where the master is.
+    fn set_master(&self, server: &Server) {
         let new = self.0.join("port.new");
         fs::write(&new, server.port().to_string()).expect("write the port");
         fs::rename(new, self.port_file()).expect("the port is replaced at once");
@@ -110,17 +110,17 @@ impl Place {
         port.parse().expect("the port is a number")
     }
 
-    /// What a consumer has written down.
+    /// The notes of a consumer.
     fn notes(&self, pid: u32) -> PathBuf {
         self.0.join(format!("consumer-{pid}"))
     }
 }
 
-/// A connection to whichever server is the master.
+/// A connection to the current master.
 struct Line<'a> {
     place: &'a Place,
     client: Option<Client>,
-    /// Why there was no answer, the last time.
+    /// Why there was no reply the last time.
     refusal: String,
 }
 
@@ -129,13 +129,13 @@ impl<'a> Line<'a> {
         Self { place, client: None, refusal: String::new() }
     }
 
-    /// What the server answers, if it does. A connection that broke is replaced the next time.
+    /// The reply, if there is one. A broken connection is replaced the next time.
     #[track_caller]
     fn try_ask(&mut self, line: &str) -> Option<Value> {
         if self.client.is_none() {
             self.client = Client::try_connect(self.place.port()).ok();
         }
-        let answer = self.client.as_mut().map(|client| client.ask(line, PATIENCE));
+        let answer = self.client.as_mut().map(|client| client.ask(line, TIMEOUT));
         match answer {
             Some(Ok(value)) if !value.is_error() => return Some(value),
             Some(Ok(full)) if full.is_error_with("TASKFULL ") => {
@@ -149,7 +149,7 @@ impl<'a> Line<'a> {
                 let is_passing = passing.iter().any(|code| error.is_error_with(code));
                 assert!(is_passing, "{line}: {error:?}");
             }
-            Some(Err(Silence::TimedOut)) => panic!("no answer to {line}"),
+            Some(Err(Silence::TimedOut)) => panic!("no reply to {line}"),
             Some(Err(Silence::Closed)) | None => self.refusal = "no connection".into(),
         }
         self.client = None;
@@ -157,7 +157,7 @@ impl<'a> Line<'a> {
         None
     }
 
-    /// What the server answers in the end. This may be sent twice.
+    /// The reply. The command may be sent several times.
     #[track_caller]
     fn ask(&mut self, line: impl AsRef<str>) -> Value {
         let end = Instant::now() + DRAIN;
@@ -166,19 +166,19 @@ impl<'a> Line<'a> {
                 return value;
             }
             let (line, refusal) = (line.as_ref(), &self.refusal);
-            assert!(Instant::now() < end, "no answer to {line}: {refusal}");
+            assert!(Instant::now() < end, "no reply to {line}: {refusal}");
         }
     }
 }
 
-/// Publishes tasks until it is told to stop.
+/// Publishes tasks until it is stopped.
 struct Producer<'a> {
     line: Line<'a>,
     name: usize,
     random: Random,
-    /// Whether a task counts as published only when a replica has it.
+    /// Whether a publish is confirmed only when a replica has it.
     is_replicated: bool,
-    /// The tasks that were confirmed, by their payloads.
+    /// The ids of the confirmed tasks, by payload.
     published: BTreeMap<String, String>,
 }
 
@@ -196,10 +196,10 @@ impl<'a> Producer<'a> {
         self.published
     }
 
-    /// Publishes a task, again and again until that is confirmed: with UNIQUE it is one task.
+    /// Publishes a task until that is confirmed. With UNIQUE it is one task.
     fn publish(&mut self) {
         let number = self.published.len();
-        // One of each for a start.
+        // One of each kind first.
         let first = Kind::SHARES.get(number).map(|(kind, _)| *kind);
         let kind = first.unwrap_or_else(|| Kind::random(&mut self.random));
         let payload = format!("{kind:?}-{}-{number}", self.name);
@@ -219,7 +219,7 @@ impl<'a> Producer<'a> {
         }
     }
 
-    /// Waits until a replica has what this connection wrote; it has not if the connection breaks.
+    /// Waits until a replica has what this connection wrote. False if the connection breaks.
     fn is_at_replica(&mut self) -> bool {
         loop {
             match self.line.try_ask("WAIT 1 500").map(|count| count.as_int()) {
@@ -230,7 +230,7 @@ impl<'a> Producer<'a> {
     }
 }
 
-/// A consumer: what the process does that is started as one.
+/// A consumer process.
 struct Consumer<'a> {
     line: Line<'a>,
     name: String,
@@ -263,7 +263,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Writes a line that stays when this process is killed.
+    /// Writes a note, which survives the death of this process.
     fn note(&mut self, what: &str, original: &str, payload: &str) {
         let line = format!("{what} {original} {payload}\n");
         self.notes.write_all(line.as_bytes()).expect("write a note");
@@ -293,7 +293,7 @@ impl<'a> Consumer<'a> {
                 None
             }
         };
-        // Whatever is answered: the lease may have been over, or this may be the second time.
+        // Any reply will do: the lease may have expired, or this may be the second time.
         if let Some(outcome) = outcome {
             self.line.ask(format!("TASK.NACK tasks workers {} {outcome}", self.name));
             self.note("gave", original, payload);
@@ -304,7 +304,7 @@ impl<'a> Consumer<'a> {
     }
 }
 
-/// Ends this process as a crash would.
+/// Kills this process.
 fn die() -> ! {
     // SAFETY: plain system calls; the first one does not return.
     unsafe {
@@ -313,15 +313,15 @@ fn die() -> ! {
     }
 }
 
-/// What a consumer process does.
+/// Not a test of its own: the consumer processes run this.
 #[test]
-fn this_process_is_a_consumer_if_it_was_started_as_one() {
+fn consumer_process() {
     if let Some(place) = std::env::var_os(CONSUMER) {
         Consumer::new(&Place(place.into())).run();
     }
 }
 
-/// The consumer processes. They die with this value.
+/// The consumer processes. Dropping this kills them.
 struct Consumers<'a> {
     place: &'a Place,
     running: Vec<Child>,
@@ -338,7 +338,7 @@ impl<'a> Consumers<'a> {
         Self { place, running: Vec::new(), killed: 0, started: 0 }
     }
 
-    /// Replaces those that have died. They die of poison or are killed, and of nothing else.
+    /// Replaces dead processes. Only a poison task or this test kills them.
     #[track_caller]
     fn tend(&mut self) {
         self.running.retain_mut(|consumer| {
@@ -350,7 +350,7 @@ impl<'a> Consumers<'a> {
             let program = std::env::current_exe().expect("the path of this program");
             let mut command = Command::new(program);
             command
-                .args(["--exact", "this_process_is_a_consumer_if_it_was_started_as_one"])
+                .args(["--exact", "consumer_process"])
                 .arg("--nocapture")
                 .env(CONSUMER, &self.place.0)
                 .stdin(Stdio::null())
@@ -364,7 +364,7 @@ impl<'a> Consumers<'a> {
     fn kill(&mut self, random: &mut Random) {
         let nth = random.below(self.running.len());
         let mut consumer = self.running.swap_remove(nth);
-        // One that poison has killed is not killed again.
+        // A poison task may have killed it before.
         self.killed += usize::from(consumer.try_wait().expect("try_wait").is_none());
         consumer.kill().expect("kill");
         consumer.wait().expect("wait");
@@ -392,18 +392,18 @@ impl Drop for SetOnDrop<'_> {
 /// What happened to all tasks.
 #[derive(Default)]
 struct Ledger {
-    /// Ids by payload, as the producers were told.
+    /// Confirmed ids, by payload.
     published: BTreeMap<String, String>,
-    /// How often a task was done, by its first id, and its payload.
+    /// How often a task was run, and its payload, by original id.
     done: BTreeMap<String, (usize, String)>,
-    /// Payload and reason of the dead letters, by their first ids.
+    /// Payload and reason of the dead letters, by original id.
     dead: BTreeMap<String, (String, String)>,
-    /// How many consumers were killed with a task in their hands.
+    /// How many consumers were killed while they had a task.
     killed_at_work: usize,
 }
 
 impl Ledger {
-    /// Reads what a consumer wrote down until it died.
+    /// Reads the notes of a consumer.
     fn read_notes(&mut self, notes: &Path) {
         let mut in_hand = false;
         let notes = fs::read_to_string(notes).expect("read notes");
@@ -427,7 +427,7 @@ impl Ledger {
             let [payload, reason, original] =
                 ["payload", "reason", "original_id"].map(|name| fields.get(name).as_str());
             let before = self.dead.insert(original.into(), (payload.into(), reason.into()));
-            assert_eq!(before, None, "{original} is dead twice");
+            assert_eq!(before, None, "{original} is a dead letter twice");
         }
     }
 
@@ -435,7 +435,8 @@ impl Ledger {
         self.done.contains_key(id) || self.dead.contains_key(id)
     }
 
-    /// Nothing is lost; what must be dead is; little else is. `unique`: every payload is one task.
+    /// Checks that nothing is lost and that the right tasks are dead letters. `unique`: every
+    /// payload is one task.
     #[track_caller]
     fn check(&self, unique: bool) {
         let lost = self.published.values().filter(|id| !self.is_ended(id));
@@ -454,9 +455,9 @@ impl Ledger {
         let done = self.done.iter().map(|(id, (_, payload))| (id, payload));
         let dead = self.dead.iter().map(|(id, (payload, _))| (id, payload));
         for (id, payload) in done.chain(dead) {
-            let told = self.published.get(payload);
-            assert!(told.is_some(), "nobody was told that {payload} is published");
-            assert!(!unique || told == Some(id), "{payload} is two tasks: {told:?} {id}");
+            let confirmed = self.published.get(payload);
+            assert!(confirmed.is_some(), "the publish of {payload} was not confirmed");
+            assert!(!unique || confirmed == Some(id), "{payload} is two tasks: {confirmed:?} {id}");
         }
 
         let mut ends: BTreeMap<Kind, (usize, usize)> = BTreeMap::new();
@@ -474,16 +475,15 @@ impl Ledger {
             }
         }
         assert_eq!(ends.len(), Kind::SHARES.len(), "not every kind: {ends:?}");
-        // What can be done is, but for those whose consumers were killed again and again.
+        // Most plain tasks are run; a few lose their consumers too often.
         let (done, dead) = ends[&Kind::Plain];
         assert!(dead * 5 <= done, "{ends:?}");
     }
 }
 
-/// Producers publish and consumers work, while consumers are killed at random and, now and then, the
-/// server is struck. Then everything is left to end, and written into the ledger.
-///
-/// `master` tells where the master is; `strike` is the blow, after which there is a master again.
+/// Lets producers publish and consumers work while consumers are killed at random and `strike` hits
+/// the server from time to time. Then waits until the queue is empty. After a strike, `master` is
+/// the master.
 #[track_caller]
 fn chaos<S>(
     servers: &mut S,
@@ -495,12 +495,12 @@ fn chaos<S>(
     const STRIKES: usize = 3;
     let dir: TempDir = tempfile::tempdir().expect("a directory");
     let place = Place(dir.path().into());
-    place.tell(master(servers));
+    place.set_master(master(servers));
     let mut control = master(servers).client();
     let policy = format!("LEASE {LEASE} TRIES {TRIES} BACKOFF 10 100 LIMIT {LIMIT}");
     assert_eq!(control.run(format!("TASK.POLICY tasks {policy}")), ok());
     if is_replicated {
-        // A replica needs some time until it follows.
+        // The replica needs some time.
         eventually(SOON, "the replica has the policy", || control.run("WAIT 1 500") == int(1));
     }
 
@@ -530,7 +530,7 @@ fn chaos<S>(
             consumers.kill(&mut random);
         }
         stop.store(true, SeqCst);
-        // They may have to wait until there is room for their last task.
+        // They may have to wait for room for their last task.
         while !producers.iter().all(ScopedJoinHandle::is_finished) {
             consumers.tend();
             thread::sleep(Duration::from_millis(20));
@@ -548,7 +548,7 @@ fn chaos<S>(
         if (info.get("length"), info.get("delayed")) == (&int(0), &int(0)) {
             break;
         }
-        assert!(Instant::now() < end, "something is left: {info:?}");
+        assert!(Instant::now() < end, "the queue is not empty: {info:?}");
         thread::sleep(Duration::from_millis(20));
     }
     let (started, killed) = (consumers.started, consumers.killed);
@@ -569,7 +569,7 @@ fn chaos<S>(
 }
 
 #[test]
-fn nothing_is_lost_when_consumers_and_the_server_are_killed() {
+fn no_task_is_lost_when_consumers_and_the_server_are_killed() {
     let mut server = Server::builder().aof(true).start();
     let ledger = chaos(
         &mut server,
@@ -594,44 +594,29 @@ impl Pair {
     fn start() -> Self {
         let master = Server::start();
         let replica = Server::builder().replica_of(&master).start();
-        // It needs some time until it follows.
+        // The replica needs some time.
         let mut control = master.client();
         assert_eq!(control.run("SET first write"), ok());
         eventually(SOON, "the replica follows", || control.run("WAIT 1 500") == int(1));
         Self { master, replica }
     }
 
-    /// The replica loses its master, and what that does from now on. Then the master is gone, the
-    /// replica takes its place, and gets a replica of its own.
+    /// Promotes the replica, which misses what its master still does. Then the master is killed,
+    /// and the new one gets a replica.
     fn fail_over(&mut self, place: &Place) {
         assert_eq!(self.replica.client().run("REPLICAOF NO ONE"), ok());
         thread::sleep(Duration::from_millis(50));
         self.master.kill9();
-        place.tell(&self.replica);
+        place.set_master(&self.replica);
         let replica = Server::builder().replica_of(&self.replica).start();
         self.master = std::mem::replace(&mut self.replica, replica);
     }
 }
 
 #[test]
-fn what_a_replica_has_confirmed_is_not_lost_when_it_takes_over() {
+fn no_task_that_a_replica_confirmed_is_lost_in_a_failover() {
     let mut pair = Pair::start();
     let ledger = chaos(&mut pair, true, |pair| &pair.master, Pair::fail_over);
     ledger.check(false);
     assert!(ledger.killed_at_work >= 3, "{} consumers were killed at work", ledger.killed_at_work);
-}
-
-#[test]
-fn a_publish_sent_again_is_confirmed_by_no_replica_that_has_not_got_the_first() {
-    let pair = Pair::start();
-    let publish = "TASK.PUBLISH tasks payload UNIQUE order-1 60000";
-    pair.replica.pause();
-    let id = pair.master.client().run(publish);
-    // The connection broke before WAIT was sent. What the new one publishes was there already.
-    let mut again = pair.master.client();
-    assert_eq!(again.run(publish), id);
-    assert_eq!(again.run("WAIT 1 100"), int(0));
-    pair.replica.resume();
-    assert_eq!(again.run("WAIT 1 5000"), int(1));
-    assert_eq!(pair.replica.client().run("GET unique5:{tasks}:order-1"), id);
 }

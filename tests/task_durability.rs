@@ -1,38 +1,25 @@
-//! What outlives the commands of the queue: every move is propagated as one step of plain commands;
-//! replicas, with the module or without, and the append-only file hold the same; a crash or a
-//! failover in the middle of everything loses no task and does none twice.
+//! Replication and persistence of the queue: every move replicates as one step of plain commands,
+//! replicas and the append-only file hold the same, and a crash loses no task and runs none twice.
 
 mod support;
+use support::compare;
+use support::consumers::{DEAD, DELAYED, next, stream};
 use support::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-const DELAYED: &str = "delayed:{tasks}";
-const DEAD: &str = "dead:{tasks}";
-
-/// The key of the stream of a priority.
-fn stream(priority: i64) -> String {
-    priority_stream("tasks", priority)
-}
-
-/// The one task that a consumer of a group is given.
-#[track_caller]
-fn next(client: &mut Client, group: &str) -> Delivered {
-    client.consume_only(group, "c", "tasks")
-}
-
-/// An empty server gets one task, leased to `c` of `g`, which is not tried again by itself soon.
+/// Empties the server, publishes a task and leases it to `c` of `g`. Its back-off is long.
 #[track_caller]
 fn leased(client: &mut Client, priority: i64) -> String {
     assert_eq!(client.run("FLUSHALL"), ok());
-    assert_eq!(client.run("TASK.POLICY tasks BACKOFF 600000 600000"), ok());
-    let id = client.publish_with("tasks", "p", &format!("PRIORITY {priority}"));
-    assert_eq!(client.lease("g", "c", "tasks"), id);
+    assert_eq!(client.run("TASK.POLICY q BACKOFF 600000 600000"), ok());
+    let id = client.publish_with("q", "p", &format!("PRIORITY {priority}"));
+    assert_eq!(client.lease("g", "c", "q"), id);
     id
 }
 
-/// What was propagated must be one step: a single command, or one transaction. Its commands in an
-/// order that does not depend on how the step is made.
+/// Checks that what was replicated is one step, a single command or a transaction, and returns its
+/// commands, sorted.
 #[track_caller]
 fn one_step(tap: &mut ReplicationTap) -> Vec<String> {
     let mut effects = tap.effects();
@@ -45,16 +32,14 @@ fn one_step(tap: &mut ReplicationTap) -> Vec<String> {
     effects
 }
 
-/// The XADD that made the one entry of a stream.
+/// The XADD that made the only entry of a stream.
 #[track_caller]
 fn xadd(client: &mut Client, key: &str) -> String {
-    let entries = client.run(format!("XRANGE {key} - +"));
-    let [entry] = entries.items() else { panic!("not one entry in {key}: {entries:?}") };
-    let fields: Vec<_> = entry.items()[1].items().iter().map(Value::as_str).collect();
-    format!("XADD {key} {} {}", entry.items()[0].as_str(), fields.join(" "))
+    let id = client.only_task_in(key).id;
+    compare::xadd(client, key, &id)
 }
 
-/// The ZADD that made the one delayed task.
+/// The ZADD that made the only delayed task.
 #[track_caller]
 fn zadd(client: &mut Client) -> String {
     let [(member, due)] = &client.scores(DELAYED)[..] else { panic!("not one") };
@@ -62,10 +47,9 @@ fn zadd(client: &mut Client) -> String {
 }
 
 #[test]
-fn every_move_is_propagated_as_one_step_of_plain_commands() {
+fn every_move_replicates_as_one_step_of_plain_commands() {
     let server = Server::start();
     let (mut c, mut tap) = (server.client(), server.replication_tap());
-    // `P` is a priority, for the stream of which these are the commands.
     for priority in [0, 8] {
         let key = stream(priority);
         let (c, tap) = (&mut c, &mut tap);
@@ -80,64 +64,64 @@ fn every_move_is_propagated_as_one_step_of_plain_commands() {
             commands
         };
 
-        // Published, and once for all.
+        // Published, and published once.
         assert_eq!(c.run("FLUSHALL"), ok());
         tap.effects();
-        c.publish_with("tasks", "p", &format!("PRIORITY {priority}"));
+        c.publish_with("q", "p", &format!("PRIORITY {priority}"));
         assert_eq!(one_step(tap), [xadd(c, &key)]);
         assert_eq!(c.run(format!("DEL {key}")), int(1));
         tap.effects();
-        let id = c.publish_with("tasks", "p", &format!("PRIORITY {priority} UNIQUE u 600000"));
-        let end = c.run("PEXPIRETIME unique5:{tasks}:u").as_int();
-        let unique = format!("SET unique5:{{tasks}}:u {id} PXAT {end}");
+        let id = c.publish_with("q", "p", &format!("PRIORITY {priority} UNIQUE u 600000"));
+        let end = c.run("PEXPIRETIME unique1:{q}:u").as_int();
+        let unique = format!("SET unique1:{{q}}:u {id} PXAT {end}");
         assert_eq!(one_step(tap), sorted(vec![unique, xadd(c, &key)]));
-        // A duplicate writes the end of the window as it is, so that WAIT waits for the first one.
-        assert_eq!(c.publish_with("tasks", "p", "UNIQUE u 5"), id);
-        assert_eq!(one_step(tap), [format!("PEXPIREAT unique5:{{tasks}}:u {end}")]);
+        // A repeated publish writes the end of the window again, so that WAIT waits for the first.
+        assert_eq!(c.publish_with("q", "p", "UNIQUE u 5"), id);
+        assert_eq!(one_step(tap), [format!("PEXPIREAT unique1:{{q}}:u {end}")]);
         c.run("FLUSHALL");
         tap.effects();
-        c.publish_with("tasks", "p", &format!("PRIORITY {priority} DELAY 600000"));
+        c.publish_with("q", "p", &format!("PRIORITY {priority} DELAY 600000"));
         assert_eq!(one_step(tap), [zadd(c)]);
 
-        // Given back.
+        // Returned.
         let id = fresh(c, tap);
-        assert_eq!(c.run(format!("TASK.NACK tasks g c SILENT {id}")), int(1));
+        assert_eq!(c.run(format!("TASK.NACK q g c SILENT {id}")), int(1));
         assert_eq!(one_step(tap), sorted([&done(&id)[..], &[xadd(c, &key)]].concat()));
         let id = fresh(c, tap);
-        assert_eq!(c.run(format!("TASK.NACK tasks g c FAIL {id} DELAY 600000")), int(1));
+        assert_eq!(c.run(format!("TASK.NACK q g c FAIL {id} DELAY 600000")), int(1));
         assert_eq!(one_step(tap), sorted([&done(&id)[..], &[zadd(c)]].concat()));
         let id = fresh(c, tap);
-        assert_eq!(c.run(format!("TASK.NACK tasks g c FATAL {id}")), int(2));
+        assert_eq!(c.run(format!("TASK.NACK q g c FATAL {id}")), int(2));
         assert_eq!(one_step(tap), sorted([&done(&id)[..], &[xadd(c, DEAD)]].concat()));
 
-        // Alive again.
+        // Redriven.
         let letter = c.only_task_in(DEAD).id;
-        assert_eq!(c.run(format!("TASK.REDRIVE {DEAD} tasks")), int(1));
+        assert_eq!(c.run(format!("TASK.REDRIVE {DEAD} q")), int(1));
         assert_eq!(one_step(tap), sorted(vec![xadd(c, &key), format!("XDEL {DEAD} {letter}")]));
 
-        // Extended, reclaimed, buried.
+        // Extended, reclaimed, dead-lettered.
         let id = fresh(c, tap);
         let claim = |consumer: &str, count: i64| {
             let options = format!("TIME now RETRYCOUNT {count} FORCE JUSTID LASTID {id}");
             format!("XCLAIM {key} g {consumer} 0 {id} {options}")
         };
-        assert_eq!(c.run(format!("TASK.EXTEND tasks g c {id}")), int(1));
+        assert_eq!(c.run(format!("TASK.EXTEND q g c {id}")), int(1));
         assert_eq!(one_step(tap), [claim("c", 1)]);
-        assert_eq!(c.run("TASK.POLICY tasks LEASE 20"), ok());
-        assert_eq!(tap.effects(), ["HSET policy:{tasks} lease_ms 20"]);
-        eventually(SOON, "it is reclaimed", || !c.consume("g", "d", "tasks", 9).is_empty());
+        assert_eq!(c.run("TASK.POLICY q LEASE 20"), ok());
+        assert_eq!(tap.effects(), ["HSET policy:{q} lease_ms 20"]);
+        eventually(SOON, "it is reclaimed", || !c.consume("g", "d", "q", 9).is_empty());
         assert_eq!(one_step(tap), [claim("d", 2)]);
-        assert_eq!(c.run("TASK.POLICY tasks TRIES 2"), ok());
+        assert_eq!(c.run("TASK.POLICY q TRIES 2"), ok());
         tap.effects();
-        eventually(SOON, "it is buried", || {
-            assert_eq!(c.consume("g", "d", "tasks", 9), []);
+        eventually(SOON, "it is a dead letter", || {
+            assert_eq!(c.consume("g", "d", "q", 9), []);
             c.run(format!("XLEN {DEAD}")) == int(1)
         });
         assert_eq!(one_step(tap), sorted([&done(&id)[..], &[xadd(c, DEAD)]].concat()));
 
-        // Due, and delivered with it.
+        // Due and delivered in one step.
         c.run(format!("DEL {DEAD}"));
-        let id = c.publish_with("tasks", "p", &format!("PRIORITY {priority} DELAY 1"));
+        let id = c.publish_with("q", "p", &format!("PRIORITY {priority} DELAY 1"));
         let member = format!("{id} {priority} 0 - p");
         eventually(SOON, "it is due", || c.time_ms() > id_ms(&id));
         tap.effects();
@@ -147,61 +131,61 @@ fn every_move_is_propagated_as_one_step_of_plain_commands() {
         let moved = vec![xadd(c, &key), format!("ZREM {DELAYED} {member}"), delivery];
         assert_eq!(one_step(tap), sorted(moved));
 
-        // Cancelled: ready and delayed in one call.
-        let ready = c.publish_with("tasks", "p", &format!("PRIORITY {priority}"));
-        let delayed = c.publish_with("tasks", "p", &format!("PRIORITY {priority} DELAY 600000"));
+        // Canceled: a ready and a delayed task in one call.
+        let ready = c.publish_with("q", "p", &format!("PRIORITY {priority}"));
+        let delayed = c.publish_with("q", "p", &format!("PRIORITY {priority} DELAY 600000"));
         tap.effects();
-        assert_eq!(c.run(format!("TASK.CANCEL tasks {ready} {delayed}")), int(2));
+        assert_eq!(c.run(format!("TASK.CANCEL q {ready} {delayed}")), int(2));
         let gone =
             [format!("XDEL {key} {ready}"), format!("ZREM {DELAYED} {delayed} {priority} 0 - p")];
         assert_eq!(one_step(tap), sorted(gone.into()));
-        assert_eq!(c.run(format!("TASK.ACK tasks g {task}")), int(1));
+        assert_eq!(c.run(format!("TASK.ACK q g {task}")), int(1));
         assert_eq!(one_step(tap), sorted(done(&task).into()));
     }
 }
 
 #[test]
-fn copies_for_others_and_misplaced_entries_are_put_right_in_one_step() {
+fn skipped_copies_and_misplaced_entries_replicate_as_one_step() {
     let server = Server::start();
     let (mut c, mut tap) = (server.client(), server.replication_tap());
     let id = leased(&mut c, 0);
     assert_eq!(next(&mut c, "h").id, id);
-    assert_eq!(c.run(format!("TASK.NACK tasks g c SILENT {id}")), int(1));
-    let copy = c.ids_in("tasks").remove(1);
+    assert_eq!(c.run(format!("TASK.NACK q g c SILENT {id}")), int(1));
+    let copy = c.ids_in("q").remove(1);
     tap.effects();
-    assert_eq!(c.consume("h", "c", "tasks", 9), []);
+    assert_eq!(c.consume("h", "c", "q", 9), []);
     let names = |effects: &[String]| -> Vec<String> {
         effects.iter().map(|e| e.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
     };
     let effects = one_step(&mut tap);
-    assert_eq!(names(&effects), ["XACK tasks", "XCLAIM tasks"], "{effects:?}");
+    assert_eq!(names(&effects), ["XACK q", "XCLAIM q"], "{effects:?}");
     assert!(effects.iter().all(|effect| effect.contains(&copy)), "{effects:?}");
 
     assert_eq!(c.run("FLUSHALL"), ok());
-    assert_eq!(c.run("TASK.CONSUME g c tasks"), nil_array());
-    c.run("XADD priority3:{tasks} 5-5 payload p");
-    assert_eq!(c.run("XGROUP CREATE priority3:{tasks} g 0"), ok());
+    assert_eq!(c.run("TASK.CONSUME g c q"), nil_array());
+    c.run("XADD priority3:{q} 5-5 payload p");
+    assert_eq!(c.run("XGROUP CREATE priority3:{q} g 0"), ok());
     tap.effects();
-    assert_eq!(c.consume("g", "c", "tasks", 9).len(), 1);
+    assert_eq!(c.consume("g", "c", "q", 9).len(), 1);
     let effects = one_step(&mut tap);
     let expected = ["XACK", "XADD", "XCLAIM", "XCLAIM", "XDEL"];
-    assert_eq!(names(&effects), expected.map(|name| format!("{name} priority3:{{tasks}}")));
+    assert_eq!(names(&effects), expected.map(|name| format!("{name} priority3:{{q}}")));
 }
 
-/// A mixture of all commands and of what plain clients do, which a few consumers run in turn. What
-/// was published and not cancelled is acknowledged exactly once: each payload, and how often.
-struct Mixture {
+/// Random commands of the queue and of plain clients, run by a few consumers in turn. Every task
+/// that is published and not canceled must be acknowledged exactly once.
+struct Work {
     random: Random,
     published: usize,
     cancelled: BTreeSet<String>,
     acked: BTreeMap<String, usize>,
-    /// What consumers have been given: id, payload, consumer.
+    /// Delivered tasks: id, payload, consumer.
     held: Vec<(String, String, &'static str)>,
-    /// Ids of what was published, with the payloads.
+    /// Published tasks: id, payload.
     ids: Vec<(String, String)>,
 }
 
-impl Mixture {
+impl Work {
     fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
@@ -215,7 +199,7 @@ impl Mixture {
 
     #[track_caller]
     fn consume(&mut self, client: &mut Client, consumer: &'static str, count: usize) -> usize {
-        let tasks = client.consume("g", consumer, "tasks", i64::try_from(count).unwrap());
+        let tasks = client.consume("g", consumer, "q", i64::try_from(count).unwrap());
         for task in &tasks {
             let payload = task.fields.split(' ').next().unwrap();
             let payload = payload.strip_prefix("payload=").expect("a payload").to_owned();
@@ -227,7 +211,7 @@ impl Mixture {
     #[track_caller]
     fn ack(&mut self, client: &mut Client, index: usize) {
         let (id, payload, _) = self.held.swap_remove(index);
-        if client.run(format!("TASK.ACK tasks g {id}")) == int(1) {
+        if client.run(format!("TASK.ACK q g {id}")) == int(1) {
             *self.acked.entry(payload).or_default() += 1;
         }
     }
@@ -245,8 +229,8 @@ impl Mixture {
             "DELAY 5",
             "DELAY 20 PRIORITY 2",
             &unique,
-            "XADD tasks",
-            "XADD priority3:{tasks}",
+            "XADD q",
+            "XADD priority3:{q}",
             "ZADD",
         ];
         let options = options[self.random.below(options.len())];
@@ -256,15 +240,15 @@ impl Mixture {
             _ if options == "ZADD" => {
                 client.run(format!("ZADD {DELAYED} {} {payload}", now_ms() + 3))
             }
-            _ => client.run(format!("TASK.PUBLISH tasks {payload} {options}")),
+            _ => client.run(format!("TASK.PUBLISH q {payload} {options}")),
         };
         assert!(!reply.is_error(), "{options}: {reply:?}");
-        // Within its window it is another task's id.
+        // Within the window it is the id of another task.
         if options == unique && self.ids.iter().any(|(id, _)| bulk(id) == reply) {
             return;
         }
         self.published += 1;
-        // What plain clients add may have the id of another task.
+        // An entry of a plain client may have the id of another task.
         if options.starts_with(['X', 'Z']) {
             return;
         }
@@ -297,41 +281,41 @@ impl Mixture {
                     "FATAL ID",
                 ];
                 let nack = nacks[self.random.below(nacks.len())].replace("ID", &id);
-                assert!(!client.run(format!("TASK.NACK tasks g {consumer} {nack}")).is_error());
+                assert!(!client.run(format!("TASK.NACK q g {consumer} {nack}")).is_error());
             }
             17 if !self.held.is_empty() => {
                 let (id, _, consumer) = &self.held[self.random.below(self.held.len())];
-                assert!(!client.run(format!("TASK.EXTEND tasks g {consumer} {id}")).is_error());
+                assert!(!client.run(format!("TASK.EXTEND q g {consumer} {id}")).is_error());
             }
             18 if !self.ids.is_empty() => {
                 let (id, payload) = self.ids[self.random.below(self.ids.len())].clone();
-                if client.run(format!("TASK.CANCEL tasks {id}")) == int(1) {
-                    assert!(self.cancelled.insert(payload), "it was there once");
+                if client.run(format!("TASK.CANCEL q {id}")) == int(1) {
+                    assert!(self.cancelled.insert(payload), "canceled twice");
                 }
             }
             19 => {
                 let count = 1 + self.random.below(3);
-                let redrive = format!("TASK.REDRIVE {DEAD} tasks COUNT {count}");
+                let redrive = format!("TASK.REDRIVE {DEAD} q COUNT {count}");
                 assert!(!client.run(redrive).is_error());
                 let lease = 5 + self.random.below(40);
-                assert_eq!(client.run(format!("TASK.POLICY tasks LEASE {lease}")), ok());
+                assert_eq!(client.run(format!("TASK.POLICY q LEASE {lease}")), ok());
             }
             _ => {}
         }
     }
 
-    /// Works until nothing is left.
+    /// Works until the queue is empty.
     #[track_caller]
     fn drain(&mut self, client: &mut Client) {
-        assert_eq!(client.run("TASK.POLICY tasks LEASE 20 TRIES 0"), ok());
+        assert_eq!(client.run("TASK.POLICY q LEASE 20 TRIES 0"), ok());
         eventually(SOON, "everything is done", || {
-            client.run(format!("TASK.REDRIVE {DEAD} tasks"));
+            client.run(format!("TASK.REDRIVE {DEAD} q"));
             self.consume(client, "last", 100);
             while !self.held.is_empty() {
                 self.ack(client, 0);
             }
-            let told = client.run("TASK.INFO tasks");
-            ["length", "delayed", "dead"].iter().all(|field| told.get(field) == &int(0))
+            let queue = client.run("TASK.INFO q");
+            ["length", "delayed", "dead"].iter().all(|field| queue.get(field) == &int(0))
         });
         let wrong = (0..self.published).map(|n| format!("task-{n}")).filter(|payload| {
             let times = self.acked.get(payload).copied().unwrap_or(0);
@@ -343,7 +327,7 @@ impl Mixture {
     }
 }
 
-/// Two servers hold the same.
+/// Checks that two servers hold the same.
 #[track_caller]
 fn assert_same(one: &Server, other: &Server) {
     let differ: Vec<_> =
@@ -353,15 +337,15 @@ fn assert_same(one: &Server, other: &Server) {
 }
 
 #[test]
-fn after_a_mixture_of_everything_replicas_and_a_restart_have_the_same_and_nothing_is_lost() {
+fn after_random_work_replicas_and_a_restarted_server_hold_the_same_and_nothing_is_lost() {
     let mut master = Server::builder().aof(true).start();
     let replicas =
         [true, false].map(|module| Server::builder().module(module).replica_of(&master).start());
     let mut client = master.client();
-    assert_eq!(client.run("TASK.POLICY tasks LEASE 20 TRIES 3 BACKOFF 0 20"), ok());
-    let mut mixture = Mixture::new(7);
+    assert_eq!(client.run("TASK.POLICY q LEASE 20 TRIES 3 BACKOFF 0 20"), ok());
+    let mut work = Work::new(7);
     for _ in 0..600 {
-        mixture.step(&mut client);
+        work.step(&mut client);
     }
     for server in &replicas {
         wait_in_sync(&master, server);
@@ -370,12 +354,12 @@ fn after_a_mixture_of_everything_replicas_and_a_restart_have_the_same_and_nothin
     let before = contents(&master);
     master.kill9();
     master.restart();
-    assert!(contents(&master) == before, "the restart has changed something");
+    assert!(contents(&master) == before, "the restart changed something");
     let mut client = master.client();
     for _ in 0..200 {
-        mixture.step(&mut client);
+        work.step(&mut client);
     }
-    mixture.drain(&mut client);
+    work.drain(&mut client);
     let promoted = &replicas[0];
     wait_in_sync(&master, promoted);
     assert_same(promoted, &master);
@@ -383,41 +367,7 @@ fn after_a_mixture_of_everything_replicas_and_a_restart_have_the_same_and_nothin
 }
 
 #[test]
-fn a_promoted_replica_goes_on_where_the_master_stopped() {
-    let mut master = Server::start();
-    let replica = Server::builder().replica_of(&master).start();
-    let mut client = master.client();
-    assert_eq!(client.run("TASK.POLICY tasks LEASE 20 TRIES 5 BACKOFF 0 20"), ok());
-    let mut mixture = Mixture::new(11);
-    for _ in 0..300 {
-        mixture.step(&mut client);
-    }
-    wait_in_sync(&master, &replica);
-    assert_same(&replica, &master);
-    // A replica moves nothing by itself.
-    let mut reader = replica.client();
-    for call in [
-        "TASK.PUBLISH tasks p DELAY 5",
-        "TASK.CONSUME g c tasks COUNT 5 META",
-        "TASK.EXTEND tasks g one 1-1",
-        "TASK.NACK tasks g one FAIL 1-1",
-        "TASK.CANCEL tasks 1-1",
-        "TASK.REDRIVE dead:{tasks} tasks",
-        "TASK.POLICY tasks LIMIT 5",
-    ] {
-        assert!(reader.run(call).is_error_with("READONLY "), "{call}");
-    }
-    assert_same(&replica, &master);
-    master.kill9();
-    assert_eq!(reader.run("REPLICAOF NO ONE"), ok());
-    for _ in 0..200 {
-        mixture.step(&mut reader);
-    }
-    mixture.drain(&mut reader);
-}
-
-#[test]
-fn wait_behind_a_repeated_unique_publish_waits_for_the_first_one() {
+fn wait_after_a_repeated_unique_publish_waits_for_the_first() {
     let master = Server::start();
     let replica = Server::builder().replica_of(&master).start();
     let (mut first, mut again) = (master.client(), master.client());
@@ -425,28 +375,28 @@ fn wait_behind_a_repeated_unique_publish_waits_for_the_first_one() {
         assert_eq!(first.run("FLUSHALL"), ok());
         assert_eq!(first.run("WAIT 1 20000"), int(1));
         replica.pause();
-        let id = first.publish_with("tasks", "p", &format!("{options} UNIQUE u 600000"));
-        // Its reply was lost, and the client asks again on another connection.
-        assert_eq!(again.publish_with("tasks", "p", &format!("{options} UNIQUE u 600000")), id);
-        assert_eq!(again.run("WAIT 1 20"), int(0), "the replica has not got it");
+        let id = first.publish_with("q", "p", &format!("{options} UNIQUE u 600000"));
+        // The reply was lost, and the client repeats the publish on another connection.
+        assert_eq!(again.publish_with("q", "p", &format!("{options} UNIQUE u 600000")), id);
+        assert_eq!(again.run("WAIT 1 20"), int(0), "the replica does not have it");
         replica.resume();
         assert_eq!(again.run("WAIT 1 20000"), int(1));
     }
 }
 
 #[test]
-fn after_a_crash_every_state_of_a_task_is_there_and_a_full_queue_is_full() {
+fn after_a_crash_every_task_is_in_its_state_and_a_full_queue_is_full() {
     let mut server = Server::builder().aof(true).start();
     let mut client = server.client();
-    assert_eq!(client.run("TASK.POLICY tasks LEASE 60000 LIMIT 5 TRIES 2"), ok());
+    assert_eq!(client.run("TASK.POLICY q LEASE 60000 LIMIT 5 TRIES 2"), ok());
     let ids = ["PRIORITY 5", "", "UNIQUE u 600000", ""]
-        .map(|options| client.publish_with("tasks", "p", options));
-    let delayed = client.publish_with("tasks", "p", "DELAY 600000");
-    assert_eq!(client.consume("g", "c", "tasks", 2).len(), 2);
-    assert_eq!(client.run(format!("TASK.NACK tasks g c FATAL {}", ids[0])), int(2));
-    client.publish("tasks", "p");
-    // The lease is as old as it was, wherever the server has been meanwhile.
-    let old = format!("XCLAIM tasks g c 0 {} IDLE 100000 JUSTID", ids[1]);
+        .map(|options| client.publish_with("q", "p", options));
+    let delayed = client.publish_with("q", "p", "DELAY 600000");
+    assert_eq!(client.consume("g", "c", "q", 2).len(), 2);
+    assert_eq!(client.run(format!("TASK.NACK q g c FATAL {}", ids[0])), int(2));
+    client.publish("q", "p");
+    // The lease keeps its age during the crash.
+    let old = format!("XCLAIM q g c 0 {} IDLE 100000 JUSTID", ids[1]);
     assert_eq!(client.run(old).items().len(), 1);
     let before = contents(&server);
     server.kill9();
@@ -454,16 +404,16 @@ fn after_a_crash_every_state_of_a_task_is_there_and_a_full_queue_is_full() {
     assert_eq!(contents(&server), before);
     let mut client = server.client();
     assert_eq!(
-        client.run("TASK.PUBLISH tasks p"),
-        error("TASKFULL the queue holds as many tasks as its policy allows")
+        client.run("TASK.PUBLISH q p"),
+        error("TASKFULL the queue holds as many q as its policy allows")
     );
-    assert_eq!(client.run("TASK.PUBLISH tasks p UNIQUE u 5"), bulk(&ids[2]));
-    let got = client.consume("g", "other", "tasks", 1);
-    let mut got = if got[0].id == ids[1] { got } else { client.consume("g", "other", "tasks", 1) };
+    assert_eq!(client.run("TASK.PUBLISH q p UNIQUE u 5"), bulk(&ids[2]));
+    let got = client.consume("g", "other", "q", 1);
+    let mut got = if got[0].id == ids[1] { got } else { client.consume("g", "other", "q", 1) };
     let task = got.remove(0);
-    assert_eq!((&task.id, task.deliveries), (&ids[1], 2), "the lease is over");
+    assert_eq!((&task.id, task.deliveries), (&ids[1], 2), "the lease has expired");
     assert!(task.idle >= 100_000, "{}", task.idle);
-    assert_eq!(client.run(format!("TASK.CANCEL tasks {delayed}")), int(1));
-    assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} tasks")), int(1));
-    assert_eq!(client.run("XLEN priority5:{tasks}"), int(1));
+    assert_eq!(client.run(format!("TASK.CANCEL q {delayed}")), int(1));
+    assert_eq!(client.run(format!("TASK.REDRIVE {DEAD} q")), int(1));
+    assert_eq!(client.run("XLEN priority5:{q}"), int(1));
 }
