@@ -1,7 +1,8 @@
-//! The connections: each thread has one after the other, or a crowd of them, until the round ends.
+//! The connections: each thread opens one after the other, or a crowd of them, until the round
+//! ends.
 //!
-//! What a session says follows from its dice, which are its own: how long it waits for a reply, and
-//! what it does then, is drawn before. So a session that ends early changes no other.
+//! The commands of a session follow from its own dice; how long it waits for a reply, and what it
+//! does then, is drawn before. So a session that ends early changes no other.
 
 use super::dice::Dice;
 use super::grammar::{Command, Grammar, plain};
@@ -13,36 +14,36 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a reply may take that nothing keeps back.
+/// How long a reply may take that does not have to wait.
 const SOON: Duration = Duration::from_secs(40);
 
-/// How long somebody may hold back what he has begun to wait for.
+/// A short pause.
 const A_MOMENT: Duration = Duration::from_millis(20);
 
-/// The connection is gone, or was given up.
+/// The connection is closed or abandoned.
 struct Gone;
 
-/// What is done about a reply that does not come.
+/// What to do about a reply that does not come.
 #[derive(Clone, Copy, Debug)]
 enum Late {
     /// `CLIENT UNBLOCK`
     Unblock(&'static str),
-    /// The connection is dropped.
+    /// Close the connection.
     Vanish,
-    /// More is sent behind what waits, and then the connection is dropped.
+    /// Send more commands, then close the connection.
     SendMore(u64),
 }
 
-/// How long a reply is waited for, and then.
+/// How long to wait for a reply, and what to do then.
 #[derive(Clone, Copy)]
 struct Plan {
-    patience: Duration,
+    timeout: Duration,
     late: Late,
 }
 
 impl Plan {
     fn draw(dice: &mut Dice) -> Self {
-        let patience = Duration::from_millis(dice.within(1, 250));
+        let timeout = Duration::from_millis(dice.within(1, 250));
         let late = [
             Late::Unblock("TIMEOUT"),
             Late::Unblock("TIMEOUT"),
@@ -50,11 +51,11 @@ impl Plan {
             Late::Vanish,
             Late::SendMore(dice.within(0, u64::MAX - 1)),
         ][dice.below(5)];
-        Self { patience, late }
+        Self { timeout, late }
     }
 }
 
-/// One thread's part in a round.
+/// One thread of a round.
 pub struct Actor<'a> {
     world: &'a World,
     grammar: &'a Grammar,
@@ -62,16 +63,16 @@ pub struct Actor<'a> {
     sessions: u64,
     /// How often [`Actor::ask`] has asked.
     asked: u64,
-    /// Those of the present session.
+    /// The dice of the present session.
     dice: Dice,
     journal: Arc<Journal>,
 }
 
-/// A connection, and what is known of it.
+/// A connection.
 struct Link {
     client: Client,
     id: i64,
-    /// The version of the protocol, where it is known.
+    /// The version of the protocol, if it is known.
     resp: Option<u8>,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Actor<'a> {
         Self { world, grammar, seed, sessions: 0, asked: 0, dice, journal }
     }
 
-    /// Acts until the round is over.
+    /// Runs sessions until the round ends.
     pub fn act(&mut self) {
         while !self.world.is_over() {
             self.sessions += 1;
@@ -98,7 +99,7 @@ impl<'a> Actor<'a> {
     }
 
     fn session(&mut self) {
-        // Whether the connection ends in the middle is no matter: others may have killed it.
+        // A closed connection is no failure: others may have killed it.
         let _ = match self.dice.below(10) {
             0..=5 => self.counted_session(),
             6..=7 => self.loose_session(),
@@ -121,7 +122,7 @@ impl<'a> Actor<'a> {
                     return Ok(link);
                 }
                 Err(error) if Instant::now() > end => {
-                    self.world.fail(format!("the server takes no connection: {error}"));
+                    self.world.fail(format!("the server accepts no connection: {error}"));
                     return Err(Gone);
                 }
                 Err(_) if self.world.failure().is_some() => return Err(Gone),
@@ -144,9 +145,9 @@ impl<'a> Actor<'a> {
             self.ask_plainly(&mut link, &plain(&format!("SELECT {}", db + 1)))?;
         }
         match flavor {
-            // What is published, or executed by others, comes between the replies.
+            // Messages, and with MONITOR the commands of others, come between the replies.
             0 => self.subscribe(&mut link, "SUBSCRIBE ch")?,
-            // Of what the connection itself does it is told, too.
+            // The connection also gets its own events.
             1 if !self.world.quirks.pushes_inside => self.subscribe(&mut link, "PSUBSCRIBE *")?,
             2 | 11 => drop(self.ask_plainly(&mut link, &plain("MONITOR"))?),
             3 => drop(self.ask_plainly(&mut link, &plain("CLIENT TRACKING ON BCAST"))?),
@@ -155,7 +156,7 @@ impl<'a> Actor<'a> {
         }
         for _ in 0..steps {
             let mut commands = self.step();
-            // MONITOR shows what a transaction does in the middle of its reply.
+            // MONITOR shows the commands of a transaction in the middle of its reply.
             let monitors = matches!(flavor, 2 | 11);
             if monitors || flavor < 2 && self.world.quirks.pushes_inside {
                 commands.retain(|command| !["MULTI", "EXEC"].contains(&&*spell(command)));
@@ -172,13 +173,14 @@ impl<'a> Actor<'a> {
         match self.dice.below(3) {
             0 => Ok(()),
             1 => self.resynchronize(&mut link),
-            _ => self.tell(&mut link, &plain("QUIT")),
+            _ => self.send_one(&mut link, &plain("QUIT")),
         }
     }
 
-    /// It may be refused; else its reply is no reply but a push. That of `HELLO 3` is always a map.
+    /// Subscribes. The reply is a push, unless it is an error; the reply of `HELLO 3` is always a
+    /// map.
     fn subscribe(&mut self, link: &mut Link, command: &str) -> Result<(), Gone> {
-        self.tell(link, &plain(command))?;
+        self.send_one(link, &plain(command))?;
         let mut reply = self.ask_plainly(link, &plain("HELLO 3"))?;
         while !matches!(reply, Value::Map(_)) {
             reply = self.read(link, Instant::now() + SOON)?.ok_or(Gone)?;
@@ -186,7 +188,7 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
-    /// What is sent in one write.
+    /// The commands of one write.
     fn step(&mut self) -> Vec<Command> {
         let (dice, learned) = (&mut self.dice, &self.world.learned);
         match dice.below(20) {
@@ -200,7 +202,8 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// A connection on which anything is said. That it is answered is seen in the end.
+    /// A connection with any commands, whose replies are not counted. It must still reply in the
+    /// end.
     fn loose_session(&mut self) -> Result<(), Gone> {
         let mut link = self.connect()?;
         link.resp = None;
@@ -229,7 +232,7 @@ impl<'a> Actor<'a> {
         if self.dice.percent(70) { self.resynchronize(&mut link) } else { Ok(()) }
     }
 
-    /// Many connections that wait at once, and leave in different ways.
+    /// Many connections that wait at the same time and leave in different ways.
     fn crowd(&mut self) -> Result<(), Gone> {
         let count = self.dice.within(2, 30);
         let same = self.dice.percent(60);
@@ -246,7 +249,7 @@ impl<'a> Actor<'a> {
                 self.ask_plainly(&mut link, &plain("HELLO 3"))?;
                 link.resp = Some(3);
             }
-            self.tell(&mut link, &command)?;
+            self.send_one(&mut link, &command)?;
             links.push((link, command, leaves));
         }
         let end = Instant::now() + stay;
@@ -257,17 +260,17 @@ impl<'a> Actor<'a> {
         for (mut link, command, leaves) in links {
             let plan = match leaves {
                 0 => continue,
-                1 => Plan { patience: Duration::from_millis(1), late: Late::Vanish },
-                2 => Plan { patience: Duration::from_millis(5), late: Late::Unblock("ERROR") },
-                _ => Plan { patience: Duration::from_millis(50), late: Late::Unblock("TIMEOUT") },
+                1 => Plan { timeout: Duration::from_millis(1), late: Late::Vanish },
+                2 => Plan { timeout: Duration::from_millis(5), late: Late::Unblock("ERROR") },
+                _ => Plan { timeout: Duration::from_millis(50), late: Late::Unblock("TIMEOUT") },
             };
-            // One that was killed keeps nobody.
-            let _ = self.hear(&mut link, &command, plan);
+            // It may have been killed.
+            let _ = self.check_reply(&mut link, &command, plan);
         }
         Ok(())
     }
 
-    /// A command that is willing to wait.
+    /// A command that may wait.
     fn waiting_command(&mut self) -> Command {
         loop {
             let command = self.grammar.own(&mut self.dice, &self.world.learned);
@@ -287,11 +290,11 @@ impl<'a> Actor<'a> {
         link.client.try_send_raw(&request).map_err(|_| Gone)
     }
 
-    fn tell(&mut self, link: &mut Link, command: &Command) -> Result<(), Gone> {
+    fn send_one(&mut self, link: &mut Link, command: &Command) -> Result<(), Gone> {
         self.send(link, std::slice::from_ref(command))
     }
 
-    /// The next reply, if one comes by then. What comes unasked is passed over.
+    /// The next reply, if one comes in time, without pushes and lines of MONITOR.
     fn read(&mut self, link: &mut Link, end: Instant) -> Result<Option<Value>, Gone> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -312,9 +315,9 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// Asks what nothing keeps from being answered.
+    /// Runs a command that does not wait.
     fn ask_plainly(&mut self, link: &mut Link, command: &Command) -> Result<Value, Gone> {
-        self.tell(link, command)?;
+        self.send_one(link, command)?;
         match self.read(link, Instant::now() + SOON)? {
             Some(reply) => Ok(reply),
             None => {
@@ -324,30 +327,30 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// Says several commands in one write and hears as many replies, not one more and not one less.
+    /// Sends several commands in one write and checks that there is exactly one reply for each.
     fn ask(&mut self, link: &mut Link, commands: &[Command], plan: Plan) -> Result<(), Gone> {
         self.asked += 1;
         let mark: Bytes = format!("mark {}", self.asked).into();
         let echo = vec![b"ECHO".to_vec(), mark.clone()];
         self.send(link, &[commands, std::slice::from_ref(&echo)].concat())?;
         for command in commands {
-            self.hear(link, command, plan)?;
+            self.check_reply(link, command, plan)?;
         }
         match self.listen(link, &echo, plan)? {
             Value::Bulk(text) if text == mark => Ok(()),
-            // Whoever waited is told, and the connection is closed; on some servers also one that
-            // was answered in the same moment.
+            // The server sends this to a waiting client before it closes the connection; some also
+            // to one that was answered in the same moment.
             other if other.is_error_with("UNBLOCKED force unblock") => Err(Gone),
             other => {
                 let (id, other) = (link.id, spell_reply(&other));
-                self.world.fail(format!("client {id}: a reply too many or too few: {other}"));
+                self.world.fail(format!("client {id}: one reply too many or too few: {other}"));
                 Err(Gone)
             }
         }
     }
 
-    /// Waits for the reply to a command that was sent, and looks at it.
-    fn hear(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<(), Gone> {
+    /// Waits for the reply to a command, and checks it.
+    fn check_reply(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<(), Gone> {
         let reply = self.listen(link, command, plan)?;
         self.world.answered(command, &reply);
         if let Some(name) = command.first()
@@ -356,17 +359,17 @@ impl<'a> Actor<'a> {
             && !fits(&reply, resp)
         {
             let what = format!("{} in RESP{resp}: {}", spell(command), spell_reply(&reply));
-            self.world.fail(format!("a reply of the other protocol: {what}"));
+            self.world.fail(format!("a reply in the other protocol: {what}"));
         }
         Ok(())
     }
 
-    /// Waits for the reply to a command that was sent.
+    /// Waits for the reply to a command.
     fn listen(&mut self, link: &mut Link, command: &Command, plan: Plan) -> Result<Value, Gone> {
-        let mut reply = self.read(link, Instant::now() + plan.patience)?;
+        let mut reply = self.read(link, Instant::now() + plan.timeout)?;
         if reply.is_none() {
             self.world.wait_for_count();
-            self.journal.note(&format!("{} has waited long enough: {:?}", link.id, plan.late));
+            self.journal.note(&format!("{} waits no longer: {:?}", link.id, plan.late));
             match plan.late {
                 Late::Vanish => return Err(Gone),
                 Late::SendMore(seed) => {
@@ -380,42 +383,42 @@ impl<'a> Actor<'a> {
                 Late::Unblock(how) => reply = Some(self.unblock(link, command, how)?),
             }
         }
-        let reply = reply.expect("there is one by now");
+        let reply = reply.expect("a reply");
         self.journal.note(&format!("{} < {}", link.id, spell_reply(&reply)));
         Ok(reply)
     }
 
-    /// Has the server answer a client that waits. That works at once, or when a pause is over.
+    /// Unblocks a waiting client and returns its reply. During a pause this takes until its end.
     fn unblock(&mut self, link: &mut Link, command: &Command, how: &str) -> Result<Value, Gone> {
         let end = Instant::now() + SOON;
         while Instant::now() < end && self.world.failure().is_none() {
-            self.say_unblock(link.id, how)?;
-            self.remind(link)?;
+            self.send_unblock(link.id, how)?;
+            self.nudge(link)?;
             if let Some(reply) = self.read(link, Instant::now() + Duration::from_millis(100))? {
                 return Ok(reply);
             }
         }
         let command = spell(command);
         let state = self.state_of(link);
-        self.world.fail(format!("not answered, though it was unblocked: {command}\n{state}"));
+        self.world.fail(format!("no reply after CLIENT UNBLOCK: {command}\n{state}"));
         Err(Gone)
     }
 
-    /// An empty line, which has no reply, makes a forgetful server go on.
-    fn remind(&mut self, link: &mut Link) -> Result<(), Gone> {
+    /// Sends an empty line, which has no reply: see `Quirks::forgets`.
+    fn nudge(&mut self, link: &mut Link) -> Result<(), Gone> {
         if self.world.quirks.forgets {
             link.client.try_send_raw(b"\r\n").map_err(|_| Gone)?;
         }
         Ok(())
     }
 
-    /// By another connection, which nobody kills.
-    fn say_unblock(&mut self, id: i64, how: &str) -> Result<(), Gone> {
+    /// Unblocks a client over another connection.
+    fn send_unblock(&mut self, id: i64, how: &str) -> Result<(), Gone> {
         let _gate = self.world.unblocking();
         let how = if self.world.quirks.answers_twice { "TIMEOUT" } else { how };
         let mut client = Client::try_connect(self.world.master.port()).map_err(|_| Gone)?;
         match client.ask(&format!("CLIENT UNBLOCK {id} {how}"), SOON) {
-            // It worked; 0 is what most are told, for they have been answered meanwhile.
+            // 0 means that the client has been answered meanwhile.
             Ok(Value::Int(1)) => self.journal.note(&format!("{id} is unblocked: {how}")),
             Ok(_) => {}
             Err(silence) => {
@@ -426,7 +429,7 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
-    /// What the server says of a connection, and what has come of a reply.
+    /// The state of a connection on the server, and the bytes of an incomplete reply.
     fn state_of(&self, link: &Link) -> String {
         let list = Client::try_connect(self.world.master.port()).map(|mut client| {
             client.ask(&format!("CLIENT LIST ID {}", link.id), Duration::from_secs(5))
@@ -434,10 +437,10 @@ impl<'a> Actor<'a> {
         format!("client {}: {list:?}\nunread: {}", link.id, link.client.unread())
     }
 
-    /// Whatever was said: in the end the connection is as new, and what is asked is answered.
+    /// Resets the connection and checks that it replies again.
     ///
-    /// It is asked often: `CLIENT REPLY OFF` inside a transaction makes the server announce more
-    /// replies than it sends, and the next ones are taken for those.
+    /// It asks many times: after `CLIENT REPLY OFF` inside a transaction the server announces more
+    /// replies than it sends, and the next replies are taken for those.
     fn resynchronize(&mut self, link: &mut Link) -> Result<(), Gone> {
         let mark: Bytes = format!("mark {}", link.id).into();
         self.send(link, &[plain("RESET")])?;
@@ -455,16 +458,16 @@ impl<'a> Actor<'a> {
             self.world.wait_for_count();
             if Instant::now() > end {
                 let state = self.state_of(link);
-                self.world.fail(format!("not answered any more\n{state}"));
+                self.world.fail(format!("no reply after RESET\n{state}"));
                 break;
             }
-            self.say_unblock(link.id, "TIMEOUT")?;
+            self.send_unblock(link.id, "TIMEOUT")?;
         }
         Err(Gone)
     }
 }
 
-/// Whether a reply has these bytes somewhere.
+/// Whether a reply contains these bytes.
 fn has(reply: &Value, mark: &Bytes) -> bool {
     match reply {
         Value::Bulk(text) => text == mark,
@@ -476,7 +479,7 @@ fn has(reply: &Value, mark: &Bytes) -> bool {
     }
 }
 
-/// Whether a reply has only what its protocol knows.
+/// Whether a reply has only types of its protocol.
 fn fits(reply: &Value, resp: u8) -> bool {
     match reply {
         Value::NilBulk | Value::NilArray => resp == 2,

@@ -1,5 +1,5 @@
-//! What must hold when a round is over: nobody waits, nothing was caught, the process is the same,
-//! master, replica and append-only file agree, and the module can be unloaded.
+//! What must hold after a round: no client waits, no panic was caught, the server is still the same
+//! process, master, replica and append-only file agree, and the module can be unloaded.
 
 use super::grammar::{Command, library};
 use super::world::{World, is_own};
@@ -11,18 +11,18 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long what ought to happen may take on a busy machine.
+/// How long a condition may take to hold on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// How often the server is asked for what it should have come to.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a server is known by.
+/// The process of a server.
 pub fn identity(server: &Server) -> (u32, Option<String>) {
     (server.pid(), info(server, "server", "run_id"))
 }
 
-/// Undoes what commands and the operator may have left behind, and fills the rest.
+/// Resets what the commands and the operator may have changed.
 pub fn prepare(world: &World, flush: bool) {
     let mut client = world.master.client();
     for setting in [
@@ -49,25 +49,25 @@ pub fn prepare(world: &World, flush: bool) {
     rewrite(world);
 }
 
-/// Begins the append-only file anew.
+/// Rewrites the append-only file.
 fn rewrite(world: &World) {
     let mut client = world.master.client();
     let idle = |client: &mut Client| {
         let fields = ["aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress"];
         fields.iter().all(|field| client.info("persistence", field).as_deref() == Some("0"))
     };
-    eventually(SOON, "no child is at work", || idle(&mut client));
-    // The server may have begun one by itself.
+    eventually(SOON, "no child process is at work", || idle(&mut client));
+    // The server may have started one by itself.
     eventually(SOON, "a rewrite begins", || !client.run("BGREWRITEAOF").is_error());
     eventually(SOON, "the append-only file is rewritten", || idle(&mut client));
     let status = client.info("persistence", "aof_last_bgrewrite_status");
     assert_eq!(status.as_deref(), Some("ok"), "of the rewrite");
 }
 
-/// Whoever is blocked in a command of the module is in one of its lines: nobody was answered and
-/// kept, and nobody left and is still counted. While some are still being answered this is not yet
-/// so; those whose time is not up go on waiting meanwhile.
-pub fn who_waits_is_in_line(world: &World) {
+/// Checks that the clients blocked in commands of the module are those in its lines: no client is
+/// blocked after its reply, and none is counted after it has left. While replies are on their way
+/// the numbers may differ for a moment.
+pub fn blocked_clients_are_in_line(world: &World) {
     let mut client = world.master.client();
     let end = Instant::now() + SOON;
     loop {
@@ -89,13 +89,13 @@ pub fn who_waits_is_in_line(world: &World) {
         }
         let (count, blocked) = (blocked.len(), blocked.join("\n"));
         let what = format!("{count} are blocked, {in_line} are in line");
-        assert!(Instant::now() < end, "{what}; the blocked ones:\n{blocked}");
+        assert!(Instant::now() < end, "{what}:\n{blocked}");
         std::thread::sleep(POLL);
     }
 }
 
-/// Nobody is left in line, and the module has caught no bug of its own.
-pub fn nobody_waits(world: &World) {
+/// Checks that no client waits and that the module has caught no panic.
+pub fn no_client_waits(world: &World) {
     let mut client = world.master.client();
     let fields = [
         ("clients", "blocked_clients"),
@@ -111,7 +111,7 @@ pub fn nobody_waits(world: &World) {
                 break;
             }
             let list = || client_list(world);
-            assert!(Instant::now() < end, "{field} is {value:?} when nobody waits\n{}", list());
+            assert!(Instant::now() < end, "{field} is {value:?}, not 0\n{}", list());
             std::thread::sleep(POLL);
         }
     }
@@ -122,18 +122,17 @@ fn client_list(world: &World) -> String {
     String::from_utf8_lossy(world.master.client().run("CLIENT LIST").bytes()).into_owned()
 }
 
-/// What a server holds: by database and key when it ends and what it is.
+/// What a server holds: expire time and value by database and key.
 type Dataset = BTreeMap<(i64, Vec<u8>), (i64, String)>;
 
-/// The replica and the append-only file say the same as the master.
+/// Checks that the replica and the append-only file hold the same as the master.
 ///
-/// A key whose time is up while they are looked at is there for one and gone for the next, so it is
-/// left out. Everything else must be the same in the end: timers may still be at work at first.
+/// Keys that expire during the comparison are left out. Everything else must become the same;
+/// timers may still be at work at first.
 ///
-/// Not where the data were reloaded: `DEBUG RELOAD` and `LOADAOF` drop the keys that expired
-/// meanwhile, and the server tells nobody. A replica still has them, and what is written to them next
-/// is added to the old value there. Nor where the master was a replica for a while, for what it had
-/// not sent was lost. So both begin anew from what the master has then.
+/// `DEBUG RELOAD` and `LOADAOF` drop expired keys without replicating that. A replica still has
+/// them, and the next write there changes the old value. A demoted master loses what it had not
+/// sent. After these (`reloaded`), replica and file start again from the data of the master.
 pub fn all_agree(world: &mut World, reloaded: bool) {
     if reloaded {
         start_over(world);
@@ -148,7 +147,7 @@ pub fn all_agree(world: &mut World, reloaded: bool) {
         }
         break;
     }
-    // What happened since the copy was made is not in it: the next one has it.
+    // Later changes are in the next copy.
     loop {
         load_append_only_file(world);
         let (master, reader) = (dataset(&world.master), dataset(&world.reader));
@@ -157,7 +156,7 @@ pub fn all_agree(world: &mut World, reloaded: bool) {
     }
 }
 
-/// Has the replica fetch everything again, and the file written anew.
+/// Lets the replica synchronize again and rewrites the file.
 fn start_over(world: &World) {
     let mut replica = world.replica.client();
     assert_eq!(replica.run("REPLICAOF NO ONE"), ok());
@@ -171,7 +170,7 @@ fn start_over(world: &World) {
     rewrite(world);
 }
 
-/// Starts the server that has no module with a copy of the master's append-only file.
+/// Starts the server without the module with a copy of the master's append-only file.
 fn load_append_only_file(world: &mut World) {
     const DIR: &str = "appendonlydir";
     world.reader.kill9();
@@ -200,7 +199,7 @@ fn dataset(server: &Server) -> Dataset {
         let names = client.run("KEYS *");
         for name in names.items().iter().map(Value::bytes) {
             let end = client.cmd(&args!["PEXPIRETIME", name]).as_int();
-            // It may be gone by now.
+            // It may have expired by now.
             if end >= -1 {
                 all.insert((db, name.to_vec()), (end, describe(&mut client, name)));
             }
@@ -209,7 +208,7 @@ fn dataset(server: &Server) -> Dataset {
     all
 }
 
-/// A value as any server that holds it tells it, whatever its encoding.
+/// A value, independent of its encoding.
 fn describe(client: &mut Client, name: &[u8]) -> String {
     let kind = client.cmd(&args!["TYPE", name]);
     let mut sorted = |call: Vec<Vec<u8>>, size: usize| {
@@ -232,8 +231,8 @@ fn describe(client: &mut Client, name: &[u8]) -> String {
             }
             let known = ["last-generated-id", "entries"].map(|field| stream.get(field).clone());
             let groups = stream.get("groups").items().iter();
-            // When a consumer was seen, and how many entries a group has read, is not propagated
-            // by every server.
+            // Not every server replicates when a consumer was seen and how many entries a group has
+            // read.
             let fields = ["name", "last-delivered-id", "pending"];
             let groups = groups.map(|group| fields.map(|field| group.get(field).clone()));
             format!("{known:?} {:?}", groups.collect::<Vec<_>>())
@@ -243,7 +242,7 @@ fn describe(client: &mut Client, name: &[u8]) -> String {
     format!("{} {value}", kind.as_str())
 }
 
-/// What differs, apart from keys whose time is up by now.
+/// The differences, without expired keys.
 fn difference(left: &Dataset, right: &Dataset) -> Option<String> {
     let now = now_ms();
     let lives = |entry: Option<&(i64, String)>| entry.is_none_or(|(end, _)| *end < 0 || *end > now);
@@ -272,13 +271,13 @@ fn difference(left: &Dataset, right: &Dataset) -> Option<String> {
     (!differences.is_empty()).then_some(differences)
 }
 
-/// The module goes and comes, over a connection on which nothing else was said.
+/// Unloads the module and loads it again, over a new connection.
 ///
-/// All others have ended: Redis 8.0 itself crashes at the next command of a connection whose last
-/// command was one of an unloaded module, and every server if one is queued in a transaction.
+/// All others are closed: Redis 8.0 crashes at the next command of a connection whose last command
+/// was one of an unloaded module, and every server does if one is queued in a transaction.
 pub fn the_module_is_unloaded(world: &World) {
     let mut client = world.master.client();
-    eventually(SOON, "the clients have gone", || {
+    eventually(SOON, "the other connections are closed", || {
         let list = client.run("CLIENT LIST TYPE normal");
         String::from_utf8_lossy(list.bytes()).lines().count() == 1
     });
@@ -292,7 +291,7 @@ pub fn the_module_is_unloaded(world: &World) {
     assert_eq!(client.cmd(&load), ok(), "the module is loaded again");
 }
 
-/// Whether a server knows a command, by trying it.
+/// Whether a server knows a command. Tries it.
 pub fn knows(client: &mut Client, command: &Command) -> bool {
     let mut request = Vec::new();
     encode(&mut request, command);

@@ -1,6 +1,6 @@
-//! Chance that a seed repeats.
+//! Random numbers that a seed repeats.
 
-/// Numbers that look random and are the same for each seed (SplitMix64).
+/// Pseudo-random numbers (SplitMix64).
 #[derive(Clone)]
 pub struct Dice(u64);
 
@@ -30,7 +30,7 @@ impl Dice {
         first + self.next() % (last - first + 1)
     }
 
-    /// Whether something happens that happens so often.
+    /// True in this percentage of calls.
     pub fn percent(&mut self, often: u64) -> bool {
         self.next() % 100 < often
     }
@@ -40,7 +40,7 @@ impl Dice {
         &these[self.below(these.len())]
     }
 
-    /// One of these, each as often as its weight says.
+    /// One of these, by weight.
     pub fn weighted<'a, T>(&mut self, these: &'a [(u32, T)]) -> &'a T {
         let total: usize = these.iter().map(|(weight, _)| *weight as usize).sum();
         let mut left = self.below(total);

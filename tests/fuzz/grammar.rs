@@ -1,8 +1,8 @@
-//! What the connections say: a table of commands, written as the reference writes them.
+//! The commands of the connections, in the notation of the reference.
 //!
-//! `$name` is a variable (`words`), `[…]` is there or not, `(…|…)` is one of several, `…*` is there
-//! one to three times. The number is how often a line is taken. Some commands are spoiled afterwards:
-//! an argument is replaced by a hostile one, left out, doubled or moved.
+//! `$name` is a variable (see `words`), `[…]` is optional, `(…|…)` is one of several, `…*` comes
+//! one to three times. The number is the weight of a line. Some commands are damaged afterwards: an
+//! argument is replaced by a hostile one, left out, doubled or moved.
 
 use super::dice::Dice;
 use super::words::{Bytes, Learned, Words};
@@ -12,7 +12,7 @@ pub type Command = Vec<Bytes>;
 
 type Line = (u32, &'static str);
 
-/// What a consumer has already is delivered once more to it, and no server propagates that.
+/// Delivers the consumer its pending entries again, which no server replicates.
 pub const HISTORY: &str = "STREAMS $stream $id";
 
 /// The commands of the module, each of them with every option.
@@ -139,8 +139,8 @@ const FOREIGN: &[Line] = &[
     (1, "SCAN 0 COUNT 100"),
 ];
 
-/// Commands that only some servers have, with one that must not be refused as unknown or for its
-/// syntax there. Before it `XADD probe 1-1 f v` and `XGROUP CREATE probe g 0` were run.
+/// Commands that only some servers know, each with a call that those accept. `XADD probe 1-1 f v`
+/// and `XGROUP CREATE probe g 0` have run before.
 const NEWER: &[(&str, Line)] = &[
     (
         "XNACK probe g FAIL IDS 1 1-1",
@@ -175,10 +175,10 @@ const NEWER: &[(&str, Line)] = &[
     ("INCREX probes", (1, "INCREX $str")),
 ];
 
-/// What an ordinary connection says about itself or the server.
+/// Commands about the connection or the server.
 ///
-/// Only the operator pauses clients: a pause inside a transaction keeps expired keys where they are,
-/// and what the transaction writes to one of them makes the server abort.
+/// Only the operator pauses clients: during a pause expired keys are kept, and a write to one of
+/// them in the same transaction aborts the server.
 const CONNECTION: &[Line] = &[
     (4, "PING"),
     (3, "SELECT $db"),
@@ -208,7 +208,7 @@ const CONNECTION: &[Line] = &[
     (1, "XINFO HELP"),
 ];
 
-/// What changes how a connection is answered: replies cannot be counted any more.
+/// Commands that change how a connection is answered, so that its replies cannot be counted.
 const MODE: &[Line] = &[
     (2, "CLIENT REPLY (OFF|ON|SKIP)"),
     (1, "CLIENT REPLY SKIP"),
@@ -222,7 +222,7 @@ const MODE: &[Line] = &[
     (1, "CLIENT TRACKING ON BCAST PREFIX q"),
 ];
 
-/// What the operator says once.
+/// Commands of the operator.
 const OPERATOR: &[Line] = &[
     (4, "CLIENT UNBLOCK $client [(TIMEOUT|ERROR)]"),
     (4, "CLIENT UNBLOCK $client"),
@@ -254,7 +254,7 @@ const OPERATOR: &[Line] = &[
 /// Ends a pause.
 pub const UNPAUSE: &str = "CLIENT UNPAUSE";
 
-/// What the operator says for a while, and then the second line.
+/// Commands of the operator, with the command that ends them after a while.
 const LASTING: &[(u32, (&str, &str))] = &[
     (3, ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0")),
     (
@@ -280,13 +280,13 @@ const LASTING: &[(u32, (&str, &str))] = &[
     (1, ("CONFIG SET lua-time-limit 0", "CONFIG SET lua-time-limit 5000")),
 ];
 
-/// Only where no comparison follows; see `checks`.
+/// Only in rounds without an exact comparison: see `checks`.
 const RELOADS: &[Line] = &[(3, "DEBUG RELOAD"), (1, "DEBUG LOADAOF")];
 
-/// The name of the function that `FUNCTION LOAD` brings.
+/// The name of the function in the library.
 pub const FUNCTION: &str = "fuzz_run";
 
-/// Runs the commands in its arguments: a number of words, that many words, and so on.
+/// A script that runs the commands in its arguments: a number of words, the words, and so on.
 const BODY: &str = "
   local replies, at = {}, 1
   if #args % 3 == 0 then redis.setresp(3) end
@@ -302,7 +302,7 @@ fn script() -> String {
     format!("local args = ARGV {BODY}")
 }
 
-/// The library with the same as a function.
+/// The library with the script as a function.
 pub fn library() -> Command {
     let code = format!(
         "#!lua name=fuzz\nredis.register_function('{FUNCTION}', function(keys, args) {BODY} end)"
@@ -319,7 +319,7 @@ enum Part {
     Repeated(Box<Part>),
 }
 
-/// Reads a line. Words end at blanks, brackets and bars.
+/// Reads a line. Spaces, brackets and bars end a word.
 fn parse(line: &str) -> Vec<Part> {
     let mut rest = line;
     let parts = parse_list(&mut rest);
@@ -397,7 +397,7 @@ fn table<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Table {
     lines.into_iter().map(|(weight, line)| (*weight, parse(line))).collect()
 }
 
-/// The tables, as far as a server knows what is in them.
+/// The commands of the tables that a server knows.
 pub struct Grammar {
     own: Table,
     foreign: Table,
@@ -435,9 +435,8 @@ impl Grammar {
         };
         let mut command = fill(table, dice, learned);
         let spoiled = spoil(command.clone(), dice, learned);
-        // What is said about connections and all the data is not spoiled: it would be something
-        // else, whose replies cannot be counted, or that is not meant to be said. Nor does one become
-        // [`HISTORY`].
+        // Commands about connections and all data are not damaged: they could become others, with
+        // replies that cannot be counted. No command becomes [`HISTORY`] either.
         let may_be_spoiled = !std::ptr::eq(table, &raw const self.connection)
             && (command[0] != b"XREADGROUP" || spoiled.last().is_some_and(|last| last == b">"));
         if dice.percent(9) && may_be_spoiled {
@@ -456,7 +455,7 @@ impl Grammar {
         fill(&self.mode, dice, learned)
     }
 
-    /// What the operator says next, and what afterwards if it is to last for a while.
+    /// The next command of the operator, and the one that ends it.
     pub fn operator(
         &self,
         dice: &mut Dice,
@@ -474,7 +473,7 @@ impl Grammar {
         }
     }
 
-    /// Several commands as one transaction.
+    /// A transaction.
     pub fn transaction(&self, dice: &mut Dice, learned: &Learned) -> Vec<Command> {
         let mut commands = vec![plain("MULTI")];
         for _ in 0..=dice.below(5) {
@@ -484,7 +483,7 @@ impl Grammar {
         commands
     }
 
-    /// Several commands in one script or function.
+    /// A script or function with several commands.
     pub fn script(&self, dice: &mut Dice, learned: &Learned) -> Command {
         let mut call = match dice.below(3) {
             0 => vec![b"EVAL".to_vec(), script().into_bytes(), b"0".to_vec()],
@@ -511,7 +510,7 @@ fn fill(table: &Table, dice: &mut Dice, learned: &Learned) -> Command {
     command
 }
 
-/// Does something to a command that no client library does.
+/// Damages a command in a way that no client library does.
 fn spoil(mut command: Command, dice: &mut Dice, learned: &Learned) -> Command {
     let hostile = Words::new(dice, learned).hostile();
     let place = 1 + dice.below(command.len().saturating_sub(1));

@@ -1,5 +1,5 @@
-//! One connection that does to the whole server what operators do: settings, pauses, full memory,
-//! flushes, rewrites, killed and unblocked clients.
+//! One connection that does what operators do: it changes settings, pauses, fills memory, flushes,
+//! rewrites the append-only file, kills and unblocks clients.
 
 use super::dice::Dice;
 use super::grammar::{Command, Grammar, UNPAUSE, plain};
@@ -8,10 +8,10 @@ use crate::support::{Client, Server, Silence, Value, encode, ok};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the server may take to answer anything.
+/// How long any reply may take.
 const SOON: Duration = Duration::from_secs(40);
 
-/// Operates until the round is over. What lasts for a while is ended by then.
+/// Operates until the round ends, and ends by then what it has begun.
 pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
     let journal = world.journal("operator".into());
     let mut dice = Dice::new(seed, 0x0f);
@@ -28,7 +28,7 @@ pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
         let lasts = Duration::from_millis(dice.within(1, 300));
         let pause = Duration::from_millis(dice.within(1, 60));
         if reload && dice.percent(3) {
-            journal.note("the master is demoted for a while");
+            journal.note("demotes the master for a while");
             if let Err(why) = demote(world, lasts) {
                 world.fail(format!("the operator's {why}"));
             }
@@ -47,8 +47,8 @@ pub fn operate(world: &World, grammar: &Grammar, seed: u64, reload: bool) {
     }
 }
 
-/// Makes the master a replica of its replica for a while, and then the master again. Nobody can wait
-/// on a replica, nor is anything written there.
+/// Makes the master a replica of its replica for a while. No client can wait on a replica, and
+/// nothing writes there.
 fn demote(world: &World, lasts: Duration) -> Result<(), String> {
     let ask = |server: &Server, line: &str| {
         let client = Client::try_connect(server.port());
@@ -66,12 +66,12 @@ fn demote(world: &World, lasts: Duration) -> Result<(), String> {
     ask(&world.replica, &follow(&world.master))
 }
 
-/// Asks over a connection that stays, if it does.
+/// Runs a command over a lasting connection.
 fn ask(world: &World, client: &mut Option<Client>, command: &Command) -> Result<Value, String> {
     let began = Instant::now();
     let mut request = Vec::new();
     encode(&mut request, command);
-    // It may have been closed since the last time; a second time is no accident.
+    // It may have been closed since the last command, but not twice.
     for _ in 0..2 {
         let connection = match client {
             Some(connection) => connection,

@@ -1,9 +1,9 @@
-//! Random commands against a real server with the module, by many connections at once, beside a
-//! replica and an append-only file that do not know it.
+//! Random commands from many connections to a real server with the module, which has a replica and
+//! an append-only file. Both are read without the module.
 //!
-//! `make fuzz SECONDS=60`; `SEED=n` says the same again (when what is said meets is another matter,
-//! so a fault may need some runs), `SERVER=path` is the server. It runs in rounds of some seconds,
-//! with all checks after each, and exits with 1 at the first thing that is wrong.
+//! `make fuzz SECONDS=60`. `SEED=n` repeats the commands; their timing differs, so a failure may
+//! need several runs. `SERVER=path` names the server. It runs in rounds of some seconds with all
+//! checks after each, and exits with 1 at the first failure.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -29,13 +29,13 @@ use std::time::{Duration, Instant};
 use support::{Client, Server, Value, server_binary};
 use world::{Quirks, World};
 
-/// How many threads have connections at once; some of them have many.
+/// How many threads have connections. Some have many.
 const THREADS: u64 = 20;
 
-/// How long a round takes, without its checks.
+/// The length of a round without its checks.
 const ROUND: Duration = Duration::from_secs(8);
 
-/// How often the main thread looks after the others.
+/// How often the main thread checks the others.
 const POLL: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     let Some(failure) = world.failure() else {
         return ExitCode::SUCCESS;
     };
-    println!("\n=== the last that the connections said");
+    println!("\n=== the last commands and replies");
     println!("{}", world.journals());
     println!("=== the master's clients\n{}", clients(&world));
     println!("=== the master's log\n{}", world.master.log_excerpt());
@@ -85,19 +85,19 @@ fn main() -> ExitCode {
     println!("=== FAILED: {failure}");
     println!("=== {}", server_binary().display());
     println!("=== again: make fuzz SEED={seed} SECONDS={}", length.as_secs());
-    // A server that crashed would say so again.
+    // A crashed server would fail again when it is dropped.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(world)));
     ExitCode::FAILURE
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    text.unwrap_or_else(|| "a panic without a text".into())
+    text.unwrap_or_else(|| "a panic without a message".into())
 }
 
-/// Rounds, until the time is over or something is wrong.
+/// Runs rounds until the time has passed or something fails.
 fn run(world: &mut World, seed: u64, length: Duration) {
     let port = world.master.port();
     world.replica.client().run(format!("REPLICAOF 127.0.0.1 {port}"));
@@ -111,7 +111,7 @@ fn run(world: &mut World, seed: u64, length: Duration) {
         number += 1;
         let seed = dice.within(0, u64::MAX - 1);
         let flush = dice.percent(50);
-        // The last of four: so a short run has what a comparison says most about.
+        // The last of four, so that a short run has rounds with an exact comparison.
         let reload = number % 4 == 0;
         let left = end.saturating_duration_since(Instant::now());
         checks::prepare(world, flush);
@@ -122,8 +122,8 @@ fn run(world: &mut World, seed: u64, length: Duration) {
             return;
         }
         checks::prepare(world, false);
-        checks::nobody_waits(world);
-        assert_eq!(checks::identity(&world.master), identity, "the process is the same");
+        checks::no_client_waits(world);
+        assert_eq!(checks::identity(&world.master), identity, "the server was restarted");
         let before = world.commands.load(Ordering::Relaxed);
         let slowest = world.take_slowest().as_millis();
         println!("round {number}: {before} commands; the operator waited {slowest} ms at most");
@@ -132,7 +132,7 @@ fn run(world: &mut World, seed: u64, length: Duration) {
     }
 }
 
-/// One round: everybody acts for so long.
+/// One round of this length.
 fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Duration) {
     let end = Instant::now() + length;
     thread::scope(|scope| {
@@ -145,15 +145,16 @@ fn act(world: &World, grammar: &Grammar, seed: u64, reload: bool, length: Durati
         }
         world.stop();
         let _ = operator.join();
-        let count = || world.failure().is_none().then(|| checks::who_waits_is_in_line(world));
+        let count =
+            || world.failure().is_none().then(|| checks::blocked_clients_are_in_line(world));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(count)) {
             world.fail(text_of(&*panic));
         }
-        world.count_is_over();
+        world.set_counted();
     });
 }
 
-/// The grammars of what a server knows: all of it, and that after which replicas are the same.
+/// The commands that the server knows: all, and those that replicate exactly.
 struct Grammars {
     all: Grammar,
     compared: Grammar,
@@ -174,12 +175,12 @@ fn learn_grammar(world: &mut World) -> Grammars {
         pushes_inside: old,
     };
     let mut leave_out = Vec::new();
-    // Valkey 8.1 and later propagate MOVE, and COPY to another database, so that master, replica and
-    // file may differ.
+    // Valkey 8.1 and later replicate MOVE and COPY to another database in a way that may leave
+    // master, replica and file different.
     if valkey.is_some() {
         leave_out.extend(["MOVE ", "COPY $key $key DB"]);
     }
-    // Under load Valkey 9.1 now and then begins it again and again, until its stack is used up.
+    // Under load Valkey 9.1 sometimes restarts it until its stack overflows.
     if valkey_9 {
         leave_out.push("DEBUG LOADAOF");
     }
@@ -202,7 +203,7 @@ fn learn_grammar(world: &mut World) -> Grammars {
     Grammars { all, compared }
 }
 
-/// Who is connected, and who waits, if the server still answers.
+/// The connected and the waiting clients, if the server still replies.
 fn clients(world: &World) -> String {
     let ask = |line: &str| {
         let mut client = Client::try_connect(world.master.port()).ok()?;
@@ -214,10 +215,10 @@ fn clients(world: &World) -> String {
     ["CLIENT LIST", "INFO corral"].iter().filter_map(|line| ask(line)).collect()
 }
 
-/// What was reached, so that one sees whether the grammar is worth anything.
+/// Prints how often each command succeeded, which tells whether the grammar is any good.
 fn summarize(world: &World) {
     let commands = world.commands.load(Ordering::Relaxed);
-    println!("\n{commands} commands; of those of the module, answered and not with an error:");
+    println!("\n{commands} commands; of the module, all and those without an error:");
     for (name, (all, good)) in world.answers() {
         println!("  {name:<16} {all:>8} {good:>8}");
     }

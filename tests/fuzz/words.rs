@@ -1,9 +1,9 @@
-//! What stands for the variables of the grammar: names, bytes, numbers, times, and what earlier
-//! replies told (ids, tokens, dumps).
+//! The values of the variables of the grammar: names, bytes, numbers, times, and ids, tokens and
+//! dumps from earlier replies.
 //!
-//! Few names are used, so that the connections meet. A variable always draws as many numbers,
-//! whatever is known by then: so a connection says the same in every run of a seed, up to what the
-//! server told it.
+//! There are few names, so that the connections meet. A variable always draws the same number of
+//! random numbers, so a connection sends the same commands in every run of a seed, except for
+//! values from replies.
 
 use super::dice::Dice;
 use crate::support::{Value, now_ms};
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 /// An argument.
 pub type Bytes = Vec<u8>;
 
-/// The first of each are used most. The others are odd in one way each.
+/// The first ones are used most. Each of the others is unusual in one way.
 const CACHED: [&[u8]; 3] = [b"c1", b"c2", b"user{7}:c"];
 const QUEUES: [&[u8]; 3] = [b"q1", b"q2", b"q{7}"];
 const LOCKS: [&[u8]; 3] = [b"l1", b"l2", b"{7}l"];
@@ -110,7 +110,7 @@ const ODD_IDS: [&[u8]; 14] = [
     b"1-1-1",
 ];
 
-/// What replies told, for all connections together: the latest of each.
+/// The latest values from replies, for all connections together.
 #[derive(Default)]
 pub struct Learned(Mutex<Facts>);
 
@@ -130,7 +130,7 @@ impl Learned {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes from a reply what later commands can use.
+    /// Remembers what later commands can use.
     pub fn learn(&self, command: &[Bytes], reply: &Value) {
         let Some(name) = command.first() else { return };
         let subject = match name.as_slice() {
@@ -178,12 +178,12 @@ impl Learned {
         }
     }
 
-    /// A connection has come.
+    /// Adds a connection.
     pub fn connected(&self, id: i64) {
         self.with(|facts| remember(&mut facts.clients, id));
     }
 
-    /// A round is over: ids of clients are forgotten, lest they mean others.
+    /// Forgets the ids of clients after a round.
     pub fn forget_clients(&self) {
         self.with(|facts| facts.clients.clear());
     }
@@ -202,13 +202,13 @@ fn is_id(text: &[u8]) -> bool {
         && text.iter().all(|&byte| byte == b'-' || byte.is_ascii_digit())
 }
 
-/// One of what is remembered. Draws one number.
+/// One of the remembered values. Draws one number.
 fn recent<'a, T>(dice: &mut Dice, these: &'a VecDeque<T>) -> Option<&'a T> {
     let place = dice.below(REMEMBERED * 60);
     these.get(place % these.len().max(1))
 }
 
-/// The key of a prefix that belongs to a name.
+/// The derived key of a name.
 fn derived(prefix: &str, name: &[u8]) -> Bytes {
     let tag = name.iter().position(|&byte| byte == b'{').and_then(|open| {
         let close = name[open..].iter().position(|&byte| byte == b'}')?;
@@ -221,11 +221,11 @@ fn derived(prefix: &str, name: &[u8]) -> Bytes {
     }
 }
 
-/// Puts something in the place of variables.
+/// Replaces variables.
 pub struct Words<'a> {
     pub dice: &'a mut Dice,
     pub learned: &'a Learned,
-    /// The name that this command is about: what was learned of it suits.
+    /// The name in this command, whose remembered values fit.
     subject: Bytes,
 }
 
@@ -235,7 +235,7 @@ impl<'a> Words<'a> {
         Self { dice, learned, subject: Bytes::new() }
     }
 
-    /// What stands for a variable.
+    /// The value of a variable.
     pub fn word(&mut self, variable: &str) -> Bytes {
         match variable {
             "cache" => self.name(&CACHED),
@@ -326,7 +326,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Bytes that no friendly client sends.
+    /// Hostile bytes.
     pub fn hostile(&mut self) -> Bytes {
         match self.dice.below(12) {
             0..=4 => self.dice.pick(&NUMBERS).to_vec(),
@@ -343,7 +343,7 @@ impl<'a> Words<'a> {
         if self.dice.percent(2) { odd } else { one }
     }
 
-    /// The name of a family, mostly; it becomes what the command is about.
+    /// Mostly a name of the family, which becomes the name of the command.
     fn name(&mut self, family: &[&[u8]; 3]) -> Bytes {
         let usual = family[[0, 0, 0, 0, 1, 1, 2][self.dice.below(7)]].to_vec();
         let foreign = self.dice.pick(&[CACHED[0], QUEUES[0], LOCKS[0]]).to_vec();
@@ -361,7 +361,7 @@ impl<'a> Words<'a> {
         name
     }
 
-    /// A name for a key that belongs to it.
+    /// A key derived from a name.
     fn subject_of(&mut self, family: &[&[u8]; 3]) -> Bytes {
         self.name(family)
     }
@@ -402,7 +402,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// One of these, seldom something else.
+    /// Mostly one of these.
     fn number(&mut self, these: &[i64]) -> Bytes {
         let usual = self.dice.pick(these).to_string().into_bytes();
         let odd = self.dice.pick(&NUMBERS).to_vec();

@@ -1,4 +1,4 @@
-//! The servers of a run, and what its threads share: when to stop, what failed, what was said.
+//! The servers of a run, and what its threads share: when to stop, what failed, the last commands.
 
 use super::grammar::Command;
 use super::words::Learned;
@@ -8,49 +8,50 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-/// How many lines of what was said to and by a connection are kept.
+/// How many lines of a journal are kept.
 const LINES: usize = 80;
 
-/// What servers do themselves that would be taken for a fault.
+/// Faults of servers, which are not those of the module.
 #[derive(Default)]
 pub struct Quirks {
-    /// Valkey 9.1 forgets a long argument that was sent behind a command that waits, until more comes.
+    /// Valkey 9.1 leaves a long argument behind a waiting command unread until more arrives.
     pub forgets: bool,
-    /// Valkey 9.1 sends long parts of a push before the rest of it, where the client has caused it.
+    /// Valkey 9.1 sends the long parts of a push that the client itself causes before the rest.
     pub splits_pushes: bool,
-    /// Redis 7.0 says UNBLOCKED to a client that a module has answered in the same tick.
+    /// Redis 7.0 sends UNBLOCKED to a client that a module has answered in the same tick.
     pub answers_twice: bool,
-    /// Redis 7.0 puts pushes that a command causes into the middle of its reply, and EXEC's.
+    /// Redis 7.0 sends pushes that a command causes in the middle of its reply, and of that of
+    /// EXEC.
     pub pushes_inside: bool,
 }
 
 /// What the threads of a run share.
 pub struct World {
     pub master: Server,
-    /// Follows the master, and does not know the module.
+    /// A replica without the module.
     pub replica: Server,
-    /// Loads copies of the append-only file, and does not know the module.
+    /// Loads copies of the append-only file, without the module.
     pub reader: Server,
     pub learned: Learned,
     pub began: Instant,
-    /// Redis 7 and Valkey 8.0 abort when a client is unblocked whose command a pause has postponed:
-    /// either there is a pause, or somebody unblocks.
+    /// Redis 7 and Valkey 8.0 abort when a client is unblocked whose command a pause has postponed,
+    /// so pauses and CLIENT UNBLOCK exclude each other.
     pause: RwLock<()>,
     pub quirks: Quirks,
     stop: AtomicBool,
-    /// At the end of a round nobody does anything about those who wait, until they were counted.
+    /// At the end of a round no waiting client is touched until all are counted.
     counted: AtomicBool,
     failure: Mutex<Option<String>>,
     journals: Mutex<Vec<Arc<Journal>>>,
     pub commands: AtomicU64,
-    /// The longest that the operator waited for a reply, in microseconds.
+    /// The longest time of a reply to the operator, in microseconds.
     slowest: AtomicU64,
-    /// How often a command of the module was answered, and how often not with an error.
+    /// For each command of the module, the number of replies and of those without an error.
     answers: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 impl World {
-    /// A world in which nothing has been said.
+    /// A world before the first command.
     pub fn new(master: Server, replica: Server, reader: Server) -> Self {
         Self {
             master,
@@ -70,7 +71,7 @@ impl World {
         }
     }
 
-    /// A round begins.
+    /// Starts a round.
     pub fn start(&self) {
         self.stop.store(false, Ordering::SeqCst);
         self.counted.store(false, Ordering::SeqCst);
@@ -78,62 +79,62 @@ impl World {
         self.learned.forget_clients();
     }
 
-    /// The threads are to come to an end.
+    /// Tells the threads to stop.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Whether to come to an end.
+    /// Whether the round is to end.
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Those who wait at the end of a round were counted.
-    pub fn count_is_over(&self) {
+    /// The waiting clients are counted.
+    pub fn set_counted(&self) {
         self.counted.store(true, Ordering::SeqCst);
     }
 
-    /// Returns at once during a round, and at its end when those who wait were counted.
+    /// Returns at once during a round, and at its end when the waiting clients are counted.
     pub fn wait_for_count(&self) {
         while self.is_over() && !self.counted.load(Ordering::SeqCst) && self.failure().is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// While this lives nobody unblocks.
+    /// While this lives, no client is unblocked.
     pub fn pausing(&self) -> RwLockWriteGuard<'_, ()> {
         self.pause.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While this lives the operator makes no pause.
+    /// While this lives, the operator pauses nothing.
     pub fn unblocking(&self) -> RwLockReadGuard<'_, ()> {
         self.pause.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something is wrong: the first to say so is heard.
+    /// Reports a failure. The first one counts.
     pub fn fail(&self, what: String) {
         lock(&self.failure).get_or_insert(what);
         self.stop();
     }
 
-    /// What is wrong, if anything.
+    /// The failure, if there is one.
     pub fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
     }
 
-    /// Where one thread keeps what its connections say.
+    /// The journal of a thread.
     pub fn journal(&self, name: String) -> Arc<Journal> {
         let journal = Arc::new(Journal { name, began: self.began, lines: Mutex::default() });
         lock(&self.journals).push(journal.clone());
         journal
     }
 
-    /// The last lines of all connections.
+    /// All journals.
     pub fn journals(&self) -> String {
         lock(&self.journals).iter().map(|journal| journal.text()).collect()
     }
 
-    /// Looks at a reply, and remembers what can be used.
+    /// Checks a reply and remembers what later commands can use.
     pub fn answered(&self, command: &Command, reply: &Value) {
         self.commands.fetch_add(1, Ordering::Relaxed);
         self.learned.learn(command, reply);
@@ -156,17 +157,17 @@ impl World {
         count.1 += u64::from(!reply.is_error());
     }
 
-    /// Somebody has waited so long for what should be answered at once.
+    /// Notes how long a reply took that should come at once.
     pub fn slowest(&self, time: Duration) {
         self.slowest.fetch_max(time.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The longest of those since the last time.
+    /// The longest of these times since the last call.
     pub fn take_slowest(&self) -> Duration {
         Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
     }
 
-    /// How often the commands of the module were answered, and how often without an error.
+    /// The numbers of replies, and of those without an error.
     pub fn answers(&self) -> BTreeMap<String, (u64, u64)> {
         lock(&self.answers).clone()
     }
@@ -181,7 +182,7 @@ pub fn is_own(name: &[u8]) -> bool {
     [&b"CACHE."[..], b"TASK.", b"LOCK."].iter().any(|family| name.starts_with(family))
 }
 
-/// A bug of the module that it has noticed itself, however deep in a reply.
+/// An internal error of the module anywhere in a reply.
 fn find_internal_error(reply: &Value) -> Option<String> {
     match reply {
         Value::Error(text) | Value::BulkError(text) => {
@@ -193,7 +194,7 @@ fn find_internal_error(reply: &Value) -> Option<String> {
     }
 }
 
-/// Every error begins with a code and is plain text.
+/// Checks that an error is ASCII and begins with a code.
 fn check_error(text: &[u8]) -> Result<(), &'static str> {
     if !text.is_ascii() {
         return Err("an error that is not ASCII");
@@ -203,7 +204,7 @@ fn check_error(text: &[u8]) -> Result<(), &'static str> {
     if is_code { Ok(()) } else { Err("an error without a code") }
 }
 
-/// The last that one thread said and was told.
+/// The last commands and replies of a thread.
 pub struct Journal {
     name: String,
     began: Instant,
@@ -227,7 +228,7 @@ impl Journal {
     }
 }
 
-/// A command as one line, long arguments cut.
+/// A command on one line, with long arguments cut.
 pub fn spell(command: &Command) -> String {
     let word = |arg: &Vec<u8>| match arg.as_slice() {
         [] => "\"\"".into(),
@@ -238,7 +239,7 @@ pub fn spell(command: &Command) -> String {
     command.iter().take(80).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// A reply as one line: long strings and long lists cut.
+/// A reply on one line, with long strings and lists cut.
 pub fn spell_reply(reply: &Value) -> String {
     fn brief(value: &Value, text: &mut String) {
         let mut list = |name: &str, items: &[Value]| {
