@@ -269,12 +269,13 @@ fn each_database_has_its_own_values_and_leases() {
     let mut one = server.client();
     let mut zero = server.client();
     assert_eq!(one.run("SELECT 1"), ok());
-    let (in_zero, in_one) = (load(&mut zero, "k 60000"), load(&mut one, "k 300"));
+    let (in_zero, in_one) = (load(&mut zero, "k 60000"), load(&mut one, "k 60000"));
     let mut waiter = server.client();
     assert_eq!(waiter.run("SELECT 1"), ok());
     send_and_wait(&mut zero, "cache", &mut waiter, "CACHE.FETCH k 60000 BLOCK 0");
     changes_nothing(&mut one, &format!("CACHE.SET k v 9 TOKEN {in_zero}"), nil());
     // The timer serves the right database.
+    assert_eq!(one.run(format!("CACHE.EXTEND k {in_one} 300")), int(1));
     let token = token_in(&waiter.read());
     assert!(token > in_one);
     assert_eq!(zero.run(format!("CACHE.SET k zero 300000 TOKEN {in_zero}")), ok());

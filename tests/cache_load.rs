@@ -408,7 +408,7 @@ fn lock_and_fetch_share_one_lease() {
     load(&mut client, "k 60000");
     assert_eq!(client.run("CACHE.LOCK k 60000 60000"), simple("WAIT"));
     // When the lease of LOCK expires, the waiting FETCH loads.
-    assert_eq!(client.run("CACHE.LOCK short 60000 200"), simple("LOAD"));
+    assert_eq!(client.run("CACHE.LOCK short 60000 1500"), simple("LOAD"));
     let [mut waiter] = in_line(&server, "short 60000");
     token_in(&waiter.read());
 }
@@ -506,16 +506,6 @@ fn a_foreign_write_of_another_type_voids_the_token_for_good() {
     assert_eq!(client.run("DEL k"), int(1));
     after_foreign_writes(&mut client);
     changes_nothing(&mut client, &format!("CACHE.SET k late 300000 TOKEN {token}"), nil());
-}
-
-#[test]
-fn a_foreign_write_after_a_soft_invalidation_is_fresh() {
-    let server = Checked::start();
-    let mut client = server.client();
-    assert_eq!(client.run("CACHE.SET k old 300000"), ok());
-    assert_eq!(client.run("CACHE.INVALIDATE k STALE 200000"), int(1));
-    assert_eq!(client.run("SET k new PX 300000"), ok());
-    assert_eq!(client.run("CACHE.FETCH k 60000"), hit("new"), "the new value is fresh");
 }
 
 #[test]

@@ -55,17 +55,17 @@ fn each_failure_hands_the_lease_to_the_next_client() {
 fn an_expired_lease_goes_to_the_first_waiting_client_on_time() {
     let server = Checked::start();
     let mut client = server.client();
-    load(&mut client, "k 300");
-    let end = client.run("PEXPIRETIME cachelock:{k}").as_int();
-    let mut waiters = in_line::<3>(&server, "k 400");
-    let mut end = end;
+    let token = load(&mut client, "k 60000");
+    let mut waiters = in_line::<3>(&server, "k 1500");
+    assert_eq!(client.run(format!("CACHE.EXTEND k {token} 300")), int(1));
+    let mut end = client.run("PEXPIRETIME cachelock:{k}").as_int();
     for waiter in &mut waiters[..2] {
         token_in(&waiter.read());
         let now = client.time_ms();
         assert!(now > end, "{} ms early", end - now);
         assert!(now < end + 5_000, "{} ms late", now - end);
         let next = client.run("PEXPIRETIME cachelock:{k}").as_int();
-        assert!(next >= end + 400, "the lease begins with the hand-over");
+        assert!(next >= end + 1500, "the lease begins with the hand-over");
         end = next;
     }
     // EXTEND moves the end back and forth.
@@ -183,8 +183,9 @@ fn a_killed_loader_is_replaced_when_its_lease_expires() {
     let server = Checked::start();
     let mut client = server.client();
     let mut loader = server.client();
-    load(&mut loader, "k 300");
+    let token = load(&mut loader, "k 60000");
     let [mut waiter] = in_line(&server, "k 60000");
+    assert_eq!(client.run(format!("CACHE.EXTEND k {token} 300")), int(1));
     assert_eq!(client.run(format!("CLIENT KILL ID {}", loader.id())), int(1));
     let token = token_in(&waiter.read());
     assert_eq!(client.run(format!("CACHE.FAIL k {token}")), int(1));
@@ -197,10 +198,13 @@ fn nothing_is_written_while_clients_are_paused() {
     let mut tap = server.replication_tap();
     let [mut asks, mut fetches] = [server.client(), server.client()];
     assert_eq!(client.run("SET warm v"), ok());
-    load(&mut client, "k 100");
+    let token = load(&mut client, "k 60000");
     let mut waiters = in_line::<1>(&server, "k 60000");
+    // The lease expires during the pause.
+    let shorten = format!("CACHE.EXTEND k {token} 100");
+    let replies = in_transaction(&mut client, &[&shorten, "CLIENT PAUSE 600000 WRITE"]);
+    assert_eq!(replies, [int(1), ok()]);
     tap.commands();
-    assert_eq!(client.run("CLIENT PAUSE 600000 WRITE"), ok());
     asks.send("CACHE.FETCH none 60000");
     fetches.send("CACHE.FETCH warm 60000");
     wait_until_gone(&mut client, "cachelock:{k}");

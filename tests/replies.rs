@@ -11,12 +11,6 @@ use support::*;
 const LONG: i64 = 600_000;
 const SLACK: i64 = 60_000;
 
-/// Waits until a key has expired.
-#[track_caller]
-fn wait_until_gone(client: &mut Client, key: &str) {
-    eventually(SOON, &format!("{key} expires"), || client.run(format!("EXISTS {key}")) == int(0));
-}
-
 /// Checks that the key's time to live was set to `ms` a moment ago.
 #[track_caller]
 fn assert_left(client: &mut Client, key: &str, ms: i64) {
@@ -414,19 +408,6 @@ fn each_database_has_its_own_locks_values_and_queues() {
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn only_one_client_loads_even_on_one_connection() {
-    let server = Server::start();
-    let (mut one, mut two) = (server.client(), server.client());
-    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
-    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
-    assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
-    assert_eq!(one.run("CACHE.SET k v 600000"), ok());
-    // A client gets the lease although there is a value.
-    assert_eq!(two.run("CACHE.LOCK k 600000 600000"), simple("LOAD"));
-    assert_eq!(one.run("CACHE.LOCK k 600000 600000"), simple("WAIT"));
-}
-
-#[test]
 fn the_lease_lasts_the_shorter_of_its_two_times() {
     let server = Server::start();
     let mut client = server.client();
@@ -505,17 +486,6 @@ const EXTEND_SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
      return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
 
 #[test]
-fn a_held_lock_is_granted_to_no_other_and_not_again_to_its_holder() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("LOCK.ACQUIRE job me 600000"), int(1));
-    for who in ["me", "you"] {
-        changes_nothing(&mut client, &format!("LOCK.ACQUIRE job {who} 1"), int(0));
-    }
-    assert_left(&mut client, LOCK, 600_000);
-}
-
-#[test]
 fn only_the_holder_extends_and_releases() {
     let server = Server::start();
     let mut client = server.client();
@@ -536,21 +506,6 @@ fn only_the_holder_extends_and_releases() {
     changes_nothing(&mut client, "LOCK.EXTEND job me 1000", int(0));
     assert_eq!(client.run("LOCK.ACQUIRE job you 600000"), int(1));
     changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
-}
-
-#[test]
-fn a_lock_expires_and_is_then_neither_extended_nor_released() {
-    let server = Server::start();
-    let mut client = server.client();
-    for call in ["LOCK.EXTEND job me 600000", "LOCK.RELEASE job me"] {
-        assert_eq!(client.run("LOCK.ACQUIRE job me 20"), int(1));
-        wait_until_gone(&mut client, LOCK);
-        changes_nothing(&mut client, call, int(0));
-        assert_eq!(client.run("DBSIZE"), int(0));
-    }
-    assert_eq!(client.run("LOCK.ACQUIRE job me 40"), int(1));
-    eventually(SOON, "the lock expires", || client.run("LOCK.ACQUIRE job you 600000") == int(1));
-    assert_eq!(client.run("GET lock:{job}"), bulk("you"));
 }
 
 #[test]

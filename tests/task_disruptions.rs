@@ -302,19 +302,6 @@ fn queues_of_the_same_name_in_two_databases_are_independent() {
         on_time(got.at, begin + lease);
         assert_eq!(clients[index].run(format!("TASK.ACK q g {}", got.id)), int(1));
     }
-    // Only one of the two is paused, and has a priority.
-    let mut waiters = dbs.map(|db| waiter_in(&server, db, &wait_as("d")));
-    policy(&mut clients[0], "PAUSED 1 LEASE 0");
-    policy(&mut clients[1], "LEASE 0");
-    // The urgent task comes first, so the other one of this database waits.
-    let urgent = id_ms(&publish(&mut clients[0], "urgent", "PRIORITY 4 DELAY 100"));
-    publish(&mut clients[1], "urgent", &format!("PRIORITY 4 DELAY {LONG}"));
-    let dues = clients.each_mut().map(|client| delay(client, "due", 60));
-    on_time(gets(&mut waiters[1], "due").at, dues[1]);
-    clients[0].wait_past(urgent.max(dues[0]));
-    still_wait(&server, 1);
-    policy(&mut clients[0], "PAUSED 0");
-    gets(&mut waiters[0], "urgent");
 }
 
 #[test]

@@ -405,7 +405,7 @@ fn after_a_crash_every_task_is_in_its_state_and_a_full_queue_is_full() {
     let mut client = server.client();
     assert_eq!(
         client.run("TASK.PUBLISH q p"),
-        error("TASKFULL the queue holds as many q as its policy allows")
+        error("TASKFULL the queue holds as many tasks as its policy allows")
     );
     assert_eq!(client.run("TASK.PUBLISH q p UNIQUE u 5"), bulk(&ids[2]));
     let got = client.consume("g", "other", "q", 1);

@@ -15,20 +15,6 @@ const SLACK: i64 = 60_000;
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn ack_finishes_and_deletes_several_tasks() {
-    let server = Server::start();
-    let mut client = server.client();
-    lease_to(&mut client, &["g"], &["1-1", "1-2", "1-3", "1-4"]);
-    assert_eq!(client.run("TASK.ACK q g 1-1 1-3 1-2"), int(3));
-    assert_eq!(client.ids_in("q"), ["1-4"]);
-    assert_eq!(client.leased_ids("q", "g"), ["1-4"]);
-    changes_nothing(&mut client, "TASK.ACK q g 1-1 1-3", int(0));
-    assert_eq!(client.run("TASK.ACK q g 1-4"), int(1));
-    assert_eq!(client.ids_in("q"), [""; 0]);
-    assert_eq!(client.run("EXISTS q"), int(1), "the queue stays, with its group");
-}
-
-#[test]
 fn ack_of_a_task_that_is_not_leased_returns_0_and_changes_nothing() {
     let server = Server::start();
     let mut client = server.client();
@@ -122,6 +108,7 @@ fn an_entry_stays_for_a_group_that_has_not_read_it() {
     assert_eq!(client.run("TASK.CONSUME late c q").task_ids(), ["1-2"]);
     assert_eq!(client.run("TASK.ACK q late 1-2"), int(1));
     assert_eq!(client.ids_in("q"), [""; 0]);
+    assert_eq!(client.run("EXISTS q"), int(1), "the queue keeps its groups");
 }
 
 #[test]

@@ -345,22 +345,6 @@ fn without_a_policy_lease_and_tries_are_those_of_the_configuration() {
     on_time(dead.at, begin + 400);
     assert_eq!(dead.text("deliveries"), "2");
     still_wait(&server, 1);
-
-    // A policy takes precedence.
-    policy(&mut client, "TRIES 0 LEASE 60");
-    publish(&mut client, "p", "");
-    gets(&mut waiters[1], "p");
-    for deliveries in 2..=4 {
-        let mut next = server.client();
-        next.send(wait_as("c"));
-        assert_eq!(gets(&mut next, "p").deliveries, deliveries);
-    }
-    // A configured lease of 0 never expires.
-    run_all(&mut client, &["CONFIG SET corral.task-lease-ms 0", "DEL policy:{q}"]);
-    let waiting = waiter(&server, "c");
-    client.wait_ms(150);
-    still_wait(&server, 1);
-    drop(waiting);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -409,7 +393,7 @@ fn a_task_that_kills_its_workers_is_dead_lettered_after_its_tries() {
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_lease_that_a_plain_client_took_expires_for_waiting_consumers() {
+fn a_lease_that_a_plain_client_took_expires() {
     const LEASE: i64 = 300;
     // The longest time until the sweep finds it.
     const SWEEP: i64 = 1000;
@@ -435,28 +419,6 @@ fn a_lease_that_a_plain_client_took_expires_for_waiting_consumers() {
         assert!(task.at <= begin + LEASE + SWEEP + LATE, "late: {} ms", task.at - begin);
         assert_eq!(task.deliveries, 2);
         assert!(task.idle >= LEASE, "{}", task.idle);
-    }
-}
-
-#[test]
-fn a_lease_that_a_plain_client_took_expires() {
-    let server = Server::start();
-    let mut client = server.client();
-    assert_eq!(client.run("TASK.POLICY q LEASE 30"), ok());
-    // The module knows the queue already.
-    assert_eq!(client.run("TASK.CONSUME g c q"), nil_array());
-    for priority in [0, 2] {
-        let id = client.publish_with("q", "p", &format!("PRIORITY {priority}"));
-        let key = stream(priority);
-        if priority > 0 {
-            assert_eq!(client.run(format!("XGROUP CREATE {key} g 0")), ok());
-        }
-        let read = client.run(format!("XREADGROUP GROUP g plain STREAMS {key} >"));
-        assert_eq!(read.task_ids(), [id.as_str()]);
-        let task =
-            eventually(SOON, "the sweep finds it", || client.consume("g", "c", "q", 9).pop());
-        assert_eq!((&task.id, task.deliveries), (&id, 2));
-        assert_eq!(client.run(format!("TASK.ACK q g {id}")), int(1));
     }
 }
 

@@ -77,8 +77,7 @@ pub use waiting::{
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long fixtures wait for what ought to happen soon: much longer than it takes, for busy
-/// machines.
+/// How long fixtures wait for what ought to happen soon: much longer than it takes, for busy machines.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// How long a poll waits before it looks again.
