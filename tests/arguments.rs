@@ -234,8 +234,11 @@ const CACHE: [Form; 4] = [
     Form { call: "CACHE.INFO k", kinds: &[Filled("name")], required: 1, beyond: Beyond::Arity },
 ];
 
-/// Each table with what makes its calls succeed.
-const TABLES: [(&[Form], fn(&mut Client)); 3] =
+/// Makes a keyspace in which every call of a table succeeds and has something to change.
+type Prepare = fn(&mut Client);
+
+/// Each table with its keyspace.
+const TABLES: [(&[Form], Prepare); 3] =
     [(&BASIC, prepare_basic), (&TASK, prepare_tasks), (&CACHE, prepare_cache)];
 
 /// A keyspace in which every call of [`BASIC`] succeeds and has something to change.
@@ -413,7 +416,7 @@ const TYPES: [(&str, &str); 6] = [
 #[track_caller]
 fn refuses_other_types(
     client: &mut Client,
-    prepare: fn(&mut Client),
+    prepare: Prepare,
     call: &str,
     key: &str,
     right: &[&str],
