@@ -989,6 +989,21 @@ fn load(client: &mut Client) {
     assert_eq!(loaded, ok());
 }
 
+#[test]
+fn a_server_with_renamed_commands_does_not_load_the_module() {
+    for name in ["DEL", "XDEL", "ZREM", "XINFO", "PEXPIREAT", "EXISTS", "XREADGROUP", "UNLINK"] {
+        let builder = Server::builder().arg("--rename-command").arg(name).arg("renamed");
+        let Err(log) = builder.try_start() else { panic!("loaded without {name}") };
+        assert!(log.contains(&format!("no command {name}")), "{log}");
+    }
+    // The module can do without these.
+    for name in ["CLIENT", "COMMAND", "FLUSHALL"] {
+        let builder = Server::builder().arg("--rename-command").arg(name).arg("renamed");
+        let server = builder.start();
+        assert_eq!(server.client().run("LOCK.ACQUIRE job me 1000"), int(1));
+    }
+}
+
 /// Unloads the module, which nothing may prevent for longer than a moment.
 #[track_caller]
 fn unload(client: &mut Client) {

@@ -39,6 +39,7 @@ mod cluster;
 pub mod compare;
 pub mod consumers;
 mod described;
+mod family;
 mod hostile;
 mod keyspace;
 mod lock;
@@ -55,6 +56,7 @@ pub use client::{Arg, Client, Silence, encode};
 pub use clock::WallClock;
 pub use cluster::{Cluster, Reshard, slot_of};
 pub use described::{CommandInfo, command_info, command_syntax};
+pub use family::{FAMILIES, Family, Line};
 pub use hostile::{
     Beyond, Form, Kind, assert_forms_succeed, assert_hostile_arguments_are_harmless,
     assert_the_number_of_arguments_is_checked, assert_times_have_an_end,
@@ -71,8 +73,8 @@ pub use value::{
     Value, WRONG_TYPE, array, bulk, error, int, map, nil, nil_array, null, ok, parse, simple,
 };
 pub use waiting::{
-    Checked, EXITS, Exit, Leaver, Random, calls_during, ids_by_port, in_transaction, send_and_wait,
-    shuffled, stand, wait_ended, waiters,
+    Checked, EXITS, Exit, Leaver, NO_MASTER, Random, SEND_AWAY, assert_unblocked, calls_during,
+    ids_by_port, in_transaction, send_and_wait, shuffled, stand, wait_ended, wait_past, waiters,
 };
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -236,6 +236,16 @@ impl Server {
         Client::connect(self.port())
     }
 
+    /// A new RESP2 connection with a database selected.
+    #[track_caller]
+    pub fn client_in(&self, db: usize) -> Client {
+        let mut client = self.client();
+        if db != 0 {
+            assert_eq!(client.run(format!("SELECT {db}")), super::ok());
+        }
+        client
+    }
+
     /// A new RESP3 connection.
     #[track_caller]
     pub fn client3(&self) -> Client {

@@ -150,6 +150,31 @@ pub fn ids_by_port(control: &mut Client) -> BTreeMap<u16, String> {
     list.as_str().lines().map(|line| port_and_id(line).expect("a client")).collect()
 }
 
+/// A port on which nobody listens: a replica of it keeps its data and never gets a master.
+pub const NO_MASTER: &str = "REPLICAOF 127.0.0.1 1";
+
+/// Commands that send a client away, with its id and user to be filled in, and whether they close its
+/// connection. The server only marks the clients of a deleted user and closes them later.
+pub const SEND_AWAY: [(&str, bool); 4] = [
+    ("CLIENT KILL ID {id}", true),
+    ("ACL DELUSER {user}", true),
+    ("CLIENT UNBLOCK {id} TIMEOUT", false),
+    ("CLIENT UNBLOCK {id} ERROR", false),
+];
+
+/// Reads the error of a waiting client that the server has unblocked.
+#[track_caller]
+pub fn assert_unblocked(client: &mut Client) {
+    let reply = client.read();
+    assert!(reply.is_error_with("UNBLOCKED "), "{reply:?}");
+}
+
+/// Waits until the server's clock is past this point.
+#[track_caller]
+pub fn wait_past(client: &mut Client, end: i64) {
+    eventually(SOON, "the clock goes on", || client.time_ms() > end);
+}
+
 /// How a waiting client leaves the line unserved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Exit {
