@@ -42,7 +42,7 @@ mod described;
 mod family;
 mod hostile;
 mod keyspace;
-mod lock;
+pub mod lock;
 mod process;
 mod replication;
 mod server;
