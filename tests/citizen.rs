@@ -8,9 +8,7 @@ use support::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-// ---------------------------------------------------------------------------------------------
-// What the commands say of themselves
-// ---------------------------------------------------------------------------------------------
+// --- What the commands say of themselves
 
 /// What a command has to say of itself.
 struct Described {
@@ -127,7 +125,7 @@ const COMMANDS: [Described; 23] = [
         categories: "@blocking @fast @sortedset @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW insert")],
-        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED|LIMIT n:integer] \
+        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED | LIMIT n:integer] \
                [BLOCK block_ms:integer] [FENCE]",
     },
     Described {
@@ -137,7 +135,7 @@ const COMMANDS: [Described; 23] = [
         categories: "@fast @sortedset @string @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
-        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED|EXCLUSIVE]",
+        docs: "lock_name:key identifier:string ttl_ms:integer [SHARED | EXCLUSIVE]",
     },
     Described {
         call: "LOCK.RELEASE k me",
@@ -156,7 +154,7 @@ const COMMANDS: [Described; 23] = [
         legacy: (1, 1, 1),
         keys: &[(1, "RW insert")],
         docs: "stream:key payload:string [retry_count:integer] \
-               [DELAY delay_ms:integer|AT unix_ms:integer] [PRIORITY priority:integer] \
+               [DELAY delay_ms:integer | AT unix_ms:integer] [PRIORITY priority:integer] \
                [UNIQUE id:string window_ms:integer]",
     },
     Described {
@@ -204,7 +202,7 @@ const COMMANDS: [Described; 23] = [
         categories: "@fast @stream @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
-        docs: "stream:key group:string consumer:string SILENT|FAIL|FATAL id:string \
+        docs: "stream:key group:string consumer:string SILENT | FAIL | FATAL id:string \
                [DELAY delay_ms:integer] [REASON text:string]",
     },
     Described {
@@ -257,12 +255,6 @@ impl Described {
     }
 }
 
-/// The words of a list of strings, sorted and joined.
-fn sorted(list: &Value) -> String {
-    let words: BTreeSet<_> = list.items().iter().map(Value::as_str).collect();
-    words.into_iter().collect::<Vec<_>>().join(" ")
-}
-
 /// Redis 7.0 knows no ACL categories of module commands.
 fn knows_categories(client: &mut Client) -> bool {
     let version = client.info("server", "redis_version").expect("INFO has the version");
@@ -275,33 +267,16 @@ fn command_info_tells_arity_flags_keys_and_categories() {
     let mut client = server.client();
     let knows_categories = knows_categories(&mut client);
     for command in COMMANDS {
-        let reply = client.run(format!("COMMAND INFO {}", command.name()));
-        let info = reply.items()[0].items();
-        assert_eq!(info[0], bulk(command.name().to_lowercase()));
-        assert_eq!(info[1], int(command.arity), "{}", command.name());
-        assert_eq!(sorted(&info[2]), command.flags, "{}", command.name());
-        let legacy = (info[3].as_int(), info[4].as_int(), info[5].as_int());
-        assert_eq!(legacy, command.legacy, "{}", command.name());
-        let categories = if knows_categories { command.categories } else { "" };
-        assert_eq!(sorted(&info[6]), categories, "{}", command.name());
-        let last = if command.legacy.1 < 0 { command.legacy.1 } else { 0 };
-        let keys: Vec<_> = info[8].items().iter().map(|spec| key_of(spec, last)).collect();
-        let expected: Vec<_> =
-            command.keys.iter().map(|(at, flags)| (*at, (*flags).to_owned())).collect();
-        assert_eq!(keys, expected, "{}", command.name());
+        let expected = CommandInfo {
+            arity: command.arity,
+            flags: command.flags.into(),
+            categories: if knows_categories { command.categories.into() } else { String::new() },
+            legacy: command.legacy,
+            keys: command.keys.iter().map(|(at, flags)| (*at, (*flags).into())).collect(),
+        };
+        let name = command.name().to_lowercase();
+        assert_eq!(command_info(&mut client, &name), expected, "{name}");
     }
-}
-
-/// Position and flags of a key specification that means one argument (`last` is 0), or that and all
-/// that follow (-1).
-#[track_caller]
-fn key_of(spec: &Value, last: i64) -> (i64, String) {
-    let (begin, find) = (spec.get("begin_search"), spec.get("find_keys"));
-    assert_eq!(begin.get("type"), &bulk("index"));
-    assert_eq!(find.get("type"), &bulk("range"));
-    let range = find.get("spec");
-    assert_eq!((range.get("lastkey"), range.get("keystep")), (&int(last), &int(1)));
-    (begin.get("spec").get("index").as_int(), sorted(spec.get("flags")))
 }
 
 #[test]
@@ -336,42 +311,9 @@ fn command_docs_are_complete() {
             assert!(summary.as_str().len() > 10 && summary.as_str().ends_with('.'), "{name}");
             assert!(!summary.as_str().contains("  "), "{name}: {summary:?}");
             assert!(complexity.as_str().starts_with("O("), "{name}: {complexity:?}");
-            assert_eq!(syntax(docs.get("arguments"), &command), command.docs, "{name}");
+            assert_eq!(command_syntax(docs.get("arguments")), command.docs, "{name}");
         }
     }
-}
-
-/// A list of documented arguments as one line.
-fn syntax(arguments: &Value, command: &Described) -> String {
-    let one = |argument: &Value| {
-        let (name, kind) = (argument.get("name").as_str(), argument.get("type").as_str());
-        let flags = argument.field("flags").map(sorted).unwrap_or_default();
-        if kind == "key" {
-            let index = usize::try_from(argument.get("key_spec_index").as_int()).unwrap();
-            assert!(index < command.keys.len(), "{name} has a key specification");
-        }
-        let inner = || {
-            let arguments = argument.get("arguments").items().iter();
-            arguments.map(|argument| syntax(&array([argument.clone()]), command))
-        };
-        let text = match kind {
-            "block" => inner().collect::<Vec<_>>().join(" "),
-            "oneof" => inner().collect::<Vec<_>>().join("|"),
-            "pure-token" => String::new(),
-            kind => format!("{name}:{kind}"),
-        };
-        let text = match argument.field("token") {
-            Some(token) => format!("{} {text}", token.as_str()).trim_end().to_owned(),
-            None => text,
-        };
-        match flags.as_str() {
-            "" => text,
-            "optional" => format!("[{text}]"),
-            "multiple" => format!("{text}..."),
-            other => format!("{text}<{other}>"),
-        }
-    };
-    arguments.items().iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -387,12 +329,10 @@ fn the_module_and_its_commands_are_listed() {
 
     let names: BTreeSet<_> = COMMANDS.iter().map(|command| command.name().to_lowercase()).collect();
     let names = names.into_iter().collect::<Vec<_>>().join(" ");
-    assert_eq!(sorted(&client.run("COMMAND LIST FILTERBY MODULE corral")), names);
+    assert_eq!(words(&client.run("COMMAND LIST FILTERBY MODULE corral")), names);
 }
 
-// ---------------------------------------------------------------------------------------------
-// ACL
-// ---------------------------------------------------------------------------------------------
+// --- ACL
 
 /// A connection as a user with these rules.
 #[track_caller]
@@ -579,9 +519,7 @@ fn a_user_who_may_only_consume_needs_no_other_command_for_it() {
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// INFO and the server's own statistics
-// ---------------------------------------------------------------------------------------------
+// --- INFO and the server's own statistics
 
 /// The fields of `INFO corral`.
 #[track_caller]
@@ -856,9 +794,7 @@ fn the_server_counts_each_refusal_once_and_no_error_in_what_succeeds() {
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Settings and arguments
-// ---------------------------------------------------------------------------------------------
+// --- Settings and arguments
 
 #[track_caller]
 fn wake_bytes(client: &mut Client) -> String {
@@ -979,9 +915,7 @@ fn a_refused_load_leaves_nothing_behind() {
     assert_eq!(client.run("CACHE.GET k"), nil());
 }
 
-// ---------------------------------------------------------------------------------------------
-// Loading and unloading
-// ---------------------------------------------------------------------------------------------
+// --- Loading and unloading
 
 #[track_caller]
 fn load(client: &mut Client) {
@@ -1046,62 +980,6 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
         assert_eq!(client.run(call), reply, "{call}");
     }
     assert_eq!(counters(&mut client)["corral_lock_contended"], 1, "counters begin anew");
-}
-
-#[test]
-fn unloading_is_refused_while_a_consumer_waits_and_works_however_it_leaves() {
-    type Leave = fn(&mut Client, waiter: &mut Option<Client>);
-    let ways: [(&str, Leave); 7] = [
-        ("served by a publish", |client, waiter| {
-            assert!(!client.run("TASK.PUBLISH tasks p").is_error());
-            assert_eq!(waiter.as_mut().unwrap().read().task_ids().len(), 1);
-        }),
-        ("served by another client", |client, waiter| {
-            assert!(!client.run("XADD tasks * payload p").is_error());
-            assert_eq!(waiter.as_mut().unwrap().read().task_ids().len(), 1);
-        }),
-        ("sent away", |client, waiter| {
-            let id = blocked_id(client);
-            assert_eq!(client.run(format!("CLIENT UNBLOCK {id}")), int(1));
-            assert_eq!(waiter.as_mut().unwrap().read(), nil_array());
-        }),
-        ("sent away with an error", |client, waiter| {
-            let id = blocked_id(client);
-            assert_eq!(client.run(format!("CLIENT UNBLOCK {id} ERROR")), int(1));
-            assert!(waiter.as_mut().unwrap().read().is_error_with("UNBLOCKED"));
-        }),
-        ("killed", |client, waiter| {
-            let id = blocked_id(client);
-            assert_eq!(client.run(format!("CLIENT KILL ID {id}")), int(1));
-            drop(waiter.take());
-        }),
-        ("disconnected", |_, waiter| drop(waiter.take())),
-        ("timed out", |client, waiter| {
-            // A second one, whose time runs out soon; the first goes by way of a publish.
-            assert!(!client.run("TASK.PUBLISH tasks p").is_error());
-            let waiter = waiter.as_mut().unwrap();
-            assert_eq!(waiter.read().task_ids().len(), 1);
-            waiter.send("TASK.CONSUME g c tasks 1 30");
-            assert_eq!(waiter.read(), nil_array());
-        }),
-    ];
-    let server = Server::start();
-    let mut client = server.client();
-    for (way, leave) in ways {
-        let mut waiter = server.client();
-        server.wait_with(&mut waiter, "TASK.CONSUME g c tasks 10 600000");
-        for _ in 0..2 {
-            let refusal = client.run("MODULE UNLOAD corral");
-            assert!(refusal.is_error(), "{way}: {refusal:?}");
-            assert!(refusal.as_str().contains("blocked clients"), "{way}: {refusal:?}");
-        }
-        let mut waiter = Some(waiter);
-        leave(&mut client, &mut waiter);
-        waiter.iter_mut().for_each(settle);
-        wait_blocked(&server, 0);
-        unload(&mut client);
-        load(&mut client);
-    }
 }
 
 #[test]
@@ -1197,9 +1075,7 @@ fn loading_and_unloading_again_and_again_takes_no_memory() {
     });
 }
 
-// ---------------------------------------------------------------------------------------------
-// Clients that watch or track keys
-// ---------------------------------------------------------------------------------------------
+// --- Clients that watch or track keys
 
 /// Keys of each kind, some in use, and what leaves them as they are.
 const LEAVE_ALONE: [&str; 45] = [

@@ -75,7 +75,10 @@ fn writes(name: &[u8]) -> Vec<Args> {
 /// A call of each command for a name.
 fn every_command(name: &[u8]) -> Vec<Args> {
     let mut all = writes(name);
-    all.push(args!["CACHE.GET", name].to_vec());
+    all.extend([args!["CACHE.GET", name].to_vec(), args!["TASK.INFO", name].to_vec()]);
+    // The names here have no blanks.
+    let queue = std::str::from_utf8(name).expect("text");
+    all.extend(writes_to_queue(queue, "1-1", queue));
     all
 }
 
@@ -190,9 +193,14 @@ fn a_name_with_a_closing_brace_outside_a_tag_is_refused_and_nothing_changes() {
     let refusal = error("ERR name cannot be used in cluster mode: '}' outside a hash tag");
     for name in ["refused}", "refused:{}", "}refused{", "{}refused{tag}", "refused}}\0"] {
         let mut client = cluster.client_for(name);
-        for command in writes(name.as_bytes()) {
+        for command in every_command(name.as_bytes()) {
+            // These need no key beside the one that they name, or refuse it for another reason.
+            if [b"CACHE.GET".as_slice(), b"TASK.INFO", b"TASK.REDRIVE"].contains(&&*command[0]) {
+                continue;
+            }
             assert_eq!(client.cmd(&command), refusal, "{name}: {}", shown(&command[0]));
         }
+        assert!(client.run(format!("TASK.REDRIVE {name} {name}")).is_error(), "{name}");
         // A value needs no key beside itself to be read.
         assert_eq!(client.cmd(&["CACHE.GET", name]), nil(), "{name}");
     }
@@ -298,6 +306,7 @@ fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
     let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
     let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
     let mut connection = client.get_connection().expect("a cluster");
+    type Told = Vec<(String, Vec<String>, i64, i64)>;
     // Names all over the nodes; the group, which such a client takes for the key, lies elsewhere.
     for number in 0..12 {
         let c = &mut connection;
@@ -329,6 +338,33 @@ fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
         let nothing: Option<redis::streams::StreamReadReply> =
             call(c, &format!("TASK.CONSUME {group} c {again} 1 1"));
         assert!(nothing.is_none());
+
+        let queue = format!("kinds:{{library:{number}}}");
+        let dead = format!("dead::{queue}");
+        assert_eq!(call::<String>(c, &format!("TASK.POLICY {queue} LEASE 60000")), "OK");
+        let publish = format!("TASK.PUBLISH {queue} p PRIORITY 2 DELAY 10 UNIQUE u 60000");
+        let id: String = call(c, &publish);
+        assert_eq!(call::<String>(c, &publish), id);
+        let consume = format!("TASK.CONSUME {{elsewhere}}:g c {queue} BLOCK 5000 META");
+        let take = |c: &mut redis::cluster::ClusterConnection| -> String {
+            let told: Told = call(c, &consume);
+            told[0].0.clone()
+        };
+        let task = take(c);
+        let extend = format!("TASK.EXTEND {queue} {{elsewhere}}:g c {task}");
+        assert_eq!(call::<i64>(c, &extend), 1);
+        let nack =
+            |how: &str, task: &str| format!("TASK.NACK {queue} {{elsewhere}}:g c {how} {task}");
+        assert_eq!(call::<i64>(c, &nack("SILENT", &task)), 1);
+        let task = take(c);
+        assert_eq!(call::<i64>(c, &nack("FATAL", &task)), 2);
+        assert_eq!(call::<i64>(c, &format!("TASK.REDRIVE {dead} {queue}")), 1);
+        let task = take(c);
+        assert_eq!(call::<i64>(c, &format!("TASK.ACK {queue} {{elsewhere}}:g {task}")), 1);
+        let far: String = call(c, &format!("TASK.PUBLISH {queue} far AT 9000000000000"));
+        assert_eq!(call::<i64>(c, &format!("TASK.CANCEL {queue} {far}")), 1);
+        let info: redis::Value = call(c, &format!("TASK.INFO {queue}"));
+        assert!(matches!(info, redis::Value::Array(_) | redis::Value::Map(_)), "{info:?}");
     }
 }
 
@@ -784,73 +820,6 @@ fn a_lock_and_a_lease_never_have_two_holders_when_their_slot_moves_at_once() {
     });
 }
 
-/// Tasks are published and worked off, and their slot moves to and fro.
-fn work_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
-    const TASKS: usize = 600;
-    let cluster = Shared::cluster();
-    let slot = slot_of(tag);
-    let (home, away) = (cluster.node_of_slot(slot), another_node(&cluster, tag));
-    let stream = format!("queue{{{tag}}}");
-    let done = Mutex::new(Vec::new());
-    let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let publish = || {
-        let _guard = OverOnPanic(&over);
-        let mut follower = Follower::new(&cluster.nodes[home]);
-        for number in 0..TASKS {
-            let id = follower.call(&format!("TASK.PUBLISH {stream} {number}"));
-            assert!(matches!(id, Value::Bulk(_)), "{id:?}");
-            published.store(number + 1, SeqCst);
-        }
-    };
-    let all_done = || {
-        over.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
-    };
-    let work = |name: &str| {
-        let _guard = OverOnPanic(&over);
-        let mut follower = Follower::new(&cluster.nodes[away]);
-        while !all_done() {
-            let reply = follower.call(&format!("TASK.CONSUME g {name} {stream} 1 100"));
-            for (id, payload) in reply.task_ids().into_iter().zip(reply.task_payloads()) {
-                assert_eq!(follower.call(&format!("TASK.ACK {stream} g {id}")), int(1));
-                let number: usize = payload.parse().expect("a number");
-                done.lock().expect("nobody panicked").push(number);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let _guard = OverOnPanic(&over);
-        scope.spawn(publish);
-        for name in ["a", "b", "c"] {
-            let work = &work;
-            scope.spawn(move || work(name));
-        }
-        for (index, to) in [away, home, away].into_iter().enumerate() {
-            let goal = (index + 1) * TASKS / 4;
-            eventually(SOON, "some are published", || {
-                over.load(SeqCst) || published.load(SeqCst) >= goal
-            });
-            move_slot(&cluster, slot, to);
-        }
-    });
-    let mut numbers = done.into_inner().expect("nobody panicked");
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..TASKS).collect::<Vec<_>>());
-    assert_eq!(cluster.client_for(tag).run(format!("XLEN {stream}")), int(0));
-}
-
-#[test]
-fn every_task_is_delivered_once_while_its_slot_moves() {
-    work_while("moving-queue", move_slowly);
-}
-
-#[test]
-fn every_task_is_delivered_once_when_its_slot_moves_at_once() {
-    work_while("moving-queue-at-once", |cluster, slot, to| {
-        // A server that cannot do that moves slots as above.
-        let _moved = move_at_once(cluster, slot, to);
-    });
-}
-
 /// A queue gets a second group while its slot is away: when it comes back, a task that the first
 /// group has acknowledged is still there for the second.
 fn a_group_is_added_while_away(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
@@ -929,9 +898,7 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     no_panics(&cluster);
 }
 
-// ---------------------------------------------------------------------------------------------
-// Queues with all that belongs to them: priorities, delayed tasks, dead letters, policies
-// ---------------------------------------------------------------------------------------------
+// --- Queues with all that belongs to them: priorities, delayed tasks, dead letters, policies
 
 /// Each command that writes to a queue and is not among [`writes`], on a task that is leased to
 /// `worker` of the group `g`. None of them waits.
@@ -1055,83 +1022,6 @@ fn every_command_of_a_queue_works_on_names_with_and_without_a_tag() {
         assert_eq!(keys, expected, "{queue}");
         made.work_off(&mut client);
         assert_eq!(keys_in_slot(&mut client, slot).len(), 0, "{queue}");
-    }
-}
-
-#[test]
-fn a_cluster_client_that_knows_no_corral_can_call_every_command_of_a_queue() {
-    let cluster = Shared::cluster();
-    let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
-    let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
-    let mut connection = client.get_connection().expect("a cluster");
-    type Told = Vec<(String, Vec<String>, i64, i64)>;
-    for number in 0..12 {
-        let c = &mut connection;
-        let queue = format!("kinds:{{library:{number}}}");
-        let dead = format!("dead::{queue}");
-        assert_eq!(call::<String>(c, &format!("TASK.POLICY {queue} LEASE 60000")), "OK");
-        let publish = format!("TASK.PUBLISH {queue} p PRIORITY 2 DELAY 10 UNIQUE u 60000");
-        let id: String = call(c, &publish);
-        assert_eq!(call::<String>(c, &publish), id);
-        let consume = format!("TASK.CONSUME {{elsewhere}}:g c {queue} BLOCK 5000 META");
-        let take = |c: &mut redis::cluster::ClusterConnection| -> String {
-            let told: Told = call(c, &consume);
-            told[0].0.clone()
-        };
-        let task = take(c);
-        let extend = format!("TASK.EXTEND {queue} {{elsewhere}}:g c {task}");
-        assert_eq!(call::<i64>(c, &extend), 1);
-        let nack =
-            |how: &str, task: &str| format!("TASK.NACK {queue} {{elsewhere}}:g c {how} {task}");
-        assert_eq!(call::<i64>(c, &nack("SILENT", &task)), 1);
-        let task = take(c);
-        assert_eq!(call::<i64>(c, &nack("FATAL", &task)), 2);
-        assert_eq!(call::<i64>(c, &format!("TASK.REDRIVE {dead} {queue}")), 1);
-        let task = take(c);
-        assert_eq!(call::<i64>(c, &format!("TASK.ACK {queue} {{elsewhere}}:g {task}")), 1);
-        let far: String = call(c, &format!("TASK.PUBLISH {queue} far AT 9000000000000"));
-        assert_eq!(call::<i64>(c, &format!("TASK.CANCEL {queue} {far}")), 1);
-        let info: redis::Value = call(c, &format!("TASK.INFO {queue}"));
-        assert!(matches!(info, redis::Value::Array(_) | redis::Value::Map(_)), "{info:?}");
-    }
-}
-
-#[test]
-fn a_command_of_a_queue_at_the_wrong_node_is_sent_to_the_right_one() {
-    let cluster = Shared::cluster();
-    for queue in ["wrong:kinds", "wrong:{kinds}"] {
-        let slot = slot_of(queue);
-        let right = cluster.node_of_slot(slot);
-        let moved = redirect("MOVED", slot, &cluster.nodes[right]);
-        let [dead, ..] = keys_of_queue(queue);
-        for node in (0..cluster.nodes.len()).filter(|node| *node != right) {
-            let mut client = cluster.nodes[node].client();
-            let info = args!["TASK.INFO", queue].to_vec();
-            for command in [writes_to_queue(queue, "1-1", &dead), vec![info]].concat() {
-                assert_eq!(client.cmd(&command), moved, "{}", shown(&command[0]));
-            }
-        }
-        assert_eq!(
-            cluster.client_for(queue).run(format!("CLUSTER COUNTKEYSINSLOT {slot}")),
-            int(0)
-        );
-    }
-}
-
-#[test]
-fn a_queue_whose_name_cannot_be_used_in_a_cluster_is_refused_and_nothing_changes() {
-    let cluster = Shared::cluster();
-    let refusal = error("ERR name cannot be used in cluster mode: '}' outside a hash tag");
-    for queue in ["denied}", "denied:{}", "}denied{"] {
-        let mut client = cluster.client_for(queue);
-        for command in writes_to_queue(queue, "1-1", queue) {
-            let redrives = command[0] == b"TASK.REDRIVE";
-            let reply = client.cmd(&command);
-            assert!(reply == refusal || redrives && reply.is_error(), "{queue}: {reply:?}");
-        }
-    }
-    for node in &cluster.nodes {
-        assert_eq!(node.client().run("KEYS *denied*"), array([""; 0]));
     }
 }
 

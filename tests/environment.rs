@@ -11,18 +11,10 @@ use support::*;
 use std::fs;
 use std::time::Duration;
 
-/// A new connection with a database selected.
-#[track_caller]
-fn client_in(server: &Server, db: usize) -> Client {
-    let mut client = server.client();
-    assert_eq!(client.run(format!("SELECT {db}")), ok());
-    client
-}
-
 /// A consumer of the group `g` that waits for one task of `tasks` in a database.
 #[track_caller]
 fn waiter_in(server: &Server, db: usize) -> Client {
-    let mut waiter = client_in(server, db);
+    let mut waiter = server.client_in(db);
     server.wait_with(&mut waiter, "TASK.CONSUME g waiter tasks 1 0");
     waiter
 }
@@ -43,7 +35,7 @@ const ADD: [&str; 2] = ["TASK.PUBLISH tasks", "XADD tasks * payload"];
 #[test]
 fn what_is_freed_in_one_database_is_not_free_in_another() {
     let server = Server::start();
-    let [mut zero, mut one] = [0, 1].map(|db| client_in(&server, db));
+    let [mut zero, mut one] = [0, 1].map(|db| server.client_in(db));
     let mut ids = Vec::new();
     for c in [&mut zero, &mut one] {
         assert_eq!(c.run("LOCK.ACQUIRE job me 600000"), int(1));
@@ -64,7 +56,7 @@ fn what_is_freed_in_one_database_is_not_free_in_another() {
 #[test]
 fn what_is_remembered_of_a_stream_is_remembered_of_one_database() {
     let server = Server::start();
-    let [mut zero, mut one] = [0, 1].map(|db| client_in(&server, db));
+    let [mut zero, mut one] = [0, 1].map(|db| server.client_in(db));
     // In database 0 the stream has one group, in database 1 it has two.
     for turn in 0..3 {
         let id = zero.publish("tasks", "a");
@@ -80,34 +72,6 @@ fn what_is_remembered_of_a_stream_is_remembered_of_one_database() {
             }
             assert_eq!(one.run(format!("TASK.ACK tasks {group} {id}")), int(1));
             assert_eq!(one.run("XLEN tasks"), int(left), "turn {turn}, group {group}");
-        }
-    }
-}
-
-#[test]
-fn waiting_consumers_outlast_what_happens_to_whole_databases() {
-    let server = Server::start();
-    let [mut zero, mut one] = [0, 1].map(|db| client_in(&server, db));
-    for event in [
-        &["FLUSHALL"][..],
-        &["FLUSHALL ASYNC"],
-        &["FLUSHDB"],
-        &["FLUSHDB ASYNC"],
-        &["MULTI", "FLUSHALL", "EXEC"],
-        &["EVAL redis.call('FLUSHALL') 0"],
-        &["SWAPDB 0 1"],
-        &["SWAPDB 1 9"],
-        &["DEBUG RELOAD"],
-    ] {
-        for add in ADD {
-            let [mut in_zero, mut in_one] = [0, 1].map(|db| waiter_in(&server, db));
-            zero.pipeline(event);
-            add_and_get(&mut one, add, "in-one", &mut in_one);
-            add_and_get(&mut zero, add, "in-zero", &mut in_zero);
-            for c in [&mut zero, &mut one] {
-                assert_eq!(c.run("XPENDING tasks g").items()[0], int(1), "{event:?}");
-                assert_eq!(c.run("FLUSHDB"), ok());
-            }
         }
     }
 }
@@ -149,20 +113,6 @@ fn waiting_consumers_outlast_a_reload_of_the_log() {
 
 /// Loads the snapshot again, in place of the data or into it.
 const RELOAD: [&str; 2] = ["DEBUG RELOAD NOSAVE", "DEBUG RELOAD NOSAVE NOFLUSH MERGE"];
-
-#[test]
-fn tasks_that_come_with_a_reload_go_to_those_who_wait() {
-    let server = Server::start();
-    let mut c = server.client();
-    c.publish("tasks", "saved");
-    assert_eq!(c.run("SAVE"), ok());
-    for reload in RELOAD {
-        assert_eq!(c.run("FLUSHALL"), ok());
-        let mut waiter = waiter_in(&server, 0);
-        assert_eq!(c.run(reload), ok());
-        assert_eq!(waiter.read().task_payloads(), ["saved"], "{reload}");
-    }
-}
 
 /// Publishes a task, leases it to the group `g` and acknowledges it.
 #[track_caller]
@@ -414,7 +364,7 @@ fn tasks_that_are_added_inside_transactions_scripts_and_functions_go_to_those_wh
             }
             let pending = c.run("XPENDING tasks g");
             assert_eq!(pending.items()[2], bulk(added.bytes()), "the second is the last leased");
-            add_and_get(&mut client_in(&server, 1), add, "c", &mut waiters[2]);
+            add_and_get(&mut server.client_in(1), add, "c", &mut waiters[2]);
             assert_eq!(c.run("FLUSHALL"), ok());
         }
     }
@@ -605,28 +555,6 @@ fn a_publish_serves_everybody_for_whom_there_is_a_task() {
 }
 
 // --- Pauses
-
-#[test]
-fn a_hand_over_that_falls_into_a_pause_follows_after_it() {
-    // A server that has to log what it writes dies of a write during a pause.
-    let server = Server::builder().aof(true).start();
-    let mut c = server.client();
-    for pause in ["CLIENT PAUSE 200 WRITE", "CLIENT PAUSE 200 ALL"] {
-        for add in ["XADD tasks * payload a", "TASK.PUBLISH tasks a"] {
-            let mut waiters = [waiter_in(&server, 0), waiter_in(&server, 1)];
-            // The timer that the plain entry calls for comes when the clients are paused already.
-            let mut other = client_in(&server, 1);
-            other.send_raw(format!("XADD tasks * payload a\r\n{pause}\r\n"));
-            // This comes before the pause or is kept back until it is over.
-            c.send(add);
-            for waiter in &mut waiters {
-                assert_eq!(waiter.read().task_payloads(), ["a"], "{pause}, {add}");
-            }
-            assert!(!c.read().is_error());
-            assert_eq!(server.client().run("FLUSHALL"), ok());
-        }
-    }
-}
 
 #[test]
 fn while_writes_are_paused_nothing_is_handed_over_and_whoever_asks_waits() {

@@ -6,10 +6,8 @@
 //! commands with absolute times are all that replicas and the append-only file ever see.
 
 mod support;
+use support::lock::{FENCE, KEY, LONG, stop_active_expiry, waiter};
 use support::*;
-
-const KEY: &str = "lock:{job}";
-const FENCE: &str = "fence:{job}";
 
 const SYNTAX: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -20,9 +18,6 @@ const OTHER_MODE: &str = "ERR identifier holds this lock in another mode";
 
 /// Tokens and points in time lie below this: 2^53.
 const END: i64 = 1 << 53;
-
-/// A lease that does not end during a test.
-const LONG: i64 = 600_000;
 
 /// Runs `LOCK.ACQUIRE job <identifier> <LONG> <options>`.
 #[track_caller]
@@ -44,25 +39,6 @@ fn token_of_a_moment(client: &mut Client) -> i64 {
     let token = token(client, "me");
     assert_eq!(client.run("LOCK.RELEASE job me"), int(1));
     token
-}
-
-/// Runs a command that is refused with this reply and has changed nothing.
-#[track_caller]
-fn refused(client: &mut Client, call: &[impl AsRef<[u8]>], reply: Value) {
-    let before = Keyspace::of(client);
-    let shown = || {
-        let words = call.iter().map(|word| word.as_ref());
-        let words = words.map(|word| word[..word.len().min(60)].escape_ascii().to_string());
-        words.collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(client.cmd(call), reply, "{}", shown());
-    assert_eq!(Keyspace::of(client), before, "{}", shown());
-}
-
-/// As [`refused`], for a command written as one line.
-#[track_caller]
-fn line_refused(client: &mut Client, line: &str, reply: Value) {
-    refused(client, &line.split(' ').collect::<Vec<_>>(), reply);
 }
 
 /// Empties the server and takes the lock once for each of these identifiers and options.
@@ -92,18 +68,12 @@ fn lease(client: &mut Client, identifier: &str, ttl: i64, command: &str) -> i64 
     end
 }
 
-/// Waits until the clock is past this point.
-#[track_caller]
-fn wait_past(client: &mut Client, end: i64) {
-    eventually(SOON, "the clock goes on", || client.time_ms() > end);
-}
-
 /// A server that does not remove expired keys by itself, so that only what the commands make of
 /// them counts.
 #[track_caller]
 fn without_active_expiry() -> Checked {
     let server = Checked::start();
-    assert_eq!(server.client().run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
+    stop_active_expiry(&server);
     server
 }
 
@@ -120,9 +90,7 @@ fn orders(words: &[&str]) -> Vec<String> {
     all
 }
 
-// ---------------------------------------------------------------------------------------------
-// Options
-// ---------------------------------------------------------------------------------------------
+// --- Options
 
 /// Every set of options that LOCK.ACQUIRE takes.
 const OPTIONS: [&[&str]; 8] = [
@@ -197,13 +165,13 @@ fn what_is_no_option_or_comes_twice_is_a_syntax_error() {
         held_by(&mut client, if holder.is_empty() { &[] } else { &holders });
         for options in NO_OPTIONS {
             let call = format!("LOCK.ACQUIRE job me 1000 {options}");
-            line_refused(&mut client, &call, error(SYNTAX));
+            changes_nothing(&mut client, &call, error(SYNTAX));
         }
         for options in
             ["FENCE", "BLOCK 1", "LIMIT 2", "1", "SHARED SHARED", "SHARED EXCLUSIVE", "SHARED 1"]
         {
             let call = format!("LOCK.EXTEND job me 1000 {options}");
-            line_refused(&mut client, &call, error(SYNTAX));
+            changes_nothing(&mut client, &call, error(SYNTAX));
         }
         for (call, name) in [
             ("LOCK.RELEASE job me SHARED", "lock.release"),
@@ -211,7 +179,7 @@ fn what_is_no_option_or_comes_twice_is_a_syntax_error() {
             ("LOCK.INFO", "lock.info"),
         ] {
             let text = format!("ERR wrong number of arguments for '{name}' command");
-            line_refused(&mut client, call, error(text));
+            changes_nothing(&mut client, call, error(text));
         }
     }
 }
@@ -236,7 +204,11 @@ fn a_keyword_is_compared_with_all_its_bytes() {
     words.extend(hostile.map(Into::into));
     for command in ["LOCK.ACQUIRE", "LOCK.EXTEND"] {
         for word in &words {
-            refused(&mut client, &args![command, "job", "me", 1000, word], error(SYNTAX));
+            call_changes_nothing(
+                &mut client,
+                &args![command, "job", "me", 1000, word],
+                error(SYNTAX),
+            );
         }
     }
 }
@@ -262,7 +234,7 @@ fn a_number_behind_an_option_is_checked_before_anything_is_done() {
     for holder in [None, Some(("me", "")), Some(("me", "SHARED")), Some(("other", ""))] {
         held_by(&mut client, holder.as_slice());
         for (option, number, text) in &cases {
-            refused(
+            call_changes_nothing(
                 &mut client,
                 &args!["LOCK.ACQUIRE", "job", "me", 1000, option, number],
                 error(text),
@@ -299,40 +271,12 @@ fn identifiers_of_any_bytes_hold_in_every_mode_and_come_back_from_info() {
     }
     for call in ["LOCK.ACQUIRE", "LOCK.EXTEND"] {
         let empty = error("ERR identifier must not be empty");
-        refused(&mut client, &args![call, "job", "", 1000, "SHARED"], empty);
+        call_changes_nothing(&mut client, &args![call, "job", "", 1000, "SHARED"], empty);
     }
-    refused(&mut client, &args!["LOCK.INFO", ""], error("ERR name must not be empty"));
+    call_changes_nothing(&mut client, &args!["LOCK.INFO", ""], error("ERR name must not be empty"));
 }
 
-#[test]
-fn where_nobody_may_wait_a_block_is_answered_at_once() {
-    let server = Checked::start();
-    let mut client = server.client();
-    for holder in ["", "SHARED"] {
-        held_by(&mut client, &[("other", holder)]);
-        let call = |who: &str| format!("LOCK.ACQUIRE job {who} {LONG} BLOCK 0");
-        assert_eq!(in_transaction(&mut client, &[call("me"), call("you")]), [int(0), int(0)]);
-        let body = "redis.call('LOCK.ACQUIRE', KEYS[1], 'me', 1000, 'BLOCK', 0, 'FENCE')";
-        assert_eq!(client.cmd(&["EVAL", &format!("return {body}"), "1", "job"]), int(0));
-        let library = format!(
-            "#!lua name=l\nredis.register_function('take', function(KEYS) return {body} end)"
-        );
-        client.cmd(&["FUNCTION", "LOAD", "REPLACE", &library]);
-        assert_eq!(client.run("FCALL take 1 job"), int(0));
-        assert_eq!(waiters(&mut client, "lock"), 0);
-
-        // What can be granted is granted.
-        assert_eq!(client.run("LOCK.RELEASE job other"), int(1));
-        let granted = client.run("FCALL take 1 job").as_int();
-        assert!(granted > 1, "{granted}");
-        assert_eq!(in_transaction(&mut client, &[call("me"), call("you")]), [int(1), int(0)]);
-        assert_eq!(client.run("LOCK.RELEASE job you"), int(0), "nobody stands in line");
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Modes, and who is granted again
-// ---------------------------------------------------------------------------------------------
+// --- Modes, and who is granted again
 
 #[test]
 fn an_exclusive_holder_is_alone() {
@@ -341,7 +285,7 @@ fn an_exclusive_holder_is_alone() {
     held_by(&mut client, &[("me", "")]);
     for options in ["", "SHARED", "LIMIT 1", "LIMIT 9223372036854775807", "FENCE", "BLOCK 1"] {
         let call = format!("LOCK.ACQUIRE job other 1000 {options}");
-        line_refused(&mut client, call.trim(), int(0));
+        changes_nothing(&mut client, call.trim(), int(0));
     }
     assert_eq!(client.run(format!("GET {KEY}")), bulk("me"));
 }
@@ -356,7 +300,7 @@ fn shared_holders_are_any_number_and_no_exclusive_one_is_among_them() {
     assert_eq!(client.run(format!("ZCARD {KEY}")), int(200));
     for options in ["", "FENCE", "BLOCK 1", "FENCE BLOCK 1"] {
         let call = format!("LOCK.ACQUIRE job writer 1000 {options}");
-        line_refused(&mut client, call.trim(), int(0));
+        changes_nothing(&mut client, call.trim(), int(0));
     }
     for number in 0..200 {
         assert_eq!(client.run("LOCK.ACQUIRE job writer 1000"), int(0));
@@ -376,8 +320,8 @@ fn a_limit_is_exact() {
             assert_eq!(acquire(&mut client, &format!("h{number}"), &options), int(1), "{limit}");
         }
         let full = format!("LOCK.ACQUIRE job late {LONG} {options}");
-        line_refused(&mut client, &full, int(0));
-        line_refused(&mut client, &format!("{full} BLOCK 1"), int(0));
+        changes_nothing(&mut client, &full, int(0));
+        changes_nothing(&mut client, &format!("{full} BLOCK 1"), int(0));
         // One leaves, one may enter.
         assert_eq!(client.run("LOCK.RELEASE job h0"), int(1));
         assert_eq!(acquire(&mut client, "late", &options), int(1));
@@ -433,7 +377,7 @@ fn a_holder_that_asks_again_with_an_option_is_granted_again_from_now_on() {
     // The bare form is the server's SET NX, for the holder too.
     for mode in ["", "SHARED"] {
         held_by(&mut client, &[("me", mode)]);
-        line_refused(&mut client, "LOCK.ACQUIRE job me 1000", int(0));
+        changes_nothing(&mut client, "LOCK.ACQUIRE job me 1000", int(0));
     }
 }
 
@@ -449,7 +393,7 @@ fn a_holder_that_asks_for_another_mode_is_told_so() {
         held_by(&mut client, &[("me", held)]);
         for other in others {
             let call = format!("LOCK.ACQUIRE job me 1000 {other}");
-            line_refused(&mut client, &call, error(OTHER_MODE));
+            changes_nothing(&mut client, &call, error(OTHER_MODE));
         }
     }
     // A lease that is over is none: there is nothing to be in another mode of.
@@ -472,7 +416,7 @@ fn a_plain_lock_counts_as_an_exclusive_one_for_every_mode() {
         assert_eq!(client.run(set), ok());
         for options in ["SHARED", "LIMIT 5", "FENCE", "BLOCK 1"] {
             let call = format!("LOCK.ACQUIRE job other 1000 {options}");
-            line_refused(&mut client, &call, int(0));
+            changes_nothing(&mut client, &call, int(0));
         }
         assert!(token(&mut client, "me") > 1, "its own");
         assert_eq!(client.run("LOCK.EXTEND job me 1000 SHARED"), int(1));
@@ -495,14 +439,12 @@ fn a_key_of_a_foreign_type_is_no_lock_in_any_mode() {
             "LOCK.RELEASE job me",
             "LOCK.INFO job",
         ] {
-            line_refused(&mut client, call, error(WRONG_TYPE));
+            changes_nothing(&mut client, call, error(WRONG_TYPE));
         }
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Fencing tokens
-// ---------------------------------------------------------------------------------------------
+// --- Fencing tokens
 
 #[test]
 fn tokens_rise_with_every_grant_and_are_kept() {
@@ -626,7 +568,7 @@ fn without_a_right_last_token_there_is_no_lock() {
                 let call = format!("LOCK.ACQUIRE job me 1000 {options}");
                 // A lock that is not granted anyway needs no token.
                 let told = if holder == Some(("other", "")) { int(0) } else { error(BAD_FENCE) };
-                line_refused(&mut client, &call, told);
+                changes_nothing(&mut client, &call, told);
             }
         }
         held_by(&mut client, &[]);
@@ -636,14 +578,14 @@ fn without_a_right_last_token_there_is_no_lock() {
     for write in ["LPUSH fence:{job} 1", "ZADD fence:{job} 1 1", "HSET fence:{job} 1 1"] {
         held_by(&mut client, &[]);
         assert_eq!(client.run(write), int(1));
-        line_refused(&mut client, "LOCK.ACQUIRE job me 1000 FENCE", error(WRONG_TYPE));
+        changes_nothing(&mut client, "LOCK.ACQUIRE job me 1000 FENCE", error(WRONG_TYPE));
         assert_eq!(acquire(&mut client, "me", "SHARED"), int(1), "no token was asked for");
     }
     // The last token that there is.
     held_by(&mut client, &[]);
     assert_eq!(client.run(format!("SET {FENCE} {}", END - 2)), ok());
     assert_eq!(token(&mut client, "me"), END - 1);
-    line_refused(&mut client, "LOCK.ACQUIRE job me 1000 FENCE", error(BAD_FENCE));
+    changes_nothing(&mut client, "LOCK.ACQUIRE job me 1000 FENCE", error(BAD_FENCE));
     assert_eq!(client.run("LOCK.RELEASE job me"), int(1));
 }
 
@@ -664,9 +606,7 @@ fn the_fence_lies_beside_the_lock_of_its_name() {
     assert_eq!(client.run("EXISTS fence:{job}"), int(0));
 }
 
-// ---------------------------------------------------------------------------------------------
-// Leases
-// ---------------------------------------------------------------------------------------------
+// --- Leases
 
 #[test]
 fn the_key_of_shared_holders_ends_with_the_latest_of_their_leases() {
@@ -712,8 +652,8 @@ fn shared_leases_end_one_by_one_and_ended_ones_do_not_count() {
 
     wait_past(&mut client, brief);
     assert!(!client.lock_holders("job").contains(&"brief".into()));
-    line_refused(&mut client, "LOCK.EXTEND job brief 1000", int(0));
-    line_refused(&mut client, "LOCK.EXTEND job brief 1000 EXCLUSIVE", int(0));
+    changes_nothing(&mut client, "LOCK.EXTEND job brief 1000", int(0));
+    changes_nothing(&mut client, "LOCK.EXTEND job brief 1000 EXCLUSIVE", int(0));
     assert_eq!(client.run("LOCK.RELEASE job brief"), int(0));
     assert_eq!(acquire(&mut client, "next", "LIMIT 3"), int(1), "its place is free");
     assert_eq!(client.cmd(&["ZSCORE", KEY, "brief"]), nil(), "it goes with the next change");
@@ -736,7 +676,7 @@ fn ended_leases_keep_nobody_out_though_their_record_is_still_there() {
             held_by(&mut client, &[]);
             assert_eq!(client.cmd(&made), int(1));
             for call in ["LOCK.EXTEND job old 1000", "LOCK.EXTEND job me 1000 EXCLUSIVE"] {
-                line_refused(&mut client, call, int(0));
+                changes_nothing(&mut client, call, int(0));
             }
             let info = client.run("LOCK.INFO job");
             assert_eq!((info.get("mode"), info.get("holders").items()), (&bulk("free"), &[][..]));
@@ -773,9 +713,7 @@ fn a_lock_of_any_mode_ends_by_itself() {
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// EXTEND and RELEASE
-// ---------------------------------------------------------------------------------------------
+// --- EXTEND and RELEASE
 
 #[test]
 fn extend_starts_the_lease_anew_and_changes_the_mode_if_told_to() {
@@ -808,9 +746,9 @@ fn extend_of_a_lock_that_is_not_held_is_zero_and_changes_nothing() {
     for holders in [&[][..], &[("other", "")], &[("other", "SHARED"), ("third", "SHARED")]] {
         held_by(&mut client, holders);
         for to in ["", " SHARED", " EXCLUSIVE"] {
-            line_refused(&mut client, &format!("LOCK.EXTEND job me 1000{to}"), int(0));
+            changes_nothing(&mut client, &format!("LOCK.EXTEND job me 1000{to}"), int(0));
         }
-        line_refused(&mut client, "LOCK.RELEASE job me", int(0));
+        changes_nothing(&mut client, "LOCK.RELEASE job me", int(0));
     }
 }
 
@@ -820,14 +758,14 @@ fn only_a_sole_holder_becomes_the_exclusive_one_and_others_may_join_it_again() {
     let mut client = server.client();
     held_by(&mut client, &[("a", "SHARED"), ("b", "SHARED")]);
     let upgrade = "LOCK.EXTEND job a 1000 EXCLUSIVE";
-    line_refused(&mut client, upgrade, int(0));
+    changes_nothing(&mut client, upgrade, int(0));
     assert_eq!(client.run("LOCK.RELEASE job b"), int(1));
     assert_eq!(client.run(upgrade), int(1));
     assert_eq!(acquire(&mut client, "b", "SHARED"), int(0));
-    line_refused(&mut client, "LOCK.EXTEND job b 1000 EXCLUSIVE", int(0));
+    changes_nothing(&mut client, "LOCK.EXTEND job b 1000 EXCLUSIVE", int(0));
     assert_eq!(client.run("LOCK.EXTEND job a 1000 SHARED"), int(1));
     assert_eq!(acquire(&mut client, "b", "SHARED"), int(1));
-    line_refused(&mut client, upgrade, int(0));
+    changes_nothing(&mut client, upgrade, int(0));
 
     // Whose lease is over is no holder.
     held_by(&mut client, &[("a", "SHARED")]);
@@ -851,7 +789,7 @@ fn release_takes_out_its_holder_and_nobody_else() {
         held_by(&mut client, holders);
         for (done, (holder, _)) in holders.iter().enumerate() {
             assert_eq!(client.run(format!("LOCK.RELEASE job {holder}")), int(1));
-            line_refused(&mut client, &format!("LOCK.RELEASE job {holder}"), int(0));
+            changes_nothing(&mut client, &format!("LOCK.RELEASE job {holder}"), int(0));
             let left: Vec<_> = holders[done + 1..].iter().map(|(holder, _)| *holder).collect();
             assert_eq!(client.lock_holders("job"), left);
         }
@@ -877,9 +815,7 @@ fn when_memory_is_full_holders_go_on_and_leave() {
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// What is told
-// ---------------------------------------------------------------------------------------------
+// --- What is told
 
 /// The fields of LOCK.INFO, in order.
 const FIELDS: [&str; 13] = [
@@ -1082,72 +1018,7 @@ fn each_lock_has_counters_of_its_own_and_those_that_were_used_last_are_remembere
     assert_eq!(acquire(&mut client, "you", ""), int(0), "and it is held");
 }
 
-#[test]
-fn the_four_commands_describe_themselves() {
-    let server = Checked::start();
-    let mut client = server.client();
-    let version = client.info("server", "redis_version").expect("a version");
-    let knows_categories = !version.starts_with("7.0.");
-    for (name, arity, flags, categories, key, syntax) in [
-        (
-            "lock.acquire",
-            -4,
-            "blocking denyoom fast module write",
-            "@blocking @fast @sortedset @string @write",
-            "RW insert",
-            "lock_name:key identifier:string ttl_ms:integer [SHARED | LIMIT n:integer] \
-             [BLOCK block_ms:integer] [FENCE]",
-        ),
-        (
-            "lock.extend",
-            -4,
-            "fast module write",
-            "@fast @sortedset @string @write",
-            "RW access update",
-            "lock_name:key identifier:string ttl_ms:integer [SHARED | EXCLUSIVE]",
-        ),
-        (
-            "lock.release",
-            3,
-            "fast module write",
-            "@fast @sortedset @string @write",
-            "RW access delete",
-            "lock_name:key identifier:string",
-        ),
-        (
-            "lock.info",
-            2,
-            "fast module readonly",
-            "@fast @read @sortedset @string",
-            "RO access",
-            "lock_name:key",
-        ),
-    ] {
-        let expected = CommandInfo {
-            arity,
-            flags: flags.into(),
-            categories: if knows_categories { categories.into() } else { String::new() },
-            legacy: (1, 1, 1),
-            keys: vec![(1, key.into())],
-        };
-        assert_eq!(command_info(&mut client, name), expected, "{name}");
-        for mut client in [server.client(), server.client3()] {
-            let reply = client.run(format!("COMMAND DOCS {name}"));
-            let docs = reply.get(name);
-            assert_eq!(command_syntax(docs.get("arguments")), syntax, "{name}");
-            assert_eq!(docs.get("group"), &bulk("module"));
-            assert!(docs.get("summary").as_str().ends_with('.'));
-            assert!(docs.get("complexity").as_str().starts_with("O(1)") || name == "lock.info");
-        }
-        let keys = client.run(format!("COMMAND GETKEYS {name} job me 1000 SHARED"));
-        let keys = if arity < 0 { keys } else { array(["job"]) };
-        assert_eq!(keys, array(["job"]));
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// What is propagated, and what outlives a crash
-// ---------------------------------------------------------------------------------------------
+// --- What is propagated, and what outlives a crash
 
 /// What the commands propagated since the last call.
 #[track_caller]
@@ -1275,15 +1146,6 @@ fn what_is_not_granted_propagates_nothing() {
     }
     client.run("LOCK.INFO job");
     assert_eq!(effects(&mut tap), [""; 0]);
-}
-
-/// A waiter for the lock, in line.
-#[track_caller]
-fn waiter(server: &Server, identifier: &str, options: &str) -> Client {
-    let mut client = server.client();
-    let command = format!("LOCK.ACQUIRE job {identifier} {LONG} {options} BLOCK 0");
-    send_and_wait(&mut server.client(), "lock", &mut client, &command);
-    client
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What tests of several families assert of a command: that it succeeds, that it changes nothing, that
 //! it leaves no memory behind; and what the server tells of the cache.
 
-use super::client::Client;
+use super::client::{Client, spell};
 use super::keyspace::Keyspace;
 use super::value::Value;
 use super::{SOON, eventually};
@@ -16,12 +16,18 @@ pub fn run_all(client: &mut Client, commands: &[impl AsRef<str>]) {
     }
 }
 
-/// The call replies this, and the server holds what it held before.
+/// The command, written as one line, gets this reply and changes no key.
 #[track_caller]
 pub fn changes_nothing(client: &mut Client, line: &str, reply: Value) {
+    call_changes_nothing(client, &line.split(' ').collect::<Vec<_>>(), reply);
+}
+
+/// As [`changes_nothing`], for a command of any bytes.
+#[track_caller]
+pub fn call_changes_nothing(client: &mut Client, call: &[impl AsRef<[u8]>], reply: Value) {
     let before = Keyspace::of(client);
-    assert_eq!(client.run(line), reply, "{line}");
-    assert_eq!(Keyspace::of(client), before, "{line}");
+    assert_eq!(client.cmd(call), reply, "{}", spell(call));
+    assert_eq!(Keyspace::of(client), before, "{}", spell(call));
 }
 
 /// By how many bytes the server's memory has grown after `body`, once it settles below `most`.

@@ -342,7 +342,7 @@ pub fn encode(request: &mut Vec<u8>, args: &[impl AsRef<[u8]>]) {
 }
 
 /// A command as one line for a panic message, long arguments cut.
-fn spell(args: &[impl AsRef<[u8]>]) -> String {
+pub fn spell(args: &[impl AsRef<[u8]>]) -> String {
     let word = |arg: &[u8]| match arg.get(..100) {
         Some(start) => format!("{}...({} bytes)", start.escape_ascii(), arg.len()),
         None => arg.escape_ascii().to_string(),

@@ -1,4 +1,4 @@
-//! What the server knows of a command, as short texts to compare: `COMMAND INFO`, `COMMAND DOCS`.
+//! What `COMMAND INFO` and `COMMAND DOCS` reply of a command, as short texts to compare.
 
 use super::client::Client;
 use super::value::Value;
@@ -15,7 +15,7 @@ pub struct CommandInfo {
     pub categories: String,
     /// First key, last key and step, for clients that know no key specifications.
     pub legacy: (i64, i64, i64),
-    /// Position and flags of each key; each specification means exactly one argument.
+    /// Position and flags of each key specification.
     pub keys: Vec<(i64, String)>,
 }
 
@@ -29,7 +29,7 @@ pub fn command_info(client: &mut Client, name: &str) -> CommandInfo {
         flags: words(&info[2]),
         categories: words(&info[6]),
         legacy: (info[3].as_int(), info[4].as_int(), info[5].as_int()),
-        keys: info[8].items().iter().map(key).collect(),
+        keys: info[8].items().iter().map(|spec| key(spec, info[4].as_int())).collect(),
     }
 }
 
@@ -62,18 +62,19 @@ pub fn command_syntax(docs: &Value) -> String {
 }
 
 /// The words of a list of strings, sorted and joined.
-fn words(list: &Value) -> String {
+pub fn words(list: &Value) -> String {
     let words: BTreeSet<_> = list.items().iter().map(Value::as_str).collect();
     words.into_iter().collect::<Vec<_>>().join(" ")
 }
 
-/// Position and flags of a key specification that means exactly one argument.
+/// Position and flags of a key specification that means one argument, or all from there on if the
+/// command's last key is -1.
 #[track_caller]
-fn key(spec: &Value) -> (i64, String) {
+fn key(spec: &Value, last: i64) -> (i64, String) {
     let (begin, find) = (spec.get("begin_search"), spec.get("find_keys"));
     assert_eq!(begin.get("type").as_str(), "index");
     assert_eq!(find.get("type").as_str(), "range");
     let range = find.get("spec");
-    assert_eq!((range.get("lastkey").as_int(), range.get("keystep").as_int()), (0, 1));
+    assert_eq!((range.get("lastkey").as_int(), range.get("keystep").as_int()), (last.min(0), 1));
     (begin.get("spec").get("index").as_int(), words(spec.get("flags")))
 }

@@ -50,12 +50,14 @@ mod task;
 mod value;
 mod waiting;
 
-pub use asserted::{changes_nothing, grows_by_less_than, info_of, run_all, total};
+pub use asserted::{
+    call_changes_nothing, changes_nothing, grows_by_less_than, info_of, run_all, total,
+};
 pub(crate) use client::args;
 pub use client::{Arg, Client, Silence, encode};
 pub use clock::WallClock;
 pub use cluster::{Cluster, Reshard, slot_of};
-pub use described::{CommandInfo, command_info, command_syntax};
+pub use described::{CommandInfo, command_info, command_syntax, words};
 pub use family::{FAMILIES, Family, Line};
 pub use hostile::{
     Beyond, Form, Kind, assert_forms_succeed, assert_hostile_arguments_are_harmless,
