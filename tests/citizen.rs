@@ -1,16 +1,15 @@
-//! How the module fits into its server: commands describe themselves fully and honestly, ACL rules
-//! hold for them as for native ones, INFO and CONFIG show what there is to see and set, the module
-//! loads, refuses to load, unloads and loads again without a trace, and whoever watches, tracks or
-//! counts keys sees what happened to them and nothing else.
+//! The module as a part of its server: COMMAND describes its commands, ACL rules apply to them as to
+//! native ones, INFO and CONFIG show its counters and settings, the module loads, refuses to load and
+//! unloads without a trace, and WATCH and CLIENT TRACKING see exactly the keys that changed.
 
 mod support;
 use support::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-// --- What the commands say of themselves
+// --- COMMAND
 
-/// What a command has to say of itself.
+/// A command and what the server must know of it.
 struct Described {
     /// A call of it, in capitals, with every argument.
     call: &'static str,
@@ -262,7 +261,7 @@ fn knows_categories(client: &mut Client) -> bool {
 }
 
 #[test]
-fn command_info_tells_arity_flags_keys_and_categories() {
+fn command_info_shows_arity_flags_keys_and_categories() {
     let server = Server::start();
     let mut client = server.client();
     let knows_categories = knows_categories(&mut client);
@@ -343,7 +342,7 @@ fn user(server: &Server, name: &str, rules: &str) -> Client {
     client
 }
 
-/// Whether the user with these rules may run this, by the server's own word.
+/// Whether ACL DRYRUN allows a user with these rules to run this.
 #[track_caller]
 fn may(client: &mut Client, rules: &str, call: &str) -> bool {
     assert_eq!(client.run(format!("ACL SETUSER somebody reset on nopass {rules}")), ok());
@@ -390,7 +389,7 @@ fn each_command_is_allowed_and_denied_by_its_name() {
 }
 
 #[test]
-fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
+fn permission_for_a_name_covers_the_keys_derived_from_it() {
     let server = Server::start();
     let mut admin = server.client();
     let mut shop = user(&server, "shop", "~orders* +@all");
@@ -414,7 +413,7 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
     }
     assert!(!shop.run("TASK.PUBLISH orders:tasks p").is_error());
     assert_eq!(shop.run("TASK.CONSUME g c orders:tasks").task_ids().len(), 1);
-    // And every key that belongs to the queue.
+    // The same permission covers every key that belongs to the queue.
     let id = shop.run("TASK.PUBLISH orders:tasks p PRIORITY 5 UNIQUE u 600000");
     let later = shop.run("TASK.PUBLISH orders:tasks p DELAY 600000");
     assert_eq!(shop.run("TASK.CONSUME g c orders:tasks").task_ids(), [id.as_str()]);
@@ -422,12 +421,12 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
     assert_eq!(shop.run(format!("TASK.NACK orders:tasks g c FATAL {}", id.as_str())), int(2));
     assert_eq!(shop.run(format!("TASK.CANCEL orders:tasks {}", later.as_str())), int(1));
     assert_eq!(shop.run("TASK.INFO orders:tasks").get("dead"), &int(1));
-    // Also while it waits.
+    // It also covers a wait.
     server.wait_with(&mut shop, "TASK.CONSUME g c orders:tasks 1 600000");
     assert!(!admin.run("TASK.PUBLISH orders:tasks p").is_error());
     assert_eq!(shop.read().task_ids().len(), 1);
 
-    // The same keys, named by the client itself.
+    // It does not cover these keys when the client names them.
     assert_eq!(shop.run("LOCK.ACQUIRE orders me 600000"), int(1));
     for call in [
         "GET lock:{orders}",
@@ -442,7 +441,7 @@ fn a_name_is_the_permission_for_the_keys_that_belong_to_it() {
 }
 
 #[test]
-fn a_name_that_a_user_may_not_touch_is_refused_in_every_place() {
+fn a_name_without_permission_is_refused_in_every_position() {
     let server = Server::start();
     let mut admin = server.client();
     let mut shop = user(&server, "shop", "~k ~s* +@all");
@@ -461,7 +460,7 @@ fn a_name_that_a_user_may_not_touch_is_refused_in_every_place() {
 }
 
 #[test]
-fn permissions_to_read_and_to_write_are_told_apart() {
+fn read_and_write_permissions_are_distinguished() {
     let server = Server::start();
     let mut client = server.client();
     for (call, read, write) in [
@@ -470,7 +469,7 @@ fn permissions_to_read_and_to_write_are_told_apart() {
         ("CACHE.SET k v 1000", false, true),
         ("LOCK.ACQUIRE k me 1000", false, true),
         ("TASK.PUBLISH k p", false, true),
-        // It gives away what is in the stream, and leases it.
+        // It reads the stream and writes leases.
         ("TASK.CONSUME g c k", false, false),
         ("TASK.EXTEND k g c 1-1", false, false),
         ("TASK.NACK k g c FAIL 1-1", false, false),
@@ -494,7 +493,7 @@ fn permissions_to_read_and_to_write_are_told_apart() {
 }
 
 #[test]
-fn a_user_who_may_only_consume_needs_no_other_command_for_it() {
+fn a_user_needs_no_other_command_to_consume() {
     let server = Server::start();
     let mut admin = server.client();
     let mut worker = user(&server, "worker", "~* -@all +task.consume");
@@ -503,7 +502,7 @@ fn a_user_who_may_only_consume_needs_no_other_command_for_it() {
     server.wait_with(&mut worker, "TASK.CONSUME g c tasks 1 600000");
     let id = admin.run("XADD tasks * payload p");
     assert_eq!(worker.read().task_ids(), [id.as_str()]);
-    // It lets due tasks enter, buries dead ones and reclaims the others.
+    // It promotes due tasks, moves dead ones to the dead-letter queue and reclaims the others.
     for (id, member) in [("1-1", "dead"), ("1-2", "due")] {
         admin.run(format!("XADD priority5:{{tasks}} {id} payload {member}"));
         admin.run(format!("ZADD delayed:{{tasks}} 1 {member}"));
@@ -537,7 +536,7 @@ fn counters(client: &mut Client) -> BTreeMap<String, i64> {
 
 /// How a set of numbers differs from what it was before: only what has changed.
 fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<(String, i64)> {
-    // How long something took is another matter.
+    // Sums of durations differ from run to run.
     let counts = after.iter().filter(|(name, _)| !name.ends_with("_ms_sum"));
     let changed = counts.filter(|(name, value)| before.get(*name) != Some(value));
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
@@ -569,7 +568,7 @@ const FIELDS: [&str; 22] = [
 ];
 
 #[test]
-fn info_has_a_section_of_its_own() {
+fn info_has_a_section_of_the_module() {
     let server = Server::start();
     let mut client = server.client();
     let counters = counters(&mut client);
@@ -605,7 +604,7 @@ fn every_counter_counts_what_its_name_says() {
     let mut client = server.client();
     client.run("RPUSH list v");
     client.cmd(&args!["SET", "long", vec![b'x'; 1000]]);
-    // Prepares entries whose ids are known.
+    // Entries with known ids.
     for id in ["1-1", "1-2", "1-3"] {
         client.run(format!("XADD tasks {id} payload p timestamp 1 retry_count 0"));
     }
@@ -684,7 +683,7 @@ fn every_counter_counts_what_its_name_says() {
 }
 
 #[test]
-fn consumers_that_wait_are_counted_while_they_wait_and_when_they_are_served() {
+fn waiting_consumers_are_counted_while_they_wait() {
     let server = Server::start();
     let mut client = server.client();
     let before = counters(&mut client);
@@ -694,7 +693,7 @@ fn consumers_that_wait_are_counted_while_they_wait_and_when_they_are_served() {
     }
     let waiting = counters(&mut client);
     assert_eq!(growth(&before, &waiting), [("corral_task_waiters".to_owned(), 3)]);
-    // One by a publish, one by an entry of another client, one gives up.
+    // One is served by a publish, one by a plain entry, and one is unblocked.
     client.run("TASK.PUBLISH tasks p");
     client.run("XADD tasks * payload p");
     let [first, second, third] = &mut waiters;
@@ -717,7 +716,7 @@ fn blocked_id(client: &mut Client) -> String {
     id.expect("a blocked client").to_owned()
 }
 
-/// What the server counts of its own: hits and misses, and errors by their code.
+/// The server's own counters: hits and misses, and errors by their code.
 #[track_caller]
 fn server_counts(client: &mut Client) -> BTreeMap<String, i64> {
     let text = client.run("INFO everything");
@@ -739,7 +738,7 @@ fn counts_of_server(client: &mut Client, call: &str) -> Vec<(String, i64)> {
 }
 
 #[test]
-fn reading_a_cached_value_is_one_hit_or_one_miss_of_the_server() {
+fn a_cache_read_counts_as_one_hit_or_miss_of_the_server() {
     let server = Server::start();
     let mut client = server.client();
     client.run("SET short v");
@@ -770,7 +769,7 @@ fn the_server_counts_each_refusal_once_and_no_error_in_what_succeeds() {
         ("TASK.RETRY missing 1-1 p 0 retries dead 3 g", None),
         ("TASK.PUBLISH tasks p PRIORITY 3", None),
         ("XADD priority3:{tasks} 9999999999999-5 payload p", None),
-        ("TASK.PUBLISH tasks p PRIORITY 3", None), // behind an id that nobody knew
+        ("TASK.PUBLISH tasks p PRIORITY 3", None), // after a foreign id
         ("TASK.CONSUME g c tasks 9", None),        // creates the group there
         ("TASK.EXTEND tasks nobody c 1-1", None),
         ("TASK.NACK missing g c FAIL 1-1", None),
@@ -801,12 +800,12 @@ fn wake_bytes(client: &mut Client) -> String {
     client.run("CONFIG GET corral.wake-bytes").get("corral.wake-bytes").as_str().to_owned()
 }
 
-/// The settings and their values that are out of range or no integers.
+/// Values of `wake-bytes` that are out of range or not integers.
 const NO_WAKE_BYTES: [&str; 8] =
     ["0", "-1", "4294967297", "9223372036854775808", "1.5", "x", "1kb", "+1"];
 
 #[test]
-fn config_gets_and_sets_the_settings_within_their_range() {
+fn config_set_accepts_settings_within_their_range() {
     let mut server = Server::start();
     let mut client = server.client();
     let settings = client.run("CONFIG GET corral.*");
@@ -834,7 +833,7 @@ fn config_gets_and_sets_the_settings_within_their_range() {
         assert_eq!(client.run(format!("CONFIG SET corral.wake-bytes {value}")), ok());
         assert_eq!(wake_bytes(&mut client), value);
     }
-    // What the server reads as an integer is the server's affair.
+    // CONFIG SET reads +1 as an integer on some servers.
     for value in NO_WAKE_BYTES.iter().filter(|value| **value != "+1") {
         let reply = client.run(format!("CONFIG SET corral.wake-bytes {value}"));
         assert!(reply.is_error_with("ERR"), "{value}: {reply:?}");
@@ -847,18 +846,18 @@ fn config_gets_and_sets_the_settings_within_their_range() {
 }
 
 #[test]
-fn settings_are_taken_from_load_arguments_and_from_the_configuration() {
+fn settings_come_from_load_arguments_or_the_configuration() {
     let from_argument = Server::builder().module_arg("wake-bytes").module_arg(1000);
     let by_other_case = Server::builder().module_arg("WAKE-BYTES").module_arg(1000);
     let from_configuration = Server::builder().arg("--corral.wake-bytes").arg(1000);
-    // The configuration is written by CONFIG REWRITE, so it is the last word.
+    // The configuration wins, since CONFIG REWRITE writes it.
     let from_both = from_configuration.clone().module_arg("wake-bytes").module_arg(1);
     for builder in [from_argument, by_other_case, from_configuration, from_both] {
         assert_eq!(wake_bytes(&mut builder.clone().start().client()), "1000", "{builder:?}");
     }
 }
 
-/// Arguments with which the module does not load, and what the log says to it.
+/// Arguments with which the module does not load, and the reason in the log.
 fn refused_arguments() -> Vec<(Vec<&'static str>, &'static str)> {
     let mut refused = vec![
         (vec!["wake-bytes"], "a module argument has no value"),
@@ -938,14 +937,14 @@ fn a_server_with_renamed_commands_does_not_load_the_module() {
     }
 }
 
-/// Unloads the module, which nothing may prevent for longer than a moment.
+/// Unloads the module, if need be after a moment.
 #[track_caller]
 fn unload(client: &mut Client) {
     eventually(SOON, "the module is unloaded", || client.run("MODULE UNLOAD corral") == ok());
 }
 
 #[test]
-fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_back() {
+fn data_survives_unloading_and_loading_the_module() {
     let server = Server::start();
     let mut client = server.client();
     client.run("LOCK.ACQUIRE job me 600000");
@@ -971,7 +970,7 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
         ("LOCK.ACQUIRE job you 1000", int(0)),
         ("LOCK.RELEASE job me", int(1)),
         ("CACHE.GET k", bulk("v")),
-        // Who loads is forgotten.
+        // A load in progress is forgotten.
         ("CACHE.LOCK loading 1000 1000", simple("LOAD")),
         ("TASK.ACK tasks g 1-1", int(1)),
         ("TASK.PUBLISH tasks p UNIQUE u 600000", later.clone()),
@@ -983,7 +982,7 @@ fn what_the_module_wrote_stays_when_it_is_unloaded_and_is_there_when_it_comes_ba
 }
 
 #[test]
-fn what_was_known_of_a_stream_is_forgotten_with_the_module() {
+fn what_the_module_remembers_of_a_stream_goes_when_it_is_unloaded() {
     let server = Server::start();
     let mut client = server.client();
     let finish = |client: &mut Client, id: &str| {
@@ -999,7 +998,7 @@ fn what_was_known_of_a_stream_is_forgotten_with_the_module() {
     finish(&mut client, "1-2");
     assert_eq!(client.run("XLEN tasks"), int(1), "the other group has not read it");
 
-    // And it notices again what others do.
+    // It notices again what other clients do.
     assert_eq!(client.run("XGROUP DESTROY tasks h"), int(1));
     finish(&mut client, "1-3");
     assert_eq!(client.run("XGROUP CREATE tasks h $"), ok());
@@ -1012,7 +1011,7 @@ fn what_was_known_of_a_stream_is_forgotten_with_the_module() {
 }
 
 #[test]
-fn a_second_load_is_refused_and_harms_nothing() {
+fn loading_the_module_twice_is_refused_and_harmless() {
     let server = Server::start();
     let mut client = server.client();
     let mut waiter = server.client();
@@ -1031,8 +1030,8 @@ fn a_second_load_is_refused_and_harms_nothing() {
     load(&mut client);
 }
 
-/// Lets a connection do something that is not the module's. Redis 8.0 reads the last command of a
-/// connection when the next one comes, also if it was that of a module which has been unloaded.
+/// Has a connection run a command of the server. When the next command comes, Redis 8.0 looks at the
+/// last one of the connection, even if it was one of a module that has been unloaded.
 #[track_caller]
 fn settle(client: &mut Client) {
     assert_eq!(client.run("PING"), simple("PONG"));
@@ -1056,7 +1055,7 @@ fn cycle(client: &mut Client, waiter: &mut Client) {
 }
 
 #[test]
-fn loading_and_unloading_again_and_again_takes_no_memory() {
+fn loading_and_unloading_repeatedly_leaks_no_memory() {
     let server = Server::builder().module(false).start();
     let many_cycles = |count: usize| {
         let (mut client, mut waiter) = (server.client(), server.client());
@@ -1066,7 +1065,7 @@ fn loading_and_unloading_again_and_again_takes_no_memory() {
     many_cycles(30);
     let before = used();
     many_cycles(100);
-    // Buffers of clients that have left are given back a little later; a leak stays.
+    // Buffers of closed connections are freed a little later; a leak stays.
     let mut least = i64::MAX;
     eventually(SOON, "memory is as before", || {
         least = least.min(used() - before);
@@ -1075,9 +1074,9 @@ fn loading_and_unloading_again_and_again_takes_no_memory() {
     });
 }
 
-// --- Clients that watch or track keys
+// --- WATCH and CLIENT TRACKING
 
-/// Keys of each kind, some in use, and what leaves them as they are.
+/// Commands that leave all keys as they are.
 const LEAVE_ALONE: [&str; 45] = [
     "CACHE.GET k",
     "CACHE.GET long",
@@ -1126,7 +1125,7 @@ const LEAVE_ALONE: [&str; 45] = [
     "TASK.INFO missing",
 ];
 
-/// What changes keys, and which.
+/// Commands that change keys, and the keys.
 const CHANGE: [(&str, &[&str]); 17] = [
     ("CACHE.LOCK k 600000 600000", &["cachelock:{k}"]),
     ("CACHE.SET k other 600000", &["k", "cachelock:{k}"]),
@@ -1171,7 +1170,7 @@ fn prepare_watched(client: &mut Client) {
 }
 
 #[test]
-fn what_changes_nothing_aborts_no_transaction_of_those_who_watch() {
+fn a_command_that_changes_nothing_aborts_no_watching_transaction() {
     let server = Server::start();
     let (mut watcher, mut client) = (server.client(), server.client());
     prepare_watched(&mut client);
@@ -1189,7 +1188,7 @@ fn what_changes_nothing_aborts_no_transaction_of_those_who_watch() {
     }
 }
 
-/// The keys of all invalidations up to that of the key `end`, in the order in which they came.
+/// The keys of all invalidations up to that of the key `end`, in order.
 #[track_caller]
 fn invalidated(tracker: &mut Client, end: &str) -> Vec<String> {
     let mut keys = Vec::new();
@@ -1197,7 +1196,7 @@ fn invalidated(tracker: &mut Client, end: &str) -> Vec<String> {
         let push = tracker.read();
         let Value::Push(items) = &push else { panic!("not a push: {push:?}") };
         assert_eq!(items[0], bulk("invalidate"));
-        // All keys at once: somebody flushed.
+        // A null would mean that the database was flushed.
         assert!(!items[1].is_nil(), "{push:?}");
         for key in items[1].items() {
             if key.as_str() == end {
@@ -1209,7 +1208,7 @@ fn invalidated(tracker: &mut Client, end: &str) -> Vec<String> {
 }
 
 #[test]
-fn those_who_track_keys_are_told_of_what_changes_and_of_nothing_else() {
+fn client_tracking_reports_exactly_the_keys_that_change() {
     let server = Server::start();
     let (mut tracker, mut client) = (server.client3(), server.client());
     prepare_watched(&mut client);
@@ -1232,7 +1231,7 @@ fn those_who_track_keys_are_told_of_what_changes_and_of_nothing_else() {
 }
 
 #[test]
-fn a_value_that_was_read_by_the_command_is_tracked_like_any_other() {
+fn a_value_read_by_cache_get_is_tracked() {
     let server = Server::start();
     let (mut tracker, mut client) = (server.client3(), server.client());
     prepare_watched(&mut client);
@@ -1244,7 +1243,7 @@ fn a_value_that_was_read_by_the_command_is_tracked_like_any_other() {
         client.run("INCR end");
         assert_eq!(invalidated(&mut tracker, "end"), [key]);
     }
-    // The lock that a plain client looks at.
+    // A lock that a plain client reads.
     tracker.run("GET lock:{job}");
     tracker.run("GET end");
     client.run("LOCK.RELEASE job me");

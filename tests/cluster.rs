@@ -1,6 +1,6 @@
-//! Corral in a cluster: every key that belongs to a name lies in the name's slot, so that clients,
-//! nodes and migrations treat the commands like the server's own; and while a slot moves, or a
-//! replica takes over, no lock has two holders, no task is lost, and whoever waits is sent on.
+//! Corral in a cluster: every key derived from a name lies in the name's slot, so that clients, nodes
+//! and migrations treat the commands like native ones. While a slot moves or a replica takes over, no
+//! lock has two holders, no task is lost, and waiting clients are redirected.
 
 mod support;
 use support::*;
@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-/// A cluster of three that the tests share while several of them run. Each test keeps to slots of
-/// its own, so that a slot may move under it.
+/// A cluster of three nodes that tests running side by side share. Each test uses slots of its own,
+/// which may move.
 struct Shared(Arc<Cluster>);
 
 impl Shared {
@@ -76,7 +76,7 @@ fn writes(name: &[u8]) -> Vec<Args> {
 fn every_command(name: &[u8]) -> Vec<Args> {
     let mut all = writes(name);
     all.extend([args!["CACHE.GET", name].to_vec(), args!["TASK.INFO", name].to_vec()]);
-    // The names here have no blanks.
+    // No name here contains a blank.
     let queue = std::str::from_utf8(name).expect("text");
     all.extend(writes_to_queue(queue, "1-1", queue));
     all
@@ -86,7 +86,7 @@ fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// All keys of a slot at a node, with what they hold.
+/// All keys of a slot at a node, with their values.
 #[track_caller]
 fn keys_in_slot(client: &mut Client, slot: u16) -> BTreeMap<String, Value> {
     let keys = client.run(format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
@@ -94,7 +94,7 @@ fn keys_in_slot(client: &mut Client, slot: u16) -> BTreeMap<String, Value> {
     keys.map(|key| (shown(key), asking(client, &args!["DUMP", key]))).collect()
 }
 
-/// The error that sends a client on.
+/// The error that redirects a client.
 fn redirect(kind: &str, slot: u16, to: &Server) -> Value {
     error(format!("{kind} {slot} 127.0.0.1:{}", to.port()))
 }
@@ -130,7 +130,7 @@ fn works_off(waiter: &mut Client, stream: &str, payload: &str) {
 // --- Names and slots
 
 #[test]
-fn every_key_of_a_name_lies_in_the_slot_of_the_name() {
+fn every_derived_key_lies_in_the_slot_of_its_name() {
     let cluster = Shared::cluster();
     let long = "n".repeat(5000);
     let names: [&[u8]; 14] = [
@@ -188,20 +188,20 @@ fn every_key_of_a_name_lies_in_the_slot_of_the_name() {
 }
 
 #[test]
-fn a_name_with_a_closing_brace_outside_a_tag_is_refused_and_nothing_changes() {
+fn a_name_with_a_closing_brace_outside_a_tag_is_refused() {
     let cluster = Shared::cluster();
     let refusal = error("ERR name cannot be used in cluster mode: '}' outside a hash tag");
     for name in ["refused}", "refused:{}", "}refused{", "{}refused{tag}", "refused}}\0"] {
         let mut client = cluster.client_for(name);
         for command in every_command(name.as_bytes()) {
-            // These need no key beside the one that they name, or refuse it for another reason.
+            // These need no derived key, or refuse the call for another reason.
             if [b"CACHE.GET".as_slice(), b"TASK.INFO", b"TASK.REDRIVE"].contains(&&*command[0]) {
                 continue;
             }
             assert_eq!(client.cmd(&command), refusal, "{name}: {}", shown(&command[0]));
         }
         assert!(client.run(format!("TASK.REDRIVE {name} {name}")).is_error(), "{name}");
-        // A value needs no key beside itself to be read.
+        // Reading a value needs no derived key.
         assert_eq!(client.cmd(&["CACHE.GET", name]), nil(), "{name}");
     }
     for node in &cluster.nodes {
@@ -210,7 +210,7 @@ fn a_name_with_a_closing_brace_outside_a_tag_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_command_at_the_wrong_node_is_sent_to_the_right_one() {
+fn a_command_at_the_wrong_node_is_redirected() {
     let cluster = Shared::cluster();
     for name in ["wrong:1", "wrong:{two}", "wrong:3{"] {
         let slot = slot_of(name);
@@ -243,7 +243,7 @@ fn a_retry_takes_three_streams_of_one_slot() {
         ["{retry}", "{else}", "{where}"],
         ["{retry}", "{else}", "{else}"],
     ] {
-        // Whichever of them the task would go to.
+        // Whichever stream the task would go to.
         for count in [0, 3] {
             let refused = client.run(retry(streams, count));
             assert!(refused.is_error_with("CROSSSLOT "), "{streams:?}: {refused:?}");
@@ -301,13 +301,13 @@ fn call<T: redis::FromRedisValue>(
 }
 
 #[test]
-fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
+fn a_generic_cluster_client_can_call_every_command() {
     let cluster = Shared::cluster();
     let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
     let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
     let mut connection = client.get_connection().expect("a cluster");
     type Told = Vec<(String, Vec<String>, i64, i64)>;
-    // Names all over the nodes; the group, which such a client takes for the key, lies elsewhere.
+    // The names lie on all nodes; the group, which such a client might take for the key, elsewhere.
     for number in 0..12 {
         let c = &mut connection;
         let lock = format!("client:lock:{number}");
@@ -371,7 +371,7 @@ fn a_cluster_client_that_knows_no_corral_can_call_every_command() {
 // --- Moving slots
 
 /// A lock `lock{tag}` that `me` holds, a value and a lease `key{tag}`, and a queue `queue{tag}`
-/// whose first task is leased to `worker` of the group `g`; all in the slot of a tag.
+/// with one task leased to `worker` of the group `g`; all in the slot of a tag.
 struct Household {
     lock: String,
     key: String,
@@ -393,7 +393,7 @@ impl Household {
         Self { lock, key, queue, task }
     }
 
-    /// A call of each command that writes, whose name is a key of the server's own.
+    /// A call of each command that writes and names a key that exists.
     fn writes_to_keys(&self) -> Vec<Args> {
         let (key, queue, task) = (&self.key, &self.queue, &self.task);
         [
@@ -410,7 +410,7 @@ impl Household {
         .to_vec()
     }
 
-    /// The same with a name that is no key: others belong to it.
+    /// A call of each command that writes and names no existing key, only derived ones.
     fn writes_to_names(&self) -> Vec<Args> {
         let lock = &self.lock;
         [
@@ -422,13 +422,13 @@ impl Household {
         .to_vec()
     }
 
-    /// Everything is as it was made, and goes on: the lease of the value as well.
+    /// Everything is as it was created, including the lease of the value, and works.
     #[track_caller]
     fn goes_on(&self, client: &mut Client) {
         self.goes_on_with(client, &simple("WAIT"));
     }
 
-    /// As [`Household::goes_on`]; `lease` is what the next one who wants to load is told.
+    /// As [`Household::goes_on`]; `lease` is the reply to the next client that wants to load.
     #[track_caller]
     fn goes_on_with(&self, client: &mut Client, lease: &Value) {
         let (lock, key, queue, task) = (&self.lock, &self.key, &self.queue, &self.task);
@@ -453,16 +453,16 @@ impl Household {
 }
 
 /// One slot moves at a time: two nodes that migrate keys to each other block each other until that
-/// times out; two that take over slots may come to the same epoch, and then one of them can lose its
-/// slot again; and a node does not move slots step by step and at once.
+/// times out; two that take over slots may choose the same epoch, and then one of them can lose its
+/// slot again; and a node does not migrate a slot in both ways at the same time.
 static MOVING: Mutex<()> = Mutex::new(());
 
-/// Waits until no other slot moves. The value is to be kept until the move is over.
+/// Waits until no other slot moves. Keep the value until the move has ended.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     MOVING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to move a slot. The first value is to be kept until the move is over.
+/// Begins to move a slot. Keep the first value until the move has ended.
 #[track_caller]
 fn begin_to_move(
     cluster: &Cluster,
@@ -472,13 +472,13 @@ fn begin_to_move(
     (one_at_a_time(), cluster.reshard(slot, to))
 }
 
-/// A node that is not the one of a tag.
+/// A node other than that of a tag.
 fn another_node(cluster: &Cluster, tag: &str) -> usize {
     (cluster.node_of_slot(slot_of(tag)) + 1) % cluster.nodes.len()
 }
 
 #[test]
-fn while_a_slot_moves_nothing_is_written_at_either_node() {
+fn while_a_slot_moves_neither_node_writes() {
     let cluster = Shared::cluster();
     let tag = "refusing";
     let slot = slot_of(tag);
@@ -501,7 +501,7 @@ fn while_a_slot_moves_nothing_is_written_at_either_node() {
         let reply = at_source.cmd(&command);
         assert!(is_try_again(&reply), "{}: {reply:?}", shown(&command[0]));
     }
-    // The server itself sends a client on whose key is not there.
+    // The server itself redirects a client whose key is missing.
     for command in home.writes_to_names() {
         assert_eq!(at_source.cmd(&command), redirect("ASK", slot, target));
     }
@@ -516,7 +516,7 @@ fn while_a_slot_moves_nothing_is_written_at_either_node() {
     assert_eq!(reshard.migrate_keys(), before.len());
     for command in &both {
         let at_source = at_source.cmd(command);
-        // A command with several keys is not sent on by the server.
+        // The server does not redirect a command with several keys.
         let sent_on = at_source == redirect("ASK", slot, target);
         let name = shown(&command[0]);
         assert!(sent_on || name == "TASK.RETRY" && is_try_again(&at_source), "{name}");
@@ -538,7 +538,7 @@ fn while_a_slot_moves_nothing_is_written_at_either_node() {
 }
 
 #[test]
-fn a_move_that_is_given_up_leaves_everything_as_it_was() {
+fn a_canceled_move_leaves_everything_as_it_was() {
     let cluster = Shared::cluster();
     let tag = "given-up";
     let slot = slot_of(tag);
@@ -555,7 +555,7 @@ fn a_move_that_is_given_up_leaves_everything_as_it_was() {
     home.goes_on(&mut client);
 }
 
-/// Consumers wait, their slot moves, if it can, and they wait again where they were sent.
+/// Consumers wait, their slot moves, and they wait again at the new node.
 fn wait_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize) -> bool) {
     let cluster = Shared::cluster();
     let (slot, target) = (slot_of(tag), another_node(&cluster, tag));
@@ -580,7 +580,7 @@ fn wait_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize) -> bool) {
 }
 
 #[test]
-fn those_who_wait_are_sent_after_their_slot() {
+fn waiting_consumers_are_redirected_after_their_slot() {
     wait_while("waiting", |cluster, slot, to| {
         move_slowly(cluster, slot, to);
         true
@@ -588,12 +588,12 @@ fn those_who_wait_are_sent_after_their_slot() {
 }
 
 #[test]
-fn those_who_wait_are_sent_after_a_slot_that_moves_at_once() {
+fn waiting_consumers_are_redirected_after_a_slot_that_migrates_atomically() {
     wait_while("waiting-at-once", move_at_once);
 }
 
 #[test]
-fn what_others_add_to_a_queue_while_its_slot_moves_is_not_lost() {
+fn plain_entries_added_while_a_slot_moves_are_not_lost() {
     let cluster = Shared::cluster();
     let tag = "foreign";
     let home = Household::new(&cluster, tag);
@@ -605,7 +605,7 @@ fn what_others_add_to_a_queue_while_its_slot_moves_is_not_lost() {
     reshard.migrate_keys();
     assert!(matches!(asking(&mut at_target, &add), Value::Bulk(_)));
     reshard.finish();
-    // The first one may have been handed over when it came, and is then leased to who waited.
+    // The first task may have been handed over on arrival; then it is leased to the waiter.
     let told = waiter.read();
     let mut got = if told.is_error_with("MOVED ") { vec![] } else { told.task_ids() };
     let rest = at_target.run(format!("TASK.CONSUME g one {} 10", home.queue));
@@ -632,8 +632,7 @@ impl Follower {
         self.connections.entry(port).or_insert_with(|| Client::connect(port))
     }
 
-    /// Calls a command once, and once more where it is asked to go for now. `None` if the cluster
-    /// tells it to ask again, there or elsewhere.
+    /// Calls a command once, and once more after an ASK. `None` after MOVED or TRYAGAIN.
     #[track_caller]
     fn try_call(&mut self, command: &str) -> Option<Value> {
         let port = self.port;
@@ -656,8 +655,8 @@ impl Follower {
         eventually(SOON, command, || self.try_call(command))
     }
 
-    /// Calls a command once at both nodes, with ASKING, whoever has the slot; the replies that are
-    /// no refusal of the cluster.
+    /// Calls a command once at both nodes, with ASKING, whichever has the slot; returns the replies that
+    /// are not redirections.
     #[track_caller]
     fn call_everywhere(&mut self, nodes: [u16; 2], command: &str) -> Vec<Value> {
         let refusals = ["MOVED ", "ASK ", "TRYAGAIN "];
@@ -679,9 +678,9 @@ fn port_in(redirect: &Value) -> u16 {
 }
 
 /// Ends the loops of all threads of a test when one of them panics.
-struct OverOnPanic<'a>(&'a AtomicBool);
+struct DoneOnPanic<'a>(&'a AtomicBool);
 
-impl Drop for OverOnPanic<'_> {
+impl Drop for DoneOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.store(true, SeqCst);
@@ -691,13 +690,13 @@ impl Drop for OverOnPanic<'_> {
 
 /// Something that one client at a time may have.
 struct Prize {
-    /// The command that asks for it, with the replies of who gets it and of who does not.
+    /// The command that asks for it, and its replies: granted and not granted.
     take: String,
     taken: [Value; 2],
     /// The command that gives it back.
     give: String,
     given: Value,
-    /// Whether somebody has it and has not begun to give it back.
+    /// Whether a client holds it and has not begun to give it back.
     held: AtomicBool,
     grants: AtomicUsize,
 }
@@ -710,10 +709,10 @@ impl Prize {
         Self { take, taken, give, given, held, grants }
     }
 
-    /// Asks for it over and over, by turns as a client that follows the cluster and at both nodes
-    /// at once. `#` in the commands stands for the competitor's name.
+    /// Asks for it repeatedly, both as a client that follows the cluster and at both nodes at the same
+    /// time. `#` in the commands stands for the competitor's name.
     fn compete(&self, name: usize, nodes: [&Server; 2], over: &AtomicBool) {
-        let _guard = OverOnPanic(over);
+        let _guard = DoneOnPanic(over);
         let [take, give] = [&self.take, &self.give].map(|c| c.replace('#', &name.to_string()));
         let mut follower = Follower::new(nodes[0]);
         while !over.load(SeqCst) {
@@ -733,7 +732,7 @@ impl Prize {
         }
     }
 
-    /// Gives it back. While that is refused, nobody else can have it.
+    /// Gives it back. While that is refused, no other client can get it.
     fn give(&self, follower: &mut Follower, give: &str) {
         eventually(SOON, give, || {
             self.held.store(false, SeqCst);
@@ -750,7 +749,7 @@ impl Prize {
     }
 }
 
-/// Moves a slot step by step, with some time in each state.
+/// Moves a slot key by key, with some time in each state.
 fn move_slowly(cluster: &Cluster, slot: u16, to: usize) {
     let (_way, reshard) = begin_to_move(cluster, slot, to);
     thread::sleep(Duration::from_millis(30));
@@ -759,7 +758,7 @@ fn move_slowly(cluster: &Cluster, slot: u16, to: usize) {
     reshard.finish();
 }
 
-/// Has the cluster move a slot by itself, in one step for its clients. False if it cannot.
+/// Has the cluster migrate a slot atomically. False if the server cannot.
 fn move_at_once(cluster: &Cluster, slot: u16, to: usize) -> bool {
     let (from, new) = (cluster.node_of_slot(slot), cluster.id(to));
     let migrate = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {new}");
@@ -785,7 +784,7 @@ fn compete_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     let lease = Prize::new(tag, take, [simple("LOAD"), simple("WAIT")], give, ok());
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _guard = OverOnPanic(&over);
+        let _guard = DoneOnPanic(&over);
         for (name, prize) in [&lock, &lease].into_iter().cycle().take(6).enumerate() {
             let over = &over;
             scope.spawn(move || prize.compete(name, nodes, over));
@@ -813,9 +812,9 @@ fn a_lock_and_a_lease_never_have_two_holders_while_their_slot_moves() {
 }
 
 #[test]
-fn a_lock_and_a_lease_never_have_two_holders_when_their_slot_moves_at_once() {
+fn a_lock_and_a_lease_never_have_two_holders_when_their_slot_migrates_atomically() {
     compete_while("contended-at-once", |cluster, slot, to| {
-        // A server that cannot do that moves slots as above.
+        // Servers without atomic migration are tested above.
         let _moved = move_at_once(cluster, slot, to);
     });
 }
@@ -845,14 +844,14 @@ fn a_group_is_added_while_away(tag: &str, move_slot: impl Fn(&Cluster, u16, usiz
 }
 
 #[test]
-fn a_node_does_not_remember_the_groups_of_a_queue_that_was_away() {
+fn a_node_forgets_the_groups_of_a_queue_that_was_away() {
     a_group_is_added_while_away("groups", move_slowly);
 }
 
 #[test]
-fn a_node_does_not_remember_the_groups_of_a_queue_that_was_away_at_once() {
+fn a_node_forgets_the_groups_of_a_queue_that_was_away_at_once() {
     a_group_is_added_while_away("groups-at-once", |cluster, slot, to| {
-        // A server that cannot do that moves slots as above.
+        // Servers without atomic migration are tested above.
         let _moved = move_at_once(cluster, slot, to);
     });
 }
@@ -869,7 +868,7 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     let replica = cluster.add_replica(old);
     let mut waiters = ["one", "two"].map(|name| consumer(&cluster, name, &home.queue));
 
-    // A replica answers what only reads, if it may, and sends on what writes.
+    // A replica answers reads after READONLY and redirects writes.
     let mut at_replica = cluster.nodes[replica].client();
     assert_eq!(at_replica.run("READONLY"), ok());
     wait_in_sync(&cluster.nodes[old], &cluster.nodes[replica]);
@@ -893,12 +892,12 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     let mut waiter = consumer(&cluster, "three", &home.queue);
     at_new.publish(&home.queue, "p");
     works_off(&mut waiter, &home.queue, "p");
-    // The new master does not know who loads.
+    // The new master does not know the loader.
     home.goes_on_with(&mut at_new, &simple("LOAD"));
     no_panics(&cluster);
 }
 
-// --- Queues with all that belongs to them: priorities, delayed tasks, dead letters, policies
+// --- Queues with priorities, delayed tasks, dead letters and policies
 
 /// Each command that writes to a queue and is not among [`writes`], on a task that is leased to
 /// `worker` of the group `g`. None of them waits.
@@ -920,7 +919,7 @@ fn writes_to_queue(queue: &str, task: &str, dead: &str) -> Vec<Args> {
     .to_vec()
 }
 
-/// The names of a queue's own keys, of which the unique id `u` is one.
+/// The keys of a queue, including that of the unique id `u`.
 fn keys_of_queue(queue: &str) -> [String; 6] {
     let length = queue.len();
     let own = |prefix: &str| {
@@ -934,7 +933,7 @@ fn keys_of_queue(queue: &str) -> [String; 6] {
     [own("dead"), own("delayed"), own("policy"), own("priority3"), queue.to_owned(), unique]
 }
 
-/// A queue with a task of every kind, in a slot of its own.
+/// A queue with a task of every kind.
 struct EveryKind {
     queue: String,
     dead: String,
@@ -944,8 +943,8 @@ struct EveryKind {
 }
 
 impl EveryKind {
-    /// Makes a queue of which one task is a dead letter with the reason `broken`, two are leased, and
-    /// one is delayed for 60 s and the first of its unique id `u`.
+    /// A queue with a dead letter, two leased tasks, and one that is delayed for 60 s under the unique
+    /// id `u`.
     #[track_caller]
     fn new(client: &mut Client, queue: &str) -> Self {
         let [dead, ..] = keys_of_queue(queue);
@@ -967,7 +966,7 @@ impl EveryKind {
         Self { queue: queue.into(), dead, leased: [plain, urgent], delayed }
     }
 
-    /// Everything is as it was made, and every command works on it. Nothing is left then.
+    /// Everything is as it was created, and every command works on it. Nothing is left afterwards.
     #[track_caller]
     fn work_off(self, client: &mut Client) {
         let Self { queue, dead, leased, delayed } = self;
@@ -1010,7 +1009,7 @@ impl EveryKind {
 }
 
 #[test]
-fn every_command_of_a_queue_works_on_names_with_and_without_a_tag() {
+fn queue_commands_work_on_names_with_and_without_a_tag() {
     let cluster = Shared::cluster();
     for queue in ["kinds", "kinds:{one}", "k{two}inds", "kinds{three}}{", "kinds{"] {
         let slot = slot_of(queue);
@@ -1043,7 +1042,7 @@ fn dead_letters_are_not_redriven_into_another_slot() {
 }
 
 #[test]
-fn while_a_slot_moves_nothing_of_a_queue_is_written_at_either_node() {
+fn while_a_slot_moves_neither_node_writes_to_a_queue() {
     let cluster = Shared::cluster();
     let queue = "refusing:kinds";
     let slot = slot_of(queue);
@@ -1075,15 +1074,15 @@ fn while_a_slot_moves_nothing_of_a_queue_is_written_at_either_node() {
     made.work_off(&mut at_target);
 }
 
-/// What becomes due, and whose lease ends, while its slot is under way comes to those who wait
-/// where it arrives, and before that to nobody.
+/// Tasks that become due, and leases that expire, while their slot moves are handed over at the new
+/// node and not before.
 #[test]
-fn what_becomes_due_while_its_slot_moves_comes_where_it_arrives() {
+fn tasks_that_become_due_while_their_slot_moves_are_delivered_at_the_new_node() {
     let cluster = Shared::cluster();
     let queue = "due:kinds";
     let slot = slot_of(queue);
     let mut client = cluster.client_for(queue);
-    // Nothing may be due before the move begins, which may have to wait for others.
+    // The move may have to wait for others, and nothing may be due before it begins.
     let _way = one_at_a_time();
     assert_eq!(client.run(format!("TASK.POLICY {queue} LEASE 3000")), ok());
     client.publish_with(queue, "leased", "PRIORITY 4");
@@ -1129,8 +1128,8 @@ fn field_of<'a>(task: &'a Delivered, name: &str) -> Option<&'a str> {
     task.fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// A queue is paused, and gets its first delayed, prioritised and dead tasks, while its slot is
-/// away: when it comes back, the node that knew it otherwise knows.
+/// While its slot is at another node, a queue is paused and gets its first delayed and prioritized
+/// tasks: when it comes back, the first node notices.
 fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     let cluster = Shared::cluster();
     let slot = slot_of(queue);
@@ -1160,29 +1159,29 @@ fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usi
 }
 
 #[test]
-fn a_node_does_not_remember_what_a_queue_was_like_before_it_was_away() {
+fn a_node_forgets_the_state_of_a_queue_that_was_away() {
     a_queue_changes_while_away("memory:kinds", move_slowly);
 }
 
 #[test]
-fn a_node_does_not_remember_what_a_queue_was_like_before_it_was_away_at_once() {
+fn a_node_forgets_the_state_of_a_queue_that_was_away_at_once() {
     a_queue_changes_while_away("memory-at-once:kinds", |cluster, slot, to| {
-        // A server that cannot do that moves slots as above.
+        // Servers without atomic migration are tested above.
         if !move_at_once(cluster, slot, to) {
             move_slowly(cluster, slot, to);
         }
     });
 }
 
-/// How a worker gets a task: its number, how often it was tried and how often delivered.
+/// A delivery: the number of the task, its retries and its deliveries.
 type Seen = (usize, usize, i64);
 
-/// Tasks of every kind are published, each of them twice, and worked off by workers of which some
-/// give up or give back what they have; and their slot moves to and fro.
+/// Tasks of every kind are published, each of them twice. Workers acknowledge, fail or abandon them
+/// while their slot moves to and fro.
 fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     const TASKS: usize = 400;
     const KINDS: [&str; 5] = ["", "PRIORITY 7", "DELAY 150", "DELAY 30 PRIORITY 3", "DELAY 400"];
-    // Longer than a worker is kept from finishing what it has.
+    // Longer than any move delays a worker.
     const LEASE: u32 = 2500;
     let cluster = Shared::cluster();
     let slot = slot_of(tag);
@@ -1194,7 +1193,7 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         (Mutex::new(HashMap::new()), Mutex::new(Vec::new()), Mutex::new(vec![]));
     let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let publish = || {
-        let _guard = OverOnPanic(&over);
+        let _guard = DoneOnPanic(&over);
         let mut follower = Follower::new(&cluster.nodes[home]);
         for number in 0..TASKS {
             let kind = KINDS[number % KINDS.len()];
@@ -1209,7 +1208,7 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         over.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
     };
     let work = |name: &str| {
-        let _guard = OverOnPanic(&over);
+        let _guard = DoneOnPanic(&over);
         let mut follower = Follower::new(&cluster.nodes[away]);
         while !all_done() {
             let consume = format!("TASK.CONSUME g {name} {stream} COUNT 2 BLOCK 100 META");
@@ -1221,7 +1220,7 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
                 seen.lock().expect("nobody panicked").push(one);
                 let id = &task.id;
                 match (number % 10, tries, task.deliveries) {
-                    // It dies of it.
+                    // The worker dies.
                     (7, 0, 1) => {}
                     (3 | 4, 0, 1) => {
                         let fail = format!("TASK.NACK {stream} g {name} FAIL {id}");
@@ -1237,7 +1236,7 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         }
     };
     thread::scope(|scope| {
-        let _guard = OverOnPanic(&over);
+        let _guard = DoneOnPanic(&over);
         scope.spawn(publish);
         for name in ["a", "b", "c"] {
             let work = &work;
@@ -1278,14 +1277,14 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
 }
 
 #[test]
-fn tasks_of_every_kind_are_worked_off_once_while_their_slot_moves() {
+fn every_task_is_delivered_as_often_as_it_should_be_while_its_slot_moves() {
     work_of_every_kind_while("moving-kinds", move_slowly);
 }
 
 #[test]
-fn tasks_of_every_kind_are_worked_off_once_when_their_slot_moves_at_once() {
+fn every_task_is_delivered_as_often_as_it_should_be_when_its_slot_migrates_atomically() {
     work_of_every_kind_while("moving-kinds-at-once", |cluster, slot, to| {
-        // A server that cannot do that moves slots as above.
+        // Servers without atomic migration are tested above.
         let _moved = move_at_once(cluster, slot, to);
     });
 }

@@ -1,9 +1,8 @@
-//! What surrounds the commands: several databases and what happens to whole ones, transactions,
-//! scripts and functions, full memory, a server that refuses writes or pauses its clients, and a
-//! reload of the data while consumers wait.
+//! The commands in every state of the server: in several databases, after flushes and reloads, inside
+//! transactions, scripts and functions, when memory is full, writes are refused or clients are paused.
 //!
-//! In all of it a command either works or changes nothing, whatever was granted stays granted, and
-//! a consumer that waits is served as soon as it can be.
+//! A command either works or changes nothing, what was granted stays granted, and a waiting consumer
+//! is served as soon as possible.
 
 mod support;
 use support::*;
@@ -19,7 +18,7 @@ fn waiter_in(server: &Server, db: usize) -> Client {
     waiter
 }
 
-/// Adds a task in the given way, a command that ends with the payload, and sees the waiter get it.
+/// Adds a task with a command that ends with the payload, and checks that the waiter gets it.
 #[track_caller]
 fn add_and_get(c: &mut Client, add: &str, payload: &str, waiter: &mut Client) {
     let added = c.run(format!("{add} {payload}"));
@@ -27,13 +26,13 @@ fn add_and_get(c: &mut Client, add: &str, payload: &str, waiter: &mut Client) {
     assert_eq!(waiter.read().task_payloads(), [payload], "{add}");
 }
 
-/// The two ways in which a waiting consumer is served: by the command, and by the timer after it.
+/// A waiting consumer is served within the first command, and by the timer after the second.
 const ADD: [&str; 2] = ["TASK.PUBLISH tasks", "XADD tasks * payload"];
 
 // --- Databases
 
 #[test]
-fn what_is_freed_in_one_database_is_not_free_in_another() {
+fn names_in_two_databases_are_independent() {
     let server = Server::start();
     let [mut zero, mut one] = [0, 1].map(|db| server.client_in(db));
     let mut ids = Vec::new();
@@ -54,7 +53,7 @@ fn what_is_freed_in_one_database_is_not_free_in_another() {
 }
 
 #[test]
-fn what_is_remembered_of_a_stream_is_remembered_of_one_database() {
+fn the_groups_of_a_stream_are_remembered_per_database() {
     let server = Server::start();
     let [mut zero, mut one] = [0, 1].map(|db| server.client_in(db));
     // In database 0 the stream has one group, in database 1 it has two.
@@ -77,7 +76,7 @@ fn what_is_remembered_of_a_stream_is_remembered_of_one_database() {
 }
 
 #[test]
-fn whoever_comes_after_a_flush_waits_behind_those_who_wait() {
+fn a_consumer_that_comes_after_a_flush_waits_behind_the_others() {
     let server = Server::start();
     let mut c = server.client();
     for event in ["FLUSHALL", "DEL tasks", "SWAPDB 0 1", "XGROUP DESTROY tasks g"] {
@@ -94,7 +93,7 @@ fn whoever_comes_after_a_flush_waits_behind_those_who_wait() {
 }
 
 #[test]
-fn waiting_consumers_outlast_a_reload_of_the_log() {
+fn waiting_consumers_survive_a_reload_of_the_append_only_file() {
     let server = Server::builder().aof(true).start();
     let mut c = server.client();
     assert_eq!(c.run("LOCK.ACQUIRE job me 600000"), int(1));
@@ -111,7 +110,7 @@ fn waiting_consumers_outlast_a_reload_of_the_log() {
     assert_eq!(c.run(format!("TASK.ACK tasks g {leased}")), int(1));
 }
 
-/// Loads the snapshot again, in place of the data or into it.
+/// Loads the snapshot again, in place of the data or merged into it.
 const RELOAD: [&str; 2] = ["DEBUG RELOAD NOSAVE", "DEBUG RELOAD NOSAVE NOFLUSH MERGE"];
 
 /// Publishes a task, leases it to the group `g` and acknowledges it.
@@ -123,7 +122,7 @@ fn work_off(c: &mut Client) -> String {
     id
 }
 
-/// That a task is deleted only when the group `h`, too, has acknowledged it.
+/// Checks that a task is deleted only once the group `h` has acknowledged it too.
 #[track_caller]
 fn has_two_groups(c: &mut Client) {
     let id = work_off(c);
@@ -149,10 +148,10 @@ fn a_reload_that_brings_a_second_group_is_noticed() {
 }
 
 #[test]
-fn the_only_group_of_a_stream_may_become_another() {
+fn the_only_group_of_a_stream_may_be_replaced() {
     let server = Server::start();
     let mut c = server.client();
-    // What takes the place of `tasks`: `other`, the `tasks` of database 1 and that of the snapshot.
+    // Streams that replace `tasks`: `other`, `tasks` of database 1, and that of the snapshot.
     c.pipeline(&["XGROUP CREATE tasks h 0 MKSTREAM", "SAVE", "FLUSHALL"]);
     for way in [
         &["XGROUP DESTROY tasks g", "XGROUP CREATE tasks h $"][..],
@@ -198,11 +197,11 @@ fn a_stream_may_lose_its_only_group() {
     assert!(c.run(format!("{retry} g")).is_error_with("NOGROUP "));
     assert_eq!(c.run("EXISTS again"), int(0));
     assert_eq!(c.run(retry), ok());
-    assert_eq!(c.run("XLEN tasks"), int(1), "there is no group for which to finish it");
+    assert_eq!(c.run("XLEN tasks"), int(1), "no group could finish it");
 }
 
 #[test]
-fn a_second_group_is_noticed_by_an_acknowledgement_in_the_same_step() {
+fn an_acknowledgement_notices_a_group_created_in_the_same_transaction() {
     let server = Server::start();
     let mut c = server.client();
     for script in [false, true] {
@@ -225,7 +224,7 @@ fn a_second_group_is_noticed_by_an_acknowledgement_in_the_same_step() {
 
 // --- Transactions, scripts and functions
 
-/// A way to run a command inside something else.
+/// What a command runs in.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Inside {
     Transaction,
@@ -255,7 +254,7 @@ impl Inside {
         server
     }
 
-    /// Runs the lines in one step; the reply is that of the last.
+    /// Runs the lines in one step; returns the last reply.
     #[track_caller]
     fn run(self, c: &mut Client, lines: &[&str]) -> Value {
         match self {
@@ -333,7 +332,7 @@ fn every_command_works_inside_transactions_scripts_and_functions() {
 }
 
 #[test]
-fn a_script_that_may_not_write_may_read_a_cached_value_and_nothing_else() {
+fn a_read_only_script_may_call_cache_get_only() {
     let server = Server::start();
     let mut c = server.client();
     assert_eq!(c.run("CACHE.SET page text 600000"), ok());
@@ -350,7 +349,7 @@ fn a_script_that_may_not_write_may_read_a_cached_value_and_nothing_else() {
 }
 
 #[test]
-fn tasks_that_are_added_inside_transactions_scripts_and_functions_go_to_those_who_wait() {
+fn tasks_added_inside_transactions_scripts_and_functions_wake_consumers() {
     let server = Inside::server();
     let mut c = server.client();
     for inside in Inside::ALL {
@@ -370,7 +369,7 @@ fn tasks_that_are_added_inside_transactions_scripts_and_functions_go_to_those_wh
     }
 }
 
-// --- Servers that refuse
+// --- Servers that refuse writes
 
 /// A call of every command that writes. All of them would change something in what
 /// [`refusal_changes_nothing`] prepares, where entry 1-1 is leased and 1-2 is ready.
@@ -387,8 +386,8 @@ const WRITES: [&str; 10] = [
     "TASK.RETRY tasks 1-1 a 0 again dead 3",
 ];
 
-/// Has the server refuse writes with an error of this code: none changes anything, the cached value
-/// can be read, and when it is over every write works.
+/// While the server refuses writes with an error of this code, no command changes anything and the
+/// cached value can be read; afterwards every write works.
 fn refusal_changes_nothing(code: &str, begin: impl Fn(&Server), end: impl Fn(&Server)) {
     let server = Server::start();
     let mut c = server.client();
@@ -425,7 +424,7 @@ fn refusal_changes_nothing(code: &str, begin: impl Fn(&Server), end: impl Fn(&Se
 }
 
 #[test]
-fn without_enough_replicas_nothing_is_written() {
+fn nothing_is_written_without_enough_replicas() {
     let replicas_needed = |count: usize| {
         move |server: &Server| {
             let set = format!("CONFIG SET min-replicas-to-write {count}");
@@ -436,11 +435,11 @@ fn without_enough_replicas_nothing_is_written() {
 }
 
 #[test]
-fn while_snapshots_fail_nothing_is_written() {
+fn nothing_is_written_while_snapshots_fail() {
     let save_status = |server: &Server, status: &str| {
         let mut c = server.client();
         assert!(!c.run("BGSAVE").is_error());
-        eventually(SOON, "the snapshot is over", || {
+        eventually(SOON, "the snapshot has ended", || {
             let is = |c: &mut Client, field, value| {
                 c.info("persistence", field).as_deref() == Some(value)
             };
@@ -465,7 +464,7 @@ fn while_snapshots_fail_nothing_is_written() {
 }
 
 #[test]
-fn when_memory_is_full_what_frees_or_finishes_works_and_what_needs_memory_changes_nothing() {
+fn when_memory_is_full_only_commands_that_free_or_finish_work() {
     let server = Server::start();
     let mut c = server.client();
     c.pipeline(&[
@@ -517,8 +516,8 @@ fn when_memory_is_full_what_frees_or_finishes_works_and_what_needs_memory_change
     add_and_get(&mut c, "TASK.PUBLISH later", "a", &mut waiter);
 }
 
-/// Has memory be full while a task comes to those who wait for `tasks`, in a stream that has no
-/// group, so that one would have to be made; then has enough memory again.
+/// A task arrives while memory is full and consumers wait for `tasks`, in a stream without a group,
+/// which would have to be created. Then there is enough memory again.
 #[track_caller]
 fn task_comes_while_memory_is_full(c: &mut Client) {
     assert_eq!(c.run("XADD ready 1-1 payload a"), bulk("1-1"));
@@ -530,7 +529,7 @@ fn task_comes_while_memory_is_full(c: &mut Client) {
 }
 
 #[test]
-fn a_hand_over_for_which_memory_was_missing_follows_when_there_is_some() {
+fn a_hand_over_that_lacks_memory_follows_when_there_is_some() {
     let server = Server::start();
     let mut c = server.client();
     let mut waiter = waiter_in(&server, 0);
@@ -543,7 +542,7 @@ fn a_hand_over_for_which_memory_was_missing_follows_when_there_is_some() {
 }
 
 #[test]
-fn a_publish_serves_everybody_for_whom_there_is_a_task() {
+fn a_publish_serves_every_waiter_that_has_a_task() {
     let server = Server::start();
     let mut c = server.client();
     let mut waiters = [waiter_in(&server, 0), waiter_in(&server, 0)];
@@ -557,7 +556,7 @@ fn a_publish_serves_everybody_for_whom_there_is_a_task() {
 // --- Pauses
 
 #[test]
-fn while_writes_are_paused_nothing_is_handed_over_and_whoever_asks_waits() {
+fn requests_made_while_writes_are_paused_are_answered_afterwards() {
     let server = Server::start();
     let [mut c, mut publisher, mut consumer] = [(); 3].map(|()| server.client());
     let mut waiter = waiter_in(&server, 0);
@@ -565,7 +564,7 @@ fn while_writes_are_paused_nothing_is_handed_over_and_whoever_asks_waits() {
     assert_eq!(replies[1], ok());
     publisher.send("TASK.PUBLISH tasks b");
     consumer.send("TASK.CONSUME g consumer tasks 1 0");
-    // All that was sent has been looked at, and so has the timer.
+    // All requests have arrived, and the timer has run.
     eventually(SOON, "the clients are kept back", || {
         let list = c.run("CLIENT LIST TYPE normal");
         let blocked = list.as_str().lines().filter(|client| client.contains(" flags=b "));
@@ -581,7 +580,7 @@ fn while_writes_are_paused_nothing_is_handed_over_and_whoever_asks_waits() {
 }
 
 #[test]
-fn what_expires_while_writes_are_paused_is_gone_and_deleted_afterwards() {
+fn keys_that_expire_while_writes_are_paused_are_deleted_afterwards() {
     let server = Server::start();
     let mut c = server.client();
     let long = "x".repeat(1000);

@@ -1,9 +1,8 @@
-//! What the lock commands reply, store and propagate, without anybody in line: options and what is
-//! none, the three modes, who is granted again, fencing tokens, leases that end one by one, changes
-//! of the mode, and what LOCK.INFO and the server know of all that.
+//! What the lock commands reply, store and propagate while nobody waits: their options, the three modes,
+//! fencing tokens, leases, EXTEND and RELEASE, LOCK.INFO and the counters.
 //!
-//! A refused call has changed nothing. The key of a lock ends with the latest lease in it. Plain
-//! commands with absolute times are all that replicas and the append-only file ever see.
+//! A refused call changes nothing. The key of a lock expires with the latest lease in it. Replicas and
+//! the append-only file see only plain commands with absolute times.
 
 mod support;
 use support::lock::{FENCE, KEY, LONG, stop_active_expiry, waiter};
@@ -25,7 +24,7 @@ fn acquire(client: &mut Client, identifier: &str, options: &str) -> Value {
     client.run(format!("LOCK.ACQUIRE job {identifier} {LONG} {options}"))
 }
 
-/// A fencing token, granted for the exclusive lock.
+/// Takes the exclusive lock and returns its fencing token.
 #[track_caller]
 fn token(client: &mut Client, identifier: &str) -> i64 {
     let token = acquire(client, identifier, "FENCE").as_int();
@@ -33,7 +32,7 @@ fn token(client: &mut Client, identifier: &str) -> i64 {
     token
 }
 
-/// As [`token`], and the lock is free again.
+/// As [`token`], and releases the lock.
 #[track_caller]
 fn token_of_a_moment(client: &mut Client) -> i64 {
     let token = token(client, "me");
@@ -50,11 +49,11 @@ fn held_by(client: &mut Client, holders: &[(&str, &str)]) {
     }
 }
 
-/// Runs a command that gives a holder a lease of `ttl` ms from now on; when it ends.
+/// Runs a command that gives a holder a lease of `ttl` ms from now on; returns its end.
 #[track_caller]
 fn lease(client: &mut Client, identifier: &str, ttl: i64, command: &str) -> i64 {
     let before = client.time_ms();
-    // In one step, for a brief lease could be over before the next command.
+    // In one transaction, so that a brief lease does not expire before it is read.
     let ends = [format!("PEXPIRETIME {KEY}"), format!("ZSCORE {KEY} {identifier}")];
     let commands = [&[command.to_owned()][..], &ends].concat();
     let replies = in_transaction(client, &commands);
@@ -68,8 +67,7 @@ fn lease(client: &mut Client, identifier: &str, ttl: i64, command: &str) -> i64 
     end
 }
 
-/// A server that does not remove expired keys by itself, so that only what the commands make of
-/// them counts.
+/// A server that does not remove expired keys by itself: only the commands handle them.
 #[track_caller]
 fn without_active_expiry() -> Checked {
     let server = Checked::start();
@@ -128,7 +126,7 @@ fn options_come_in_any_order_and_in_any_case() {
     }
 }
 
-/// What stands behind the lease in a call of LOCK.ACQUIRE that is no call.
+/// Arguments behind the lease with which LOCK.ACQUIRE is a syntax error.
 const NO_OPTIONS: [&str; 24] = [
     "EXCLUSIVE",
     "NX",
@@ -157,7 +155,7 @@ const NO_OPTIONS: [&str; 24] = [
 ];
 
 #[test]
-fn what_is_no_option_or_comes_twice_is_a_syntax_error() {
+fn unknown_and_repeated_options_are_a_syntax_error() {
     let server = Checked::start();
     let mut client = server.client();
     for holder in ["", "me", "other"] {
@@ -185,7 +183,7 @@ fn what_is_no_option_or_comes_twice_is_a_syntax_error() {
 }
 
 #[test]
-fn a_keyword_is_compared_with_all_its_bytes() {
+fn keywords_are_compared_with_all_their_bytes() {
     let server = Checked::start();
     let mut client = server.client();
     held_by(&mut client, &[("me", "")]);
@@ -214,7 +212,7 @@ fn a_keyword_is_compared_with_all_its_bytes() {
 }
 
 #[test]
-fn a_number_behind_an_option_is_checked_before_anything_is_done() {
+fn a_wrong_number_behind_an_option_is_refused_before_anything_changes() {
     let server = Checked::start();
     let mut client = server.client();
     let texts =
@@ -241,7 +239,7 @@ fn a_number_behind_an_option_is_checked_before_anything_is_done() {
             );
         }
     }
-    // The largest numbers that mean something are taken.
+    // The largest valid numbers are accepted.
     held_by(&mut client, &[]);
     let longest = END - now_ms() - LONG;
     let options = format!("LIMIT {} BLOCK {longest}", i64::MAX);
@@ -249,7 +247,7 @@ fn a_number_behind_an_option_is_checked_before_anything_is_done() {
 }
 
 #[test]
-fn identifiers_of_any_bytes_hold_in_every_mode_and_come_back_from_info() {
+fn identifiers_are_binary_safe_in_every_mode() {
     let server = Checked::start();
     let mut client = server.client();
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -276,10 +274,10 @@ fn identifiers_of_any_bytes_hold_in_every_mode_and_come_back_from_info() {
     call_changes_nothing(&mut client, &args!["LOCK.INFO", ""], error("ERR name must not be empty"));
 }
 
-// --- Modes, and who is granted again
+// --- Modes
 
 #[test]
-fn an_exclusive_holder_is_alone() {
+fn an_exclusive_holder_excludes_every_other() {
     let server = Checked::start();
     let mut client = server.client();
     held_by(&mut client, &[("me", "")]);
@@ -291,7 +289,7 @@ fn an_exclusive_holder_is_alone() {
 }
 
 #[test]
-fn shared_holders_are_any_number_and_no_exclusive_one_is_among_them() {
+fn any_number_of_shared_holders_exclude_an_exclusive_one() {
     let server = Checked::start();
     let mut client = server.client();
     for number in 0..200 {
@@ -322,7 +320,7 @@ fn a_limit_is_exact() {
         let full = format!("LOCK.ACQUIRE job late {LONG} {options}");
         changes_nothing(&mut client, &full, int(0));
         changes_nothing(&mut client, &format!("{full} BLOCK 1"), int(0));
-        // One leaves, one may enter.
+        // When one leaves, one may enter.
         assert_eq!(client.run("LOCK.RELEASE job h0"), int(1));
         assert_eq!(acquire(&mut client, "late", &options), int(1));
         assert_eq!(acquire(&mut client, "h0", &options), int(0));
@@ -331,7 +329,7 @@ fn a_limit_is_exact() {
 }
 
 #[test]
-fn a_limit_counts_every_shared_holder_and_binds_only_those_who_name_it() {
+fn a_limit_counts_every_shared_holder_and_binds_only_requests_that_name_it() {
     let server = Checked::start();
     let mut client = server.client();
     held_by(&mut client, &[("a", "SHARED"), ("b", "LIMIT 2")]);
@@ -350,7 +348,7 @@ fn a_limit_counts_every_shared_holder_and_binds_only_those_who_name_it() {
 }
 
 #[test]
-fn a_holder_that_asks_again_with_an_option_is_granted_again_from_now_on() {
+fn a_holder_that_asks_again_with_an_option_gets_a_new_lease() {
     let server = Checked::start();
     let mut client = server.client();
     for (first, again) in [
@@ -360,7 +358,7 @@ fn a_holder_that_asks_again_with_an_option_is_granted_again_from_now_on() {
         ("BLOCK 0", "FENCE BLOCK 0"),
         ("SHARED", "SHARED"),
         ("SHARED", "SHARED BLOCK 0"),
-        // Full for others, not for those who are in.
+        // It is full for others, not for its holders.
         ("SHARED", "LIMIT 1"),
         ("LIMIT 1", "LIMIT 1 BLOCK 0"),
         ("LIMIT 1", "SHARED"),
@@ -382,7 +380,7 @@ fn a_holder_that_asks_again_with_an_option_is_granted_again_from_now_on() {
 }
 
 #[test]
-fn a_holder_that_asks_for_another_mode_is_told_so() {
+fn a_holder_that_asks_for_another_mode_gets_an_error() {
     let server = Checked::start();
     let mut client = server.client();
     for (held, others) in [
@@ -396,7 +394,7 @@ fn a_holder_that_asks_for_another_mode_is_told_so() {
             changes_nothing(&mut client, &call, error(OTHER_MODE));
         }
     }
-    // A lease that is over is none: there is nothing to be in another mode of.
+    // An expired lease does not count as another mode.
     let server = without_active_expiry();
     let mut client = server.client();
     for (held, other) in [("SHARED", "FENCE"), ("BLOCK 0", "SHARED")] {
@@ -408,7 +406,7 @@ fn a_holder_that_asks_for_another_mode_is_told_so() {
 }
 
 #[test]
-fn a_plain_lock_counts_as_an_exclusive_one_for_every_mode() {
+fn a_plain_set_nx_lock_counts_as_exclusive() {
     let server = Checked::start();
     let mut client = server.client();
     for set in ["SET lock:{job} me NX PX 600000", "SET lock:{job} me"] {
@@ -424,7 +422,7 @@ fn a_plain_lock_counts_as_an_exclusive_one_for_every_mode() {
 }
 
 #[test]
-fn a_key_of_a_foreign_type_is_no_lock_in_any_mode() {
+fn a_key_of_a_foreign_type_is_wrongtype_in_every_mode() {
     let server = Checked::start();
     let mut client = server.client();
     for write in ["LPUSH lock:{job} a", "HSET lock:{job} a b", "XADD lock:{job} * a b"] {
@@ -447,13 +445,13 @@ fn a_key_of_a_foreign_type_is_no_lock_in_any_mode() {
 // --- Fencing tokens
 
 #[test]
-fn tokens_rise_with_every_grant_and_are_kept() {
+fn tokens_increase_with_every_grant_and_are_stored() {
     let server = Checked::start();
     let mut client = server.client();
     let (mut last, begin) = (0, client.time_ms());
     for number in 0..50 {
         let me = format!("h{}", number % 3);
-        // Granted, granted again, and granted to somebody else.
+        // Granted, granted again to the holder, and granted to another identifier.
         for _ in 0..2 {
             let next = token(&mut client, &me);
             assert!(next > last && next >= begin * 1000 && next < END, "{next} after {last}");
@@ -464,7 +462,7 @@ fn tokens_rise_with_every_grant_and_are_kept() {
         assert_eq!(acquire(&mut client, "other", "FENCE"), int(0));
         assert_eq!(client.run(format!("LOCK.RELEASE job {me}")), int(1));
     }
-    // Who asks for no token uses none up.
+    // A request without FENCE uses no token.
     assert_eq!(acquire(&mut client, "me", "BLOCK 0"), int(1));
     assert_eq!(client.run(format!("GET {FENCE}")), bulk(last.to_string()));
     assert!(last <= client.time_ms() * 1000 + 1000, "by the clock");
@@ -485,7 +483,7 @@ fn the_last_token_is_kept_for_a_day_or_as_configured() {
 }
 
 #[test]
-fn a_token_is_the_last_one_plus_one_or_the_clock_whichever_is_greater() {
+fn a_token_is_the_greater_of_the_last_one_plus_one_and_the_clock() {
     let server = Checked::start();
     let mut client = server.client();
     let ahead = (client.time_ms() + 3_600_000) * 1000;
@@ -503,7 +501,7 @@ fn a_token_is_the_last_one_plus_one_or_the_clock_whichever_is_greater() {
 }
 
 #[test]
-fn tokens_rise_though_the_last_one_is_deleted_in_the_very_millisecond() {
+fn tokens_increase_though_the_last_one_is_deleted_in_the_same_millisecond() {
     let server = Checked::start();
     let mut client = server.client();
     let round = [
@@ -518,7 +516,7 @@ fn tokens_rise_though_the_last_one_is_deleted_in_the_very_millisecond() {
 }
 
 #[test]
-fn tokens_rise_over_a_restart_with_and_without_what_was_stored() {
+fn tokens_increase_across_a_restart_with_and_without_the_data() {
     for aof in [true, false] {
         let mut server = Checked::new(Server::builder().aof(aof).start());
         let last = token(&mut server.client(), "me");
@@ -532,11 +530,11 @@ fn tokens_rise_over_a_restart_with_and_without_what_was_stored() {
 }
 
 #[test]
-fn tokens_rise_over_a_failover_also_one_that_lost_the_last_grant() {
+fn tokens_increase_across_a_failover_that_lost_the_last_grant() {
     let master = Checked::start();
     let replica = Checked::new(Server::builder().replica_of(&master).start());
     let (mut on_master, mut on_replica) = (master.client(), replica.client());
-    // Kept ahead of the clock, so that only the record can tell.
+    // Ahead of the clock, so that only the record can be its source.
     let ahead = (on_master.time_ms() + 3_600_000) * 1000;
     assert_eq!(on_master.run(format!("SET fence:{{far}} {ahead}")), ok());
     assert_eq!(on_master.run("LOCK.ACQUIRE far me 600000 FENCE"), int(ahead + 1));
@@ -547,11 +545,11 @@ fn tokens_rise_over_a_failover_also_one_that_lost_the_last_grant() {
     assert!(lost > known);
 
     assert_eq!(on_replica.run("LOCK.ACQUIRE far me 600000 FENCE"), int(ahead + 2));
-    assert!(token(&mut on_replica, "you") > lost, "the clock has gone on");
+    assert!(token(&mut on_replica, "you") > lost, "by the clock, which has moved on");
 }
 
 #[test]
-fn without_a_right_last_token_there_is_no_lock() {
+fn an_invalid_last_token_is_an_error_of_fence() {
     let server = Checked::start();
     let mut client = server.client();
     let mut texts: Vec<String> =
@@ -566,7 +564,7 @@ fn without_a_right_last_token_there_is_no_lock() {
             assert_eq!(client.cmd(&["SET", FENCE, text]), ok());
             for options in ["FENCE", "FENCE BLOCK 1", "BLOCK 1 FENCE"] {
                 let call = format!("LOCK.ACQUIRE job me 1000 {options}");
-                // A lock that is not granted anyway needs no token.
+                // A request that is not granted needs no token.
                 let told = if holder == Some(("other", "")) { int(0) } else { error(BAD_FENCE) };
                 changes_nothing(&mut client, &call, told);
             }
@@ -581,7 +579,7 @@ fn without_a_right_last_token_there_is_no_lock() {
         changes_nothing(&mut client, "LOCK.ACQUIRE job me 1000 FENCE", error(WRONG_TYPE));
         assert_eq!(acquire(&mut client, "me", "SHARED"), int(1), "no token was asked for");
     }
-    // The last token that there is.
+    // The last possible token.
     held_by(&mut client, &[]);
     assert_eq!(client.run(format!("SET {FENCE} {}", END - 2)), ok());
     assert_eq!(token(&mut client, "me"), END - 1);
@@ -590,7 +588,7 @@ fn without_a_right_last_token_there_is_no_lock() {
 }
 
 #[test]
-fn the_fence_lies_beside_the_lock_of_its_name() {
+fn the_fence_key_is_derived_from_the_name_as_the_lock_key_is() {
     let server = Checked::start();
     let mut client = server.client();
     for (name, key) in [
@@ -609,7 +607,7 @@ fn the_fence_lies_beside_the_lock_of_its_name() {
 // --- Leases
 
 #[test]
-fn the_key_of_shared_holders_ends_with_the_latest_of_their_leases() {
+fn the_key_of_shared_holders_expires_with_the_latest_lease() {
     let server = Checked::start();
     let mut client = server.client();
     let mut leases: Vec<(&str, i64)> = Vec::new();
@@ -643,7 +641,7 @@ fn the_key_of_shared_holders_ends_with_the_latest_of_their_leases() {
 }
 
 #[test]
-fn shared_leases_end_one_by_one_and_ended_ones_do_not_count() {
+fn shared_leases_expire_one_by_one_and_expired_ones_do_not_count() {
     let server = without_active_expiry();
     let mut client = server.client();
     let brief = lease(&mut client, "brief", 40, "LOCK.ACQUIRE job brief 40 LIMIT 3");
@@ -668,7 +666,7 @@ fn shared_leases_end_one_by_one_and_ended_ones_do_not_count() {
 }
 
 #[test]
-fn ended_leases_keep_nobody_out_though_their_record_is_still_there() {
+fn expired_leases_that_are_still_stored_exclude_nobody() {
     let server = Checked::start();
     let mut client = server.client();
     for options in ["", "SHARED", "LIMIT 1", "FENCE", "BLOCK 0"] {
@@ -689,7 +687,7 @@ fn ended_leases_keep_nobody_out_though_their_record_is_still_there() {
 }
 
 #[test]
-fn a_lock_of_any_mode_ends_by_itself() {
+fn a_lock_of_any_mode_expires() {
     let server = without_active_expiry();
     let mut client = server.client();
     for held in ["", "SHARED", "LIMIT 1", "FENCE"] {
@@ -716,7 +714,7 @@ fn a_lock_of_any_mode_ends_by_itself() {
 // --- EXTEND and RELEASE
 
 #[test]
-fn extend_starts_the_lease_anew_and_changes_the_mode_if_told_to() {
+fn extend_restarts_the_lease_and_can_change_the_mode() {
     let server = Checked::start();
     let mut client = server.client();
     for (held, to, kind) in [
@@ -740,7 +738,7 @@ fn extend_starts_the_lease_anew_and_changes_the_mode_if_told_to() {
 }
 
 #[test]
-fn extend_of_a_lock_that_is_not_held_is_zero_and_changes_nothing() {
+fn extend_of_a_lock_that_is_not_held_replies_0_and_changes_nothing() {
     let server = Checked::start();
     let mut client = server.client();
     for holders in [&[][..], &[("other", "")], &[("other", "SHARED"), ("third", "SHARED")]] {
@@ -753,7 +751,7 @@ fn extend_of_a_lock_that_is_not_held_is_zero_and_changes_nothing() {
 }
 
 #[test]
-fn only_a_sole_holder_becomes_the_exclusive_one_and_others_may_join_it_again() {
+fn only_a_sole_holder_can_upgrade() {
     let server = Checked::start();
     let mut client = server.client();
     held_by(&mut client, &[("a", "SHARED"), ("b", "SHARED")]);
@@ -767,7 +765,7 @@ fn only_a_sole_holder_becomes_the_exclusive_one_and_others_may_join_it_again() {
     assert_eq!(acquire(&mut client, "b", "SHARED"), int(1));
     changes_nothing(&mut client, upgrade, int(0));
 
-    // Whose lease is over is no holder.
+    // A holder whose lease has expired does not count.
     held_by(&mut client, &[("a", "SHARED")]);
     let end = lease(&mut client, "b", 20, "LOCK.ACQUIRE job b 20 SHARED");
     wait_past(&mut client, end);
@@ -776,7 +774,7 @@ fn only_a_sole_holder_becomes_the_exclusive_one_and_others_may_join_it_again() {
 }
 
 #[test]
-fn release_takes_out_its_holder_and_nobody_else() {
+fn release_removes_its_holder_and_no_other() {
     let server = Checked::start();
     let mut client = server.client();
     for holders in [
@@ -798,7 +796,7 @@ fn release_takes_out_its_holder_and_nobody_else() {
 }
 
 #[test]
-fn when_memory_is_full_holders_go_on_and_leave() {
+fn when_memory_is_full_holders_can_extend_and_release() {
     let server = Checked::start();
     let mut client = server.client();
     for (held, to) in [("", "SHARED"), ("SHARED", "EXCLUSIVE"), ("LIMIT 1", ""), ("FENCE", "")] {
@@ -815,7 +813,7 @@ fn when_memory_is_full_holders_go_on_and_leave() {
     }
 }
 
-// --- What is told
+// --- LOCK.INFO and counters
 
 /// The fields of LOCK.INFO, in order.
 const FIELDS: [&str; 13] = [
@@ -857,7 +855,7 @@ fn lock_info(client: &mut Client, resp3: bool) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn info_tells_who_holds_a_lock_in_both_protocols() {
+fn info_shows_the_holders_in_both_protocols() {
     let server = Checked::start();
     for (resp3, mut client) in [(false, server.client()), (true, server.client3())] {
         let no_token = if resp3 { null() } else { nil() };
@@ -904,7 +902,7 @@ fn info_tells_who_holds_a_lock_in_both_protocols() {
 }
 
 #[test]
-fn info_lists_the_128_shared_holders_whose_leases_end_first() {
+fn info_lists_the_128_shared_holders_whose_leases_expire_first() {
     let server = Checked::start();
     let mut client = server.client();
     for number in 0..200 {
@@ -917,7 +915,7 @@ fn info_lists_the_128_shared_holders_whose_leases_end_first() {
 }
 
 #[test]
-fn info_reads_and_changes_nothing_also_on_a_replica() {
+fn info_works_on_replicas_and_changes_nothing() {
     let master = Checked::start();
     let mut client = master.client();
     held_by(&mut client, &[("me", "FENCE")]);
@@ -954,7 +952,7 @@ fn everything_that_happens_to_a_lock_is_counted() {
     assert_eq!(client.run("LOCK.RELEASE job a"), int(1));
     let second = client.time_ms();
     assert_eq!(waiter.read(), int(1));
-    // One that is not released.
+    // A lease that expires unreleased.
     let end = lease(&mut client, "c", 20, "LOCK.EXTEND job c 20");
     wait_past(&mut client, end);
     assert_eq!(client.run("LOCK.ACQUIRE job d 600000 BLOCK 0"), int(1));
@@ -993,7 +991,7 @@ fn everything_that_happens_to_a_lock_is_counted() {
 }
 
 #[test]
-fn each_lock_has_counters_of_its_own_and_those_that_were_used_last_are_remembered() {
+fn each_lock_has_its_own_counters_and_the_most_recent_locks_are_kept() {
     let server = Checked::start();
     let mut client = server.client();
     let acquired = |client: &mut Client, name: &str| {
@@ -1008,17 +1006,17 @@ fn each_lock_has_counters_of_its_own_and_those_that_were_used_last_are_remembere
     assert_eq!((acquired(&mut client, "job"), acquired(&mut client, "other")), (3, 0));
     assert_eq!(client.run("SELECT 0"), ok());
     assert_eq!(acquired(&mut client, "job"), 1);
-    // Some thousands of locks are remembered.
+    // The counters of some thousands of locks are kept.
     let many: Vec<_> = (0..30_000).map(|n| format!("LOCK.ACQUIRE l{n} me {LONG}")).collect();
     for some in many.chunks(1000) {
         assert_eq!(client.pipeline(some), vec![int(1); some.len()]);
     }
-    assert_eq!(acquired(&mut client, "job"), 0, "what happened to it is forgotten");
+    assert_eq!(acquired(&mut client, "job"), 0, "its counters are dropped");
     assert_eq!(acquired(&mut client, "l29999"), 1);
     assert_eq!(acquire(&mut client, "you", ""), int(0), "and it is held");
 }
 
-// --- What is propagated, and what outlives a crash
+// --- Replication and crashes
 
 /// What the commands propagated since the last call.
 #[track_caller]
@@ -1093,9 +1091,9 @@ fn shared_grants_are_propagated_as_members_and_the_latest_end() {
     assert_eq!(effects(&mut tap), [format!("ZREM {KEY} a")]);
 }
 
-/// A great many holders can let their leases expire; no one call removes them all.
+/// Thousands of holders can let their leases expire, and no single call removes them all.
 #[test]
-fn leases_that_have_expired_are_removed_some_by_each_change() {
+fn each_change_removes_some_of_the_expired_leases() {
     const ENDED: i64 = 5000;
     let server = Checked::start();
     let (mut client, mut tap) = (server.client(), server.replication_tap());
@@ -1109,7 +1107,7 @@ fn leases_that_have_expired_are_removed_some_by_each_change() {
         let after = client.run(format!("ZCARD {KEY}")).as_int();
         assert!((1..=200).contains(&(before - after)), "{before} to {after}");
     }
-    // Nor does one call free them all, when nobody is left or somebody wants to be alone.
+    // The rest is unlinked when no holder is left, or when an exclusive request is granted.
     for holder in ["other", "h0", "h1", "h2"] {
         assert_eq!(client.run(format!("LOCK.RELEASE job {holder}")), int(1));
     }
@@ -1125,7 +1123,7 @@ fn leases_that_have_expired_are_removed_some_by_each_change() {
 }
 
 #[test]
-fn what_is_not_granted_propagates_nothing() {
+fn a_request_that_is_not_granted_propagates_nothing() {
     let server = Checked::start();
     let (mut client, mut tap) = (server.client(), server.replication_tap());
     held_by(&mut client, &[("a", "SHARED"), ("b", "SHARED")]);
@@ -1178,7 +1176,7 @@ fn a_release_and_the_hand_over_are_one_transaction() {
     let zadd = |end: i64, who: &str| format!("ZADD {KEY} {end} {who}");
     let ends = |end: i64| format!("PEXPIREAT {KEY} {end}");
     let mut expected = vec![free, zadd(r1, "r1"), ends(r1), zadd(r2, "r2")];
-    // Both begin in one millisecond, or nearly.
+    // Both leases start in the same millisecond, or nearly.
     if r2 != r1 {
         expected.push(ends(r2));
     }
@@ -1196,7 +1194,7 @@ fn a_release_and_the_hand_over_are_one_transaction() {
 }
 
 #[test]
-fn a_hand_over_by_the_timer_deletes_the_ended_lock_and_writes_the_next_one() {
+fn a_hand_over_by_the_timer_deletes_the_expired_lock_and_writes_the_next_one() {
     let server = without_active_expiry();
     let (mut client, mut tap) = (server.client(), server.replication_tap());
     held_by(&mut client, &[("me", "")]);
@@ -1207,7 +1205,7 @@ fn a_hand_over_by_the_timer_deletes_the_ended_lock_and_writes_the_next_one() {
     let begin = client.lease_end(KEY, "you");
     let mut all = effects(&mut tap);
     all.retain(|effect| effect != "MULTI" && effect != "EXEC");
-    // Which of the two it is depends on the server's settings for lazy freeing.
+    // The server's settings for lazy freeing decide between the two.
     let deleted = ["DEL", "UNLINK"].map(|command| format!("{command} {KEY}"));
     assert!(deleted.contains(&all[1]), "{all:?}");
     assert_eq!(all[0], format!("PEXPIREAT {KEY} {end}"));
@@ -1215,7 +1213,7 @@ fn a_hand_over_by_the_timer_deletes_the_ended_lock_and_writes_the_next_one() {
 }
 
 #[test]
-fn after_a_crash_every_mode_is_as_it_was_and_goes_on() {
+fn after_a_crash_locks_of_every_mode_are_as_they_were() {
     let mut server = Checked::new(Server::builder().aof(true).start());
     let mut client = server.client();
     for command in [
@@ -1272,7 +1270,7 @@ fn held_by_also(client: &mut Client, name: &str) {
     assert_eq!(client.run(format!("LOCK.ACQUIRE {name} me {LONG}")), int(1));
 }
 
-/// Every key, its contents and its end.
+/// Every key with its value and expiry time.
 #[track_caller]
 fn everything(client: &mut Client) -> Vec<(Value, Value, Value)> {
     let mut keys = client.run("KEYS *").items().to_vec();

@@ -1,9 +1,9 @@
-//! Locks in the hands of real clients whose connections are killed, and of real processes that are
-//! killed, or stopped until their lease is over. What a lock protects is written in two steps that
-//! everybody else could come between, so a lock that two held would be seen in the numbers.
+//! Real clients use locks while their connections are killed, and real processes while they are killed
+//! or stopped until their lease has expired. The protected data is written in two steps, so that two
+//! holders at the same time would lose an update.
 //!
-//! Two things have to come out: under the lock no update is lost while the holder holds it; and
-//! whoever goes on after the lease was over is kept out by its fencing token.
+//! No update is lost while the holder holds the lock, and the fencing token of a holder whose lease has
+//! expired keeps it from writing.
 
 mod support;
 use support::*;
@@ -16,14 +16,14 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a test goes on at most.
+/// How long a test may take.
 const DEADLINE: Duration = Duration::from_secs(25);
 
-/// What the killing has hit, and until when everything must be done.
+/// What the kills have hit, and the deadline of the test.
 struct Fire {
     /// Requests for the lock.
     asking: AtomicUsize,
-    /// Whatever was asked under the lock.
+    /// Commands that were sent under the lock.
     holding: AtomicUsize,
     end: Instant,
 }
@@ -38,7 +38,7 @@ impl Fire {
         self.asking.load(SeqCst) >= least && self.holding.load(SeqCst) >= least
     }
 
-    /// Kills one connection after the other, at random, until it is over.
+    /// Kills random connections one after another until the test has ended.
     fn burn(&self, server: &Server, is_over: impl Fn() -> bool) {
         let mut control = server.client();
         let me = control.id().to_string();
@@ -54,7 +54,7 @@ impl Fire {
     }
 }
 
-/// A client under fire: it connects again, and repeats what was not answered.
+/// A client whose connection is killed now and then: it reconnects and repeats what got no reply.
 struct Worker<'a> {
     server: &'a Server,
     client: Client,
@@ -70,7 +70,7 @@ impl<'a> Worker<'a> {
         Self { server, client, fire, random, name, acquisitions: 0 }
     }
 
-    /// What the server answers, unless the connection breaks; then there is a new one.
+    /// The server's reply; if the connection breaks there is none, and a new connection.
     #[track_caller]
     fn try_ask(&mut self, line: &str) -> Option<Value> {
         assert!(Instant::now() < self.fire.end, "not done in time: {line}");
@@ -82,7 +82,7 @@ impl<'a> Worker<'a> {
         None
     }
 
-    /// What the server answers in the end. Under the lock everything can be asked twice.
+    /// The server's reply, repeated until there is one: under the lock every command may be sent twice.
     #[track_caller]
     fn ask(&mut self, line: impl AsRef<str>) -> Value {
         loop {
@@ -93,7 +93,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A number that is kept in a key.
+    /// The number in a key.
     #[track_caller]
     fn number(&mut self, key: &str) -> usize {
         match self.ask(format!("GET {key}")) {
@@ -115,7 +115,7 @@ impl<'a> Worker<'a> {
                 None => {
                     self.fire.asking.fetch_add(1, SeqCst);
                     if self.random.below(2) == 0 {
-                        // Perhaps it was granted, and nobody was told.
+                        // It may have been granted without the client knowing.
                         self.release(&id);
                         id = self.new_identifier();
                     }
@@ -136,7 +136,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Long enough for others to come in between, if they can.
+/// Long enough for another holder to interfere, if there were one.
 fn linger() {
     thread::sleep(Duration::from_millis(1));
 }
@@ -187,7 +187,7 @@ fn readers_never_see_half_of_what_a_writer_writes() {
     let (reads, writes, downgrades) =
         (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let (reading, writing) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // Readers that hold the lock together, and with a writer that has become one of them.
+    // Readers hold the lock together, also with a writer that has downgraded.
     let (together, joined) = (AtomicBool::new(false), AtomicBool::new(false));
     let is_over = || {
         let enough = |count: &AtomicUsize, least| count.load(SeqCst) >= least;
@@ -254,11 +254,11 @@ fn readers_never_see_half_of_what_a_writer_writes() {
     assert_nobody_holds_or_waits(&server);
 }
 
-// The server must not be told to answer a client within the command that makes the client wait:
-// Redis 7.2 aborts. Two ways to be granted at once after all.
+// The module must not unblock a client within the command that blocks it: Redis 7.2 aborts. These are
+// two ways to be granted at that moment.
 
 #[test]
-fn a_request_that_is_granted_at_the_rank_it_had_kept_leaves_the_server_running() {
+fn a_request_granted_at_its_kept_rank_does_not_crash_the_server() {
     let server = Checked::start();
     let mut control = server.client();
     let [mut writer, mut reader, mut next, mut again] = [0; 4].map(|_| server.client());
@@ -280,7 +280,7 @@ fn a_request_that_is_granted_at_the_rank_it_had_kept_leaves_the_server_running()
 }
 
 #[test]
-fn a_reader_that_joins_a_crowd_while_it_is_served_leaves_the_server_running() {
+fn a_reader_that_joins_while_a_crowd_is_served_does_not_crash_the_server() {
     const CROWD: usize = 700;
     let server = Checked::start();
     let mut control = server.client();
@@ -299,27 +299,27 @@ fn a_reader_that_joins_a_crowd_while_it_is_served_leaves_the_server_running() {
 /// Set for worker processes: the ports of the server and of the resource.
 const WORKER: &str = "CORRAL_TEST_LOCK_WORKER";
 
-/// The lease of worker processes. The living work much faster, the stopped are stopped for longer.
+/// The lease of worker processes: much longer than a section takes, and shorter than a stop.
 const LEASE_MS: u64 = 400;
 
-/// What a lock protects: a number in a service that every worker process talks to, and that sees
-/// to it that nobody works on it whose lock is held by somebody else meanwhile.
+/// The protected resource: a number in a service that every worker process talks to, and that refuses
+/// writes with an old fencing token.
 #[derive(Default)]
 struct Resource {
     number: u64,
-    /// The highest token shown yet. Reading shows it too: an older holder must not write between
-    /// the reading and the writing of a newer one.
+    /// The highest token seen so far, in reads too: an older holder must not write between the read and
+    /// the write of a newer one.
     seen: i64,
     /// The token of the last write.
     written: i64,
     /// Sections that read the number.
     sections: usize,
-    /// Writes with an old token that would have undone an update.
+    /// Refused writes with an old token, each of which would have undone an update.
     refused: usize,
 }
 
 impl Resource {
-    /// The how manieth section this is, and the number.
+    /// The number of this section, and the value.
     fn read(&mut self, token: i64) -> Option<(usize, u64)> {
         assert_ne!(token, self.seen, "one token for two");
         if token < self.seen {
@@ -349,7 +349,7 @@ impl Process {
         let program = std::env::current_exe().expect("the path of this program");
         let mut command = Command::new(program);
         command
-            .args(["--exact", "this_process_is_a_worker_if_it_was_started_as_one", "--nocapture"])
+            .args(["--exact", "this_process_is_a_worker_if_started_as_one", "--nocapture"])
             .env(WORKER, format!("{} {}", server.port(), resource.port()))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
@@ -389,7 +389,7 @@ impl Lines {
         self.0.get_mut().write_all(line.as_bytes()).expect("the other end is there");
     }
 
-    /// The words of the next line; `None` when the other end is gone.
+    /// The words of the next line; `None` when the other end has closed.
     fn hear(&mut self) -> Option<Vec<String>> {
         let mut line = String::new();
         match self.0.read_line(&mut line) {
@@ -403,9 +403,9 @@ fn number<T: std::str::FromStr>(word: &str) -> T {
     word.parse().unwrap_or_else(|_| panic!("not a number: {word}"))
 }
 
-/// What a worker process does: again and again it adds one to the resource, under the lock.
+/// A worker process: it increments the resource under the lock, repeatedly.
 #[test]
-fn this_process_is_a_worker_if_it_was_started_as_one() {
+fn this_process_is_a_worker_if_started_as_one() {
     let Ok(ports) = std::env::var(WORKER) else { return };
     let (server, resource) = ports.split_once(' ').expect("two ports");
     let mut server = Client::connect(number(server));
@@ -435,11 +435,11 @@ fn this_process_is_a_worker_if_it_was_started_as_one() {
     }
 }
 
-/// The other end of the worker processes: the resource, and whoever stops and kills them.
+/// The test's side of the worker processes: it serves the resource, and stops and kills them.
 #[derive(Default)]
 struct Overseer {
     resource: Mutex<Resource>,
-    /// How many were stopped. Locked while one is, so that the others go on.
+    /// How many were stopped. Locked while one is stopped, so that the others go on.
     stops: Mutex<usize>,
 }
 
@@ -457,8 +457,8 @@ impl Overseer {
         stopped_enough && self.resource().number >= Self::UPDATES
     }
 
-    /// Stops a process until a later holder of the lock has written; not if another one is stopped,
-    /// nor when enough were, for then the others go home.
+    /// Stops a process until a later holder of the lock has written, unless another one is stopped or
+    /// enough have been.
     fn stop_until_overtaken(&self, pid: i32, token: i64) -> bool {
         let free = self.stops.try_lock().ok().filter(|stops| **stops < Self::STOPS);
         let Some(mut stops) = free else { return false };
@@ -515,7 +515,7 @@ impl Overseer {
 }
 
 #[test]
-fn no_update_is_lost_when_processes_are_stopped_past_their_lease_because_old_tokens_are_refused() {
+fn no_update_is_lost_when_processes_are_stopped_beyond_their_lease() {
     const PROCESSES: usize = 5;
     let server = Checked::start();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
@@ -536,7 +536,7 @@ fn no_update_is_lost_when_processes_are_stopped_past_their_lease_because_old_tok
     let stops = *overseer.stops.lock().expect("nobody panicked here");
     assert!(resource.number >= Overseer::UPDATES && stops >= Overseer::STOPS);
     assert!(resource.sections > Overseer::KILLED_IN_SECTION, "nobody was killed");
-    // Each of these would have undone what others had written, had nobody looked at the token.
+    // Without the token each of these would have undone an update.
     assert!(resource.refused >= stops, "{} of {stops}", resource.refused);
     drop(processes);
 }

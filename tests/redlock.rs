@@ -1,6 +1,6 @@
-//! The Redlock client of `examples/redlock.rs` over five real masters: what it is granted while
-//! some of them are dead, slow or lose their answers; that it is refused in bounded time and then
-//! leaves nothing behind; that two of them never hold the lock; and that its validity is honest.
+//! The Redlock client of `examples/redlock.rs` over five real masters: when it is granted while some of
+//! them are dead, slow or lose their replies; that a refusal comes in bounded time and leaves nothing
+//! behind; that two clients never hold the lock; and that the validity it reports is right.
 
 mod support;
 use support::*;
@@ -16,17 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A lease that no test outlives.
+/// A lease that does not expire during a test.
 const TTL: Duration = Duration::from_secs(60);
 
-/// One attempt, and much time for busy machines.
+/// One attempt, with much time for a busy machine.
 const PATIENT: Options = Options {
     server_timeout: Duration::from_secs(10),
     attempts: 1,
     retry_delay: Duration::from_millis(5),
 };
 
-/// As [`PATIENT`], where some servers do not answer at all.
+/// As [`PATIENT`], for tests in which some servers never reply.
 const HASTY: Options = Options { server_timeout: Duration::from_secs(1), ..PATIENT };
 
 fn masters(count: usize) -> Vec<Server> {
@@ -57,7 +57,7 @@ fn calls(server: &Server, command: &str) -> usize {
     stats.map_or(0, |stats| calls(stats).expect("a number of calls"))
 }
 
-/// The lease without what clocks may differ by.
+/// The lease without the allowance for clock drift.
 fn without_drift(ttl: Duration) -> Duration {
     ttl - ttl / 100 - Duration::from_millis(2)
 }
@@ -65,13 +65,13 @@ fn without_drift(ttl: Duration) -> Duration {
 /// What happens to the replies to LOCK.ACQUIRE.
 #[derive(Clone, Copy)]
 enum Mishap {
-    /// They come later by this much.
+    /// They are delayed by this much.
     Late(Duration),
-    /// The connection breaks in their place.
+    /// The connection breaks instead.
     Lost,
 }
 
-/// Stands between clients and a server. The address to use instead of the server's.
+/// Starts a proxy in front of a server; returns its address.
 fn proxy(server: &Server, mishap: Mishap) -> SocketAddr {
     let upstream = server.addr();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
@@ -106,7 +106,7 @@ fn proxy(server: &Server, mishap: Mishap) -> SocketAddr {
     address
 }
 
-/// Carries bytes on until one side closes, or `may_pass` says that the connection breaks.
+/// Forwards bytes until one side closes or `may_pass` breaks the connection.
 fn relay(
     mut from: TcpStream,
     mut to: TcpStream,
@@ -157,7 +157,7 @@ fn a_lock_is_granted_while_two_of_five_servers_are_dead() {
 }
 
 #[test]
-fn without_a_majority_the_lock_is_refused_soon_and_nothing_stays_held() {
+fn without_a_majority_the_lock_is_refused_soon_and_held_nowhere() {
     let mut servers = masters(5);
     servers[2..].iter_mut().for_each(Server::kill9);
     let living = &servers[..2];
@@ -174,7 +174,7 @@ fn without_a_majority_the_lock_is_refused_soon_and_nothing_stays_held() {
 }
 
 #[test]
-fn half_of_the_servers_are_no_majority() {
+fn half_of_the_servers_are_not_a_majority() {
     let mut servers = masters(4);
     servers[0].kill9();
     servers[1].kill9();
@@ -184,7 +184,7 @@ fn half_of_the_servers_are_no_majority() {
 }
 
 #[test]
-fn clients_that_race_are_never_both_holders() {
+fn racing_clients_never_hold_the_lock_together() {
     const CLIENTS: usize = 3;
     const ROUNDS: usize = 40;
     let servers = masters(5);
@@ -217,7 +217,7 @@ fn clients_that_race_are_never_both_holders() {
 }
 
 #[test]
-fn a_refused_client_is_granted_in_a_later_attempt() {
+fn a_refused_client_can_be_granted_by_a_later_attempt() {
     let servers = masters(5);
     let mut holder = client_of(&servers, PATIENT);
     let mut patient = client_of(&servers, Options { attempts: 100_000, ..PATIENT });
@@ -231,7 +231,7 @@ fn a_refused_client_is_granted_in_a_later_attempt() {
 }
 
 #[test]
-fn validity_is_the_lease_without_the_time_that_was_needed_and_without_drift() {
+fn validity_is_the_lease_minus_elapsed_time_and_drift() {
     const LATE: Duration = Duration::from_millis(300);
     let servers = masters(5);
     let proxies = servers.iter().map(|server| proxy(server, Mishap::Late(LATE)).to_string());
@@ -246,7 +246,7 @@ fn validity_is_the_lease_without_the_time_that_was_needed_and_without_drift() {
 }
 
 #[test]
-fn a_lock_is_refused_when_its_lease_is_over_before_a_majority_has_answered() {
+fn a_lock_is_refused_when_its_lease_expires_before_a_majority_replies() {
     let servers = masters(5);
     let late = Mishap::Late(Duration::from_millis(300));
     let proxies = servers.iter().map(|server| proxy(server, late).to_string());
@@ -257,7 +257,7 @@ fn a_lock_is_refused_when_its_lease_is_over_before_a_majority_has_answered() {
 }
 
 #[test]
-fn a_lease_within_the_drift_of_clocks_is_no_lock() {
+fn a_lease_shorter_than_the_clock_drift_is_refused() {
     let servers = masters(5);
     let mut redlock = client_of(&servers, PATIENT);
     assert_eq!(redlock.acquire("job", Duration::from_millis(2)).err(), Some(Error::TooLate));
@@ -293,7 +293,7 @@ fn an_extension_needs_a_majority() {
 }
 
 #[test]
-fn a_lock_that_a_majority_has_forgotten_is_lost() {
+fn a_lock_that_a_majority_lost_is_lost() {
     let servers = masters(5);
     let mut redlock = client_of(&servers, PATIENT);
     let mut lock = redlock.acquire("job", TTL).expect("granted");
@@ -312,12 +312,12 @@ fn a_lock_that_a_majority_has_forgotten_is_lost() {
 }
 
 #[test]
-fn a_lock_is_not_extended_once_its_validity_is_over() {
+fn a_lock_cannot_be_extended_after_its_validity_has_ended() {
     let servers = masters(5);
     let mut redlock = client_of(&servers, Options { attempts: 100, ..PATIENT });
     let mut lock = redlock.acquire("job", Duration::from_millis(500)).expect("granted");
     for server in &servers {
-        // The servers would agree.
+        // The servers would grant it.
         let id = lock.identifier();
         assert_eq!(server.client().run(format!("SET lock:{{job}} {id}")), ok());
     }
@@ -328,7 +328,7 @@ fn a_lock_is_not_extended_once_its_validity_is_over() {
 }
 
 #[test]
-fn a_stopped_server_holds_nobody_up_and_gets_its_release_when_it_goes_on() {
+fn a_stopped_server_delays_nobody_and_gets_its_release_when_it_resumes() {
     let servers = masters(5);
     let mut redlock = client_of(&servers, HASTY);
     eventually(SOON, "all are connected", || {
@@ -362,7 +362,7 @@ fn a_stopped_server_holds_nobody_up_and_gets_its_release_when_it_goes_on() {
 }
 
 #[test]
-fn a_stopped_server_that_was_never_connected_holds_nobody_up() {
+fn a_stopped_server_that_was_never_connected_delays_nobody() {
     let servers = masters(5);
     servers[4].pause();
     let mut redlock = client_of(&servers, HASTY);
@@ -375,7 +375,7 @@ fn a_stopped_server_that_was_never_connected_holds_nobody_up() {
 }
 
 #[test]
-fn a_server_is_released_though_its_answer_was_lost() {
+fn a_server_whose_reply_was_lost_is_released() {
     let mut servers = masters(5);
     let mut addresses: Vec<_> = servers.iter().map(Server::addr).collect();
     addresses[0] = proxy(&servers[0], Mishap::Lost);

@@ -1,12 +1,12 @@
-//! What tests of several families assert of a command: that it succeeds, that it changes nothing, that
-//! it leaves no memory behind; and what the server tells of the cache.
+//! What tests of several families assert of a command: that it succeeds, changes nothing, or leaks no
+//! memory; and the counters of the cache.
 
 use super::client::{Client, spell};
 use super::keyspace::Keyspace;
 use super::value::Value;
 use super::{SOON, eventually};
 
-/// Has clients run commands that must not be refused.
+/// Runs commands, none of which may reply an error.
 #[track_caller]
 pub fn run_all(client: &mut Client, commands: &[impl AsRef<str>]) {
     for command in commands {
@@ -30,7 +30,7 @@ pub fn call_changes_nothing(client: &mut Client, call: &[impl AsRef<[u8]>], repl
     assert_eq!(Keyspace::of(client), before, "{}", spell(call));
 }
 
-/// By how many bytes the server's memory has grown after `body`, once it settles below `most`.
+/// The server's memory grows by less than `most` bytes during `body`.
 #[track_caller]
 pub fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut Client)) {
     let used = |client: &mut Client| -> i64 {
@@ -38,7 +38,7 @@ pub fn grows_by_less_than(client: &mut Client, most: i64, body: impl FnOnce(&mut
     };
     let before = used(client);
     body(client);
-    // Buffers of connections, and what is freed in the background, take a while.
+    // Buffers of connections and lazy freeing take a while.
     eventually(SOON, "memory is given back", || used(client) < before + most);
 }
 
@@ -48,7 +48,7 @@ pub fn info_of(client: &mut Client, key: &str, field: &str) -> Value {
     client.run(format!("CACHE.INFO {key}")).get(field).clone()
 }
 
-/// A total of the family.
+/// A counter of the cache in `INFO corral`.
 #[track_caller]
 pub fn total(client: &mut Client, name: &str) -> i64 {
     let text = client.info("corral", &format!("corral_cache_{name}")).expect("a total");

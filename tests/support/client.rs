@@ -18,7 +18,7 @@ pub struct Client {
     /// Bytes received and not yet read as replies.
     received: Vec<u8>,
     closed: bool,
-    /// Pushes that came while a reply was awaited.
+    /// Pushes that came before an expected reply.
     pushes: VecDeque<Value>,
     /// The last thing sent, for panic messages.
     last_sent: String,
@@ -27,7 +27,7 @@ pub struct Client {
 /// Why there is no reply.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// Nothing, or not a whole reply, came in time.
+    /// No complete reply came in time.
     TimedOut,
     /// The server closed the connection.
     Closed,
@@ -41,7 +41,7 @@ impl Client {
         Self::try_connect(port).unwrap_or_else(|error| panic!("connect to port {port}: {error}"))
     }
 
-    /// As [`Client::connect`], for a server that may not be there.
+    /// As [`Client::connect`], for a server that may not be running.
     pub fn try_connect(port: u16) -> std::io::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let stream = TcpStream::connect_timeout(&address, REPLY_TIMEOUT)?;
@@ -105,13 +105,13 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
-    /// What has come and is not a whole reply yet: how much, and how it begins.
+    /// A description of the received bytes that are not a complete reply yet.
     pub fn unread(&self) -> String {
         let start = &self.received[..self.received.len().min(200)];
         format!("{} bytes: \"{}\"", self.received.len(), start.escape_ascii())
     }
 
-    /// Asks one thing of a server that may be about to exit.
+    /// Sends a command to a server that may be about to exit.
     pub fn ask(&mut self, line: &str, timeout: Duration) -> Result<Value, Silence> {
         let request = format!("{line}\r\n");
         self.last_sent = line.into();
@@ -141,8 +141,8 @@ impl Client {
         }
     }
 
-    /// Reads the next reply or push, `None` when none comes within `timeout`. What has come of it by
-    /// then is kept for the next call. Panics when the server closes the connection.
+    /// Reads the next reply or push, `None` if none comes within `timeout`. A part of one is kept for
+    /// the next call. Panics when the server closes the connection.
     #[track_caller]
     pub fn read_timeout(&mut self, timeout: Duration) -> Option<Value> {
         match self.try_read(timeout) {
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Reads the next reply or push, or tells why there is none.
+    /// Reads the next reply or push, or returns why there is none.
     #[track_caller]
     pub fn try_read(&mut self, timeout: Duration) -> Result<Value, Silence> {
         if let Some(push) = self.pushes.pop_front() {

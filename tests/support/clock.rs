@@ -1,5 +1,5 @@
-//! A wall clock that a test can set: a library that is loaded before all others adds a shift to what
-//! the system says. The monotonic clock is left alone.
+//! A wall clock that a test can set: a preloaded library adds a shift to the system's time. The
+//! monotonic clock is not changed.
 
 use super::server::Builder;
 use std::fs;
@@ -53,13 +53,13 @@ time_t time(time_t *to) {
 }
 "#;
 
-/// The wall clock of the servers that were built with it.
+/// The wall clock of the servers that are started with it.
 pub struct WallClock {
     dir: TempDir,
 }
 
 impl WallClock {
-    /// A clock that is right.
+    /// A clock that shows the system's time.
     #[track_caller]
     pub fn new() -> Self {
         let clock = Self { dir: tempfile::tempdir().expect("a directory") };
@@ -81,12 +81,12 @@ impl WallClock {
         server.env("LD_PRELOAD", self.library()).env("CLOCK_SHIFT", shift)
     }
 
-    /// Sets the clock ahead of the right time.
+    /// Sets the clock ahead of the system's time.
     pub fn ahead(&self, by: Duration) {
         self.set(i64::try_from(by.as_secs()).expect("a shift"));
     }
 
-    /// Sets the clock behind the right time.
+    /// Sets the clock behind the system's time.
     pub fn behind(&self, by: Duration) {
         self.set(-i64::try_from(by.as_secs()).expect("a shift"));
     }

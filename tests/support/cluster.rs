@@ -7,7 +7,7 @@ use super::{SOON, args, eventually};
 use std::time::Duration;
 
 const SLOTS: usize = 16384;
-/// A new cluster refuses queries for its first two seconds, and gossip takes some more.
+/// A new cluster refuses queries for its first two seconds, and gossip takes longer.
 const FORMATION: Duration = Duration::from_secs(60);
 
 /// A running cluster. The node time-out is 2 s; to change it: `.arg("--cluster-node-timeout")`.
@@ -36,7 +36,8 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a replica of a node and waits until all nodes know it and it is in sync; its index.
+    /// Starts a replica of a node and waits until all nodes know it and it is in sync; returns its
+    /// index.
     #[track_caller]
     pub fn add_replica(&mut self, master: usize) -> usize {
         let replica = self.options.clone().start();
@@ -60,7 +61,7 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// The index of the node that serves a slot, as the first node that runs has it.
+    /// The index of the node that serves a slot, according to the first node that runs.
     #[track_caller]
     pub fn node_of_slot(&self, slot: u16) -> usize {
         let mut client = self
@@ -149,7 +150,7 @@ pub struct Reshard<'a> {
 }
 
 impl Reshard<'_> {
-    /// Moves all keys that are in the slot now; how many.
+    /// Moves all keys that are in the slot now; returns how many.
     #[track_caller]
     pub fn migrate_keys(&self) -> usize {
         let mut source = self.cluster.nodes[self.from].client();
@@ -167,8 +168,8 @@ impl Reshard<'_> {
         }
     }
 
-    /// Gives the slot to its new node, and waits until every node has it so. The old node refuses
-    /// while it still has keys of the slot.
+    /// Assigns the slot to its new node and waits until all nodes agree. The old node refuses while it
+    /// still has keys of the slot.
     #[track_caller]
     pub fn finish(self) {
         let nodes = &self.cluster.nodes;
@@ -183,7 +184,7 @@ impl Reshard<'_> {
         self.cluster.wait_owner(self.slot, self.to);
     }
 
-    /// Gives the move up: the slot stays where it was, and where its keys should still be.
+    /// Cancels the move: the slot stays at its node, where its keys must still be.
     #[track_caller]
     pub fn cancel(self) {
         for node in [self.from, self.to] {
@@ -205,7 +206,7 @@ fn meet(client: &mut Client, node: &Server) {
     assert_eq!(client.run(command), ok());
 }
 
-/// The port of the master that serves a slot, as the node at the other end of `client` has it.
+/// The port of the master that serves a slot, according to the node of `client`.
 #[track_caller]
 fn port_of_slot(client: &mut Client, slot: u16) -> Option<u16> {
     let ranges = client.run("CLUSTER SLOTS");

@@ -4,16 +4,16 @@ use super::client::Client;
 use super::value::Value;
 use std::collections::BTreeSet;
 
-/// What `COMMAND INFO` tells of a command.
+/// The reply of `COMMAND INFO` for a command.
 #[derive(Debug, PartialEq)]
 pub struct CommandInfo {
     /// The number of arguments with the name; negative: at least so many.
     pub arity: i64,
     /// The flags in alphabetical order.
     pub flags: String,
-    /// The ACL categories in alphabetical order. Redis 7.0 knows none of module commands.
+    /// The ACL categories in alphabetical order. Redis 7.0 has none for module commands.
     pub categories: String,
-    /// First key, last key and step, for clients that know no key specifications.
+    /// First key, last key and step, for clients that do not use key specifications.
     pub legacy: (i64, i64, i64),
     /// Position and flags of each key specification.
     pub keys: Vec<(i64, String)>,

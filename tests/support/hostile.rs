@@ -1,5 +1,5 @@
-//! Arguments that no friendly client sends, put into every place of every command: each is refused,
-//! and nothing has changed, or it is taken as it is.
+//! Hostile arguments in every position of every command: each is refused and changes nothing, or is
+//! accepted as it is.
 
 use super::client::Client;
 use super::keyspace::Keyspace;
@@ -15,30 +15,30 @@ const SYNTAX: &str = "ERR syntax error";
 const STREAM_ID: &str = "ERR Invalid stream ID specified as stream command argument";
 const NO_GROUP: &str = "NOGROUP No such consumer group for this stream";
 
-/// Every point in time lies before this one: 2^53.
+/// Every point in time is below this: 2^53.
 const END_OF_TIME: i64 = 1 << 53;
 
-/// The most that a busy machine takes between two looks at the clock, in ms.
+/// The longest delay of a busy machine between two reads of the clock, in ms.
 const SLACK: i64 = 60_000;
 
-/// What an argument is, and with it what it refuses.
+/// The kind of an argument, which decides what is refused.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// Any bytes.
     Bytes,
-    /// Any bytes but none; the word is that of the error.
+    /// Any bytes, but not empty; the word is that of the error.
     Filled(&'static str),
-    /// The name of a group that has to be there.
+    /// The name of a group that must exist.
     KnownGroup,
     /// A time-to-live or lease: at least 1.
     Lifetime,
     /// A span of time: at least 0.
     Span,
-    /// A span of time that is at most this; beyond it, it is out of range.
+    /// A span of time of at most this; a longer one is out of range.
     SpanUpTo(i64),
     /// A point in time.
     Point,
-    /// How long to wait.
+    /// A time-out.
     Wait,
     /// An integer of at least this.
     AtLeast(i64),
@@ -48,32 +48,32 @@ pub enum Kind {
     Id,
     /// The name of an option.
     Keyword,
-    /// The name of an option, where an integer of at least this could stand as well; then what
-    /// follows the name has no meaning.
+    /// The name of an option in a position where an integer of at least this is valid too, in which
+    /// case the arguments behind it mean something else.
     KeywordOr(i64),
 }
 use Kind::*;
 
-/// What a command says to more arguments than it knows.
+/// How a command refuses surplus arguments.
 #[derive(Clone, Copy)]
 pub enum Beyond {
     /// The server's own refusal.
     Arity,
     /// A syntax error.
     Syntax,
-    /// It takes them: they are ids.
+    /// It accepts them: they are ids.
     MoreIds,
 }
 
-/// A command with all its arguments, as a test's preparation makes it succeed.
+/// A command with all its arguments, which succeeds after the test's preparation.
 pub struct Form {
     /// The call.
     pub call: &'static str,
-    /// What its arguments are.
+    /// The kinds of its arguments.
     pub kinds: &'static [Kind],
     /// How many arguments it needs at least.
     pub required: usize,
-    /// What it says to more arguments.
+    /// How it refuses surplus arguments.
     pub beyond: Beyond,
 }
 
@@ -87,7 +87,7 @@ impl Form {
         self.call.split(' ').next().expect("a name").to_lowercase()
     }
 
-    /// How an argument of this kind is refused, if it is.
+    /// The error for an argument of this kind, if it is refused.
     fn refusal(&self, kind: Kind, hostile: &Hostile) -> Option<String> {
         let expire_time = || Some(format!("ERR invalid expire time in '{}' command", self.name()));
         let ends_in_time = |ms: i64| ms.checked_add(now_ms()).is_some_and(|end| end < END_OF_TIME);
@@ -120,10 +120,10 @@ impl Form {
     }
 }
 
-/// Bytes that no friendly client sends.
+/// A hostile argument.
 struct Hostile {
     bytes: Vec<u8>,
-    /// What it is as an integer, in the one form in which the server writes integers.
+    /// Its value as an integer, if it has the canonical form.
     number: Option<i64>,
     /// Whether it is the id of an entry. The server knows `<ms>` and `<ms>-<seq>`.
     is_id: bool,
@@ -141,7 +141,7 @@ fn hostile_arguments() -> Vec<Hostile> {
     let texts = words.split(' ').chain(["", "\0", "\r\n", " 1", "1 ", "1\0", "1\n"]);
     let mut all: Vec<_> = texts.map(|text| bytes(text.as_bytes())).collect();
     all.extend([bytes(b"\xff"), bytes(b"\xc3\x28"), bytes(&vec![b'x'; 1 << 20])]);
-    // Longer than any id that the server looks at.
+    // Longer than any id that the server parses.
     all.push(bytes(&[&[b'0'; 200][..], b"1"].concat()));
     all.extend([-1, 0, 1, i64::MIN, i64::MAX, END_OF_TIME, END_OF_TIME - now_ms()].map(number));
     all.extend(["01", "00", "1-01", "9223372036854775808", "18446744073709551615"].map(id));
@@ -152,7 +152,7 @@ fn hostile_arguments() -> Vec<Hostile> {
     all
 }
 
-/// A call is refused with this text, has changed nothing, and the server goes on.
+/// A call is refused with this text and changes nothing.
 #[track_caller]
 fn assert_refused(client: &mut Client, before: &Keyspace, call: &[Vec<u8>], text: &str) {
     let spelled = || {
@@ -164,11 +164,11 @@ fn assert_refused(client: &mut Client, before: &Keyspace, call: &[Vec<u8>], text
     assert_eq!(client.run("PING"), simple("PONG"), "after {}", spelled());
 }
 
-/// What makes the keyspace in which every call of a table succeeds and has something to change.
+/// Creates the keys with which every call of a table succeeds and has something to change.
 type Prepare = fn(&mut Client);
 
-/// Every form of the table succeeds as it stands, so that what is refused is refused for the one
-/// argument that differs.
+/// Every form of the table succeeds as it stands, so that a changed call is refused for the changed
+/// argument.
 #[track_caller]
 pub fn assert_forms_succeed(forms: &[Form], prepare: Prepare) {
     let server = Server::start();
@@ -182,7 +182,7 @@ pub fn assert_forms_succeed(forms: &[Form], prepare: Prepare) {
     }
 }
 
-/// A hostile argument in any place is refused and changes nothing, or is taken.
+/// A hostile argument in any position is refused and changes nothing, or is accepted.
 #[track_caller]
 pub fn assert_hostile_arguments_are_harmless(forms: &[Form], prepare: Prepare) {
     let server = Server::start();
@@ -210,7 +210,7 @@ pub fn assert_hostile_arguments_are_harmless(forms: &[Form], prepare: Prepare) {
     }
 }
 
-/// Too few arguments are refused, and so are more than the command knows.
+/// Too few arguments are refused, and so are surplus ones.
 #[track_caller]
 pub fn assert_the_number_of_arguments_is_checked(forms: &[Form], prepare: Prepare) {
     let server = Server::start();
@@ -238,14 +238,14 @@ pub fn assert_the_number_of_arguments_is_checked(forms: &[Form], prepare: Prepar
     }
 }
 
-/// A time may end just before 2^53 and not later.
+/// A time must end before 2^53.
 #[track_caller]
 pub fn assert_times_have_an_end(forms: &[Form], prepare: Prepare) {
     let server = Server::start();
     let mut client = server.client();
     for form in forms {
         for (index, kind) in form.kinds.iter().enumerate() {
-            // The server's clock is the one of this machine, and never behind what it was.
+            // The server uses the clock of this machine, which only goes forward.
             let (first, last) = match kind {
                 Lifetime | Span | Wait => (END_OF_TIME - now_ms(), END_OF_TIME - now_ms() - SLACK),
                 Point => (END_OF_TIME, END_OF_TIME - 1),

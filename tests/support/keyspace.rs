@@ -1,13 +1,13 @@
-//! All that a server holds, as one value to compare: whether a command has changed anything, and
-//! whether two servers hold the same.
+//! All data of a server as one value to compare: whether a command changed anything, and whether two
+//! servers hold the same.
 
 use super::client::{Client, args};
 use super::server::Server;
 use super::value::Value;
 use std::collections::BTreeMap;
 
-/// Everything in the selected database: each key with its `DUMP` and the time of its end, and how
-/// many changes the server has counted. Take it while nothing is about to expire.
+/// The selected database: each key with its `DUMP` and expiry time, and the server's count of changes.
+/// Take it while nothing is about to expire.
 #[derive(Debug, PartialEq)]
 pub struct Keyspace {
     keys: BTreeMap<Vec<u8>, (Value, i64)>,
@@ -15,12 +15,12 @@ pub struct Keyspace {
 }
 
 impl Keyspace {
-    /// What the server holds now.
+    /// The database as it is now.
     #[track_caller]
     pub fn of(client: &mut Client) -> Self {
         let names = client.run("KEYS *");
         let mut keys = BTreeMap::new();
-        // All are asked for before the first answer is read: this is done thousands of times.
+        // Pipelined, since this is done thousands of times.
         for name in names.items() {
             client.send_args(&args!["DUMP", name.bytes()]);
             client.send_args(&args!["PEXPIRETIME", name.bytes()]);
@@ -33,15 +33,15 @@ impl Keyspace {
         Self { keys, changes: changes.expect("INFO counts changes") }
     }
 
-    /// Whether every key is the same, though something may have been written: its own value anew.
+    /// Whether every key is the same, even if it was written again with the same value.
     pub fn has_the_data_of(&self, other: &Self) -> bool {
         self.keys == other.keys
     }
 }
 
-/// What a server holds, as any client without the module reads it: every key with its type, the
-/// time of its end and its value; of a stream its entries and who has got which of them since when.
-/// Unlike a dump it is the same on every server that holds the same.
+/// The data of a server as a client without the module reads it: every key with its type, expiry time
+/// and value; of a stream its entries and pending entries. Unlike a dump it does not depend on the
+/// server's version.
 #[track_caller]
 pub fn contents(server: &Server) -> Vec<String> {
     let mut c = server.client();

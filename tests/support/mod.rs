@@ -26,9 +26,9 @@
 //!
 //! `server` starts and stops servers, `client` talks to them, `value` is what they reply,
 //! `replication` sees what they propagate, `keyspace` what they hold, `cluster` puts several together;
-//! `process` is what the machine gives them, `clock` a wall clock that can be set. `waiting`, `task` and `lock` are what tests of these say
-//! often, `described` is what the server knows of a command, `hostile` is what no friendly client
-//! sends.
+//! `process` is what they need of the machine, `clock` a wall clock that can be set. `waiting`, `task`
+//! and `lock` are helpers for tests of these, `family` is the table of the families, `described` is what
+//! the server knows of a command, `hostile` is the table of hostile arguments.
 #![allow(dead_code, unused_imports)]
 
 mod asserted;
@@ -81,15 +81,15 @@ pub use waiting::{
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long fixtures wait for what ought to happen soon: much longer than it takes, for busy machines.
+/// How long fixtures wait for what happens soon: much longer than it takes, for busy machines.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// How long a poll waits before it looks again.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What a condition polled by [`eventually`] can be: `true`, or `Some` of what was waited for.
+/// What a condition polled by [`eventually`] returns: `true`, or `Some` of what it found.
 pub trait Outcome {
-    /// What is known once the condition holds.
+    /// What a condition that holds returns.
     type Found;
     /// `Some` once the condition holds.
     fn found(self) -> Option<Self::Found>;

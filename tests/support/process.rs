@@ -52,8 +52,8 @@ impl Port {
 
 /// Starts a process that the kernel kills when this process dies.
 ///
-/// The death signal comes when the *thread* that forked ends, so one thread that never ends starts
-/// them all.
+/// The kernel sends the signal when the *thread* that forked ends, so one thread that never ends starts
+/// all processes.
 pub fn spawn(command: Command) -> io::Result<Child> {
     type Request = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: LazyLock<mpsc::Sender<Request>> = LazyLock::new(|| {

@@ -28,7 +28,7 @@ impl Command {
         words.join(" ")
     }
 
-    /// Whether this is the stream's own: the choice of a database or a sign of life.
+    /// Whether this belongs to the stream itself: a change of the database or a keep-alive.
     pub fn is_housekeeping(&self) -> bool {
         matches!(self.name().as_str(), "SELECT" | "PING" | "REPLCONF")
     }
@@ -82,13 +82,13 @@ pub struct ReplicationTap {
     control: Client,
     /// How much of the replication stream has been read.
     offset: u64,
-    /// When the watching began, in unix ms.
+    /// When this tap was started, in unix ms.
     since: i64,
 }
 
 impl ReplicationTap {
-    /// What was propagated since the last call, except SELECT, PING and REPLCONF. Complete: an effect
-    /// that precedes this call is in it, for the server is asked how far its stream has come.
+    /// What was propagated since the last call, except SELECT, PING and REPLCONF. It includes every
+    /// effect that precedes this call, up to the server's present offset.
     #[track_caller]
     pub fn commands(&mut self) -> Vec<Command> {
         let mut commands = self.all_commands();
@@ -115,9 +115,9 @@ impl ReplicationTap {
 
     /// What was propagated since the last call, in the words of Redis 7.0. Newer servers word a
     /// delivery differently: they add an `XGROUP SETID`, and since 8.6 the `XCLAIM` carries the
-    /// group's position from before. Consumers, which a claim creates as well, are left out: each
-    /// server creates them at another moment. The time of a delivery, which must be one of the
-    /// test's run, becomes `now`. Commands of the module fail the test.
+    /// group's previous position. The creation of consumers is left out, since each server creates
+    /// them at another moment. The time of a delivery, which must lie within the test, becomes `now`.
+    /// A command of the module fails the test.
     #[track_caller]
     pub fn effects(&mut self) -> Vec<String> {
         let commands: Vec<String> = self.commands().iter().map(Command::text).collect();
@@ -142,8 +142,8 @@ impl ReplicationTap {
         effects
     }
 
-    /// A delivery as Redis 7.0 words it: `LASTID` is where the group is behind it. A newer server
-    /// tells that with one of the commands that follow.
+    /// A delivery as Redis 7.0 words it: `LASTID` is the group's position after it. A newer server
+    /// sends that with one of the commands that follow.
     #[track_caller]
     fn claim(&self, words: &[&str], following: &[String]) -> String {
         let [_, key, group, consumer, idle, id, "TIME", time, ref options @ .., "LASTID", last] =

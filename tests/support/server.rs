@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 /// How long a server may take to load its data and to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// What the log of a healthy server never says.
+/// Words that never appear in the log of a healthy server.
 const CRASHES: [&str; 6] = [
     "crashed by signal",
     "ASSERTION FAILED",
@@ -29,7 +29,7 @@ const CRASHES: [&str; 6] = [
     "ERROR: AddressSanitizer",
     "ERROR: LeakSanitizer",
 ];
-/// What a server that found its port taken logs.
+/// What a server logs if its port is taken.
 const PORT_TAKEN: &str = "Address already in use";
 
 /// The module under test: `CORRAL_MODULE`, or the release build of this crate.
@@ -50,7 +50,7 @@ pub fn module_path() -> PathBuf {
 pub fn server_binary() -> PathBuf {
     let binary = std::env::var_os("SERVER").unwrap_or_else(|| "redis-server".into());
     let binary = PathBuf::from(binary);
-    // Servers run in directories of their own, where a relative path would mean something else.
+    // Each server runs in its own directory, where a relative path would mean something else.
     if binary.components().count() > 1 {
         std::path::absolute(&binary).unwrap_or(binary)
     } else {
@@ -58,7 +58,7 @@ pub fn server_binary() -> PathBuf {
     }
 }
 
-/// How a server is to be started; see [`Server::builder`].
+/// Options of a server to start; see [`Server::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     module: bool,
@@ -121,7 +121,7 @@ impl Builder {
     }
 
     /// Starts the server and waits until it answers. The error is the log of a server that exited
-    /// instead, as one does that refuses to load the module.
+    /// instead, for example because it refused to load the module.
     #[track_caller]
     pub fn try_start(self) -> Result<Server, String> {
         let mut refusal = String::new();
@@ -166,14 +166,14 @@ impl Builder {
     }
 }
 
-/// A server process, or the place of one between two runs. Dropping it kills the process and fails
-/// the test if the server had crashed.
+/// A server process, or its directory and port between two runs. Dropping it kills the process and
+/// fails the test if the server has crashed.
 pub struct Server {
     options: Builder,
     port: Port,
     bus_port: Port,
     dir: TempDir,
-    /// `None` while it is meant not to run.
+    /// `None` while it is stopped.
     process: Option<Child>,
     paused: AtomicBool,
 }
@@ -185,7 +185,7 @@ impl Server {
         Self::builder().start()
     }
 
-    /// Options for a server, at first those of a standalone one with the module.
+    /// Options for a server, initially those of a standalone one with the module.
     pub fn builder() -> Builder {
         Builder {
             module: true,
@@ -272,7 +272,7 @@ impl Server {
         clients
     }
 
-    /// Kills the process as a crash of the machine would: at once, nothing saved.
+    /// Kills the process at once, with nothing saved.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             // SAFETY: plain system call. The process leads its group and has not been waited for, so
@@ -439,7 +439,7 @@ impl Server {
         self.dir().join("server.log")
     }
 
-    /// The part of the log that tells most: around the first sign of a crash, or else the end.
+    /// The most useful part of the log: around the first sign of a crash, or else the end.
     pub fn log_excerpt(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -453,18 +453,18 @@ impl Server {
         self.log().lines().any(is_crash)
     }
 
-    /// What was wrong with a server that was meant to run until now. Kills it.
+    /// Why a server that should still run does not, if so. Kills it.
     fn find_crash(&mut self) -> Option<String> {
         if let Some(process) = &mut self.process {
-            // One round trip, so that what the test's last steps set off has happened.
+            // One round trip, so that the effects of the test's last steps are complete.
             let answer = match Client::try_connect(self.port.number()) {
                 _ if self.paused.load(Ordering::Relaxed) => Err(Silence::TimedOut),
                 Ok(mut client) => client.ask("PING", Duration::from_secs(1)),
                 Err(_) => Err(Silence::Closed),
             };
             // A process closes its sockets a little before it is seen to have exited.
-            let patience = if answer == Err(Silence::Closed) { SOON } else { Duration::ZERO };
-            if let Some(status) = exit_within(patience, process) {
+            let timeout = if answer == Err(Silence::Closed) { SOON } else { Duration::ZERO };
+            if let Some(status) = exit_within(timeout, process) {
                 return Some(format!("the server was gone: {status}"));
             }
         }
@@ -489,9 +489,9 @@ fn is_crash(line: &str) -> bool {
     CRASHES.iter().any(|sign| line.contains(sign))
 }
 
-/// The exit status of a process that exits within `patience`.
-fn exit_within(patience: Duration, process: &mut Child) -> Option<ExitStatus> {
-    let end = Instant::now() + patience;
+/// The exit status of a process that exits within `timeout`.
+fn exit_within(timeout: Duration, process: &mut Child) -> Option<ExitStatus> {
+    let end = Instant::now() + timeout;
     loop {
         let last = Instant::now() >= end;
         let status = process.try_wait().expect("try_wait");

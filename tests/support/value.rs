@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Debug, Formatter};
 
-/// The error where a key holds another type than the command works on.
+/// The error for a key of another type than the command works on.
 pub const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
 /// One reply. Build expected ones with [`ok`], [`int`], [`bulk`], [`array`] and their like.
@@ -215,7 +215,7 @@ impl Value {
     }
 }
 
-/// Writes what a test would write to expect this value.
+/// Writes the value as a test writes an expected one.
 impl Debug for Value {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let list = |f: &mut Formatter<'_>, name: &str, items: &[Value]| {

@@ -1,5 +1,5 @@
-//! What a test of waiting clients says often: who waits, how one leaves the line, what a hand-over
-//! costs, and that nothing is left behind when everybody has gone.
+//! Helpers of the tests of waiting clients: how many wait, how one leaves the line, what a hand-over
+//! costs, and a server that is checked at the end of a test.
 
 use super::client::{Client, Silence};
 use super::server::{Server, wait_blocked};
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::thread;
 
-/// A server that must be in order when the test is over: nobody waits, no panic was counted, and
-/// the module can be unloaded. Declare it before the connections, so that it is dropped last.
+/// A server that is checked at the end of the test: no client waits, no panic was counted, and the
+/// module can be unloaded. Declare it before the connections, so that it is dropped last.
 pub struct Checked(Server);
 
 impl Checked {
@@ -28,7 +28,7 @@ impl Checked {
     fn check(&self) {
         let mut client = self.client();
         for family in ["cache", "lock", "task"] {
-            eventually(SOON, "nobody waits", || waiters(&mut client, family) == 0);
+            eventually(SOON, "no client waits", || waiters(&mut client, family) == 0);
         }
         wait_blocked(self, 0);
         assert_eq!(client.info("corral", "corral_panics").as_deref(), Some("0"));
@@ -58,14 +58,14 @@ impl Drop for Checked {
     }
 }
 
-/// How many clients of a family (`lock`, `task`) wait, as the module counts them.
+/// How many clients of a family (`cache`, `lock`, `task`) wait, as the module counts them.
 #[track_caller]
 pub fn waiters(client: &mut Client, family: &str) -> usize {
     let count = client.info("corral", &format!("corral_{family}_waiters"));
     count.and_then(|text| text.parse().ok()).expect("a gauge")
 }
 
-/// Has a client send a command that waits in a line of a family, and sees it wait.
+/// Has a client send a command of a family that waits, and waits until the module counts it.
 #[track_caller]
 pub fn send_and_wait(control: &mut Client, family: &str, client: &mut Client, command: &str) {
     let before = waiters(control, family);
@@ -74,11 +74,11 @@ pub fn send_and_wait(control: &mut Client, family: &str, client: &mut Client, co
     eventually(SOON, &what, || waiters(control, family) == before + 1);
 }
 
-/// Has a client send a command that waits, and sees that the server has executed it. It may be
-/// answered already: for waiting that can be over any time.
+/// Has a client send a command that waits, and waits until the server has executed it. The wait may
+/// have ended by then.
 #[track_caller]
 pub fn stand(client: &mut Client, command: &str) {
-    // The server answers when it has executed both commands, which come as one.
+    // Both commands come in one write, and the server executes both before it sends the reply.
     client.send_raw(format!("PING\r\n{command}\r\n"));
     assert_eq!(client.read(), simple("PONG"));
 }
@@ -111,7 +111,7 @@ impl Random {
     }
 }
 
-/// `MULTI`, the commands, `EXEC` in one write; what EXEC replies.
+/// `MULTI`, the commands, `EXEC` in one write; returns the replies in that of `EXEC`.
 #[track_caller]
 pub fn in_transaction(client: &mut Client, commands: &[impl AsRef<str>]) -> Vec<Value> {
     let commands = commands.iter().map(AsRef::as_ref);
@@ -120,7 +120,7 @@ pub fn in_transaction(client: &mut Client, commands: &[impl AsRef<str>]) -> Vec<
     replies.last().expect("EXEC has a reply").items().to_vec()
 }
 
-/// How often each command was called during `body`, also from within others.
+/// How often each command was called during `body`, including inner calls.
 #[track_caller]
 pub fn calls_during(client: &mut Client, body: impl FnOnce(&mut Client)) -> BTreeMap<String, u64> {
     assert_eq!(client.run("CONFIG RESETSTAT"), ok());
@@ -133,12 +133,12 @@ pub fn calls_during(client: &mut Client, body: impl FnOnce(&mut Client)) -> BTre
     };
     let mut calls: BTreeMap<_, _> = stats.as_str().lines().filter_map(line).collect();
     calls.remove("config|resetstat");
-    // A look at the connection, which is spared where many connections make it dear.
+    // The module checks the connection of a waiter, unless there are very many connections.
     calls.remove("client|list");
     calls
 }
 
-/// The ids of all normal clients by the ports of their ends of the connections.
+/// The ids of all normal clients by their local ports.
 #[track_caller]
 pub fn ids_by_port(control: &mut Client) -> BTreeMap<u16, String> {
     let list = control.run("CLIENT LIST TYPE normal");
@@ -178,7 +178,7 @@ pub fn wait_past(client: &mut Client, end: i64) {
 /// How a waiting client leaves the line unserved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Exit {
-    /// Its time runs out.
+    /// It times out.
     TimeOut,
     /// Its connection is closed.
     Close,
@@ -196,7 +196,7 @@ pub enum Exit {
 pub const EXITS: [Exit; 6] =
     [Exit::TimeOut, Exit::Close, Exit::Reset, Exit::Kill, Exit::UnblockTimeOut, Exit::UnblockError];
 
-/// A client that stands in line and may leave it in one way.
+/// A waiting client and its way to leave.
 pub struct Leaver {
     client: Option<Client>,
     id: i64,
@@ -204,13 +204,13 @@ pub struct Leaver {
 }
 
 impl Leaver {
-    /// Connects a client that is going to leave like this.
+    /// Connects a client that leaves in this way.
     #[track_caller]
     pub fn connect(server: &Server, exit: Exit) -> Self {
         let mut client = server.client();
         let id = client.id();
         if exit == Exit::Reset {
-            // To close a socket with something unread in it resets the connection.
+            // Closing a socket with unread data resets the connection.
             client.send("PING");
         }
         Self { client: Some(client), id, exit }
@@ -221,8 +221,8 @@ impl Leaver {
         self.client.as_mut().expect("it is still connected")
     }
 
-    /// Stands in line with a command that ends in the time that it is willing to wait, which is
-    /// without end unless its time is to run out.
+    /// Waits with a command whose last argument, the time-out, is added: `time_out` if it is to time
+    /// out, else 0.
     #[track_caller]
     pub fn wait(&mut self, control: &mut Client, family: &str, command: &str, time_out: u32) {
         let block = if self.exit == Exit::TimeOut { time_out } else { 0 };
@@ -230,8 +230,8 @@ impl Leaver {
         send_and_wait(control, family, self.client(), &command);
     }
 
-    /// Leaves, and sees to it that the connection is as it should be then: whoever stays connected
-    /// is told `nothing`, or that it was unblocked.
+    /// Leaves, and checks the connection: a client that stays connected gets `nothing` or the error
+    /// `UNBLOCKED`.
     #[track_caller]
     pub fn leave(&mut self, control: &mut Client, family: &str, nothing: &Value) {
         let before = waiters(control, family);
@@ -241,7 +241,7 @@ impl Leaver {
             Exit::Close | Exit::Reset => {
                 self.client = None;
                 let gone = || waiters(control, family) < before;
-                return eventually(SOON, "the server sees the end", gone);
+                return eventually(SOON, "the server sees that the connection has ended", gone);
             }
             Exit::Kill => {
                 assert_eq!(control.run(format!("CLIENT KILL ID {}", self.id)), Value::Int(1));
@@ -257,23 +257,23 @@ impl Leaver {
                 assert!(self.client().read().is_error_with("UNBLOCKED "));
             }
         }
-        assert_eq!(self.client().run("PING"), simple("PONG"), "nothing more came");
+        assert_eq!(self.client().run("PING"), simple("PONG"), "more came");
     }
 
-    /// Reads what it is told after all, and sees that nothing more came.
+    /// Reads the reply of the wait and checks that no other follows.
     #[track_caller]
     pub fn read(&mut self) -> Value {
         if self.exit == Exit::Reset {
             assert_eq!(self.client().read(), simple("PONG"));
         }
         let reply = self.client().read();
-        assert_eq!(self.client().run("PING"), simple("PONG"), "nothing more came");
+        assert_eq!(self.client().run("PING"), simple("PONG"), "more came");
         reply
     }
 }
 
-/// Waits until the machine has told a server that the connections from these ports have ended,
-/// whether or not the server, which may be paused, has listened.
+/// Waits until the kernel has closed the server's side of the connections from these ports, whether or
+/// not the server, which may be stopped, has noticed.
 #[track_caller]
 pub fn wait_ended(server: &Server, ports: &[u16]) {
     const CLOSE_WAIT: &str = "08";
@@ -283,7 +283,7 @@ pub fn wait_ended(server: &Server, ports: &[u16]) {
     };
     eventually(SOON, "the connections have ended", || {
         let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
-        // Local address, remote address, state. What was reset is not in the list any more.
+        // Local address, remote address, state. Connections that were reset are no longer listed.
         let ended = |line: &str| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
             [_, local, remote, state, ..] => {
                 port(local) != server.port()
