@@ -3,7 +3,7 @@
 //!
 //! `make bench`, or `make bench ARGS="--only LOCK --rounds 30"`; [`USAGE`] tells the rest.
 
-#[path = "../../tests/support/mod.rs"]
+#[path = "../tests/support/mod.rs"]
 mod support;
 
 mod cases;

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Corral's queue beside those that people use today, from Python and from Node: the same task, which does nothing, on
 # the same machine and the same server, each with its default settings.
-# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] scripts/bench/peers.sh [corral|celery|rq|bullmq]...      (default: all)
+# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] scripts/peers.sh [corral|celery|rq|bullmq]...      (default: all)
 # No part of the tests. It needs python3 with venv and pip, or node and npm, and installs the peers, in their newest
 # versions, into a directory of its own that is removed. What cannot be had is left out. It takes some 12 minutes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
-source "$here/../lib.sh"
+source "$here/lib.sh"
 
 tasks=${TASKS:-20000}
 rounds=${ROUNDS:-3}
