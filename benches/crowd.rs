@@ -1,4 +1,4 @@
-//! Many clients, of which some or all wait.
+//! Many clients, some or all of which wait.
 
 use crate::measure::Lab;
 use crate::support::{SOON, eventually};
@@ -8,45 +8,45 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// What the members of a crowd wait for.
-pub struct Wish {
-    /// What each member sends, which makes it wait.
-    pub ask: Vec<Vec<u8>>,
-    /// What ends the waiting of one of them.
-    pub grant: Vec<u8>,
+pub struct Wait {
+    /// The command on which each member waits.
+    pub commands: Vec<Vec<u8>>,
+    /// The command that serves one of them.
+    pub wake: Vec<u8>,
 }
 
-/// Connections, of which some wait and the others are idle. Those that were served are idle after
-/// all the others, so every connection has its turn, however few of them wait.
+/// Connections, some of which wait while the others are idle. Members join in turn: a member that was
+/// served joins again only after all idle members, so every connection takes part however few wait.
 pub struct Crowd {
     members: Vec<Connection>,
     ready: Ready,
-    wish: Option<Wish>,
+    wait: Option<Wait>,
     idle: VecDeque<usize>,
 }
 
 impl Crowd {
-    /// Connects `size` clients. None of them waits.
+    /// Connects `size` clients, all of them idle.
     pub fn new(lab: &Lab, size: usize) -> Self {
-        // Raises the limit of open files, which is 1,024 in many a shell.
+        // Raises the limit of open files, which many shells set to 1,024.
         drop(lab.server.clients(0));
         let connect = |_| Connection::to(lab.server.addr(), 1024);
         let members: Vec<_> = (0..size).map(connect).collect();
-        Self { ready: Ready::new(&members), members, wish: None, idle: (0..size).collect() }
+        Self { ready: Ready::new(&members), members, wait: None, idle: (0..size).collect() }
     }
 
-    /// Sends everybody home and then makes `count` members wait for `wish`.
-    pub fn gather(&mut self, lab: &mut Lab, count: usize, wish: Wish) {
+    /// Makes `count` members wait, after the members that wait already have been served.
+    pub fn gather(&mut self, lab: &mut Lab, count: usize, wait: Wait) {
         self.disperse(lab);
-        self.wish = Some(wish);
-        (0..count).for_each(|_| self.one_more());
+        self.wait = Some(wait);
+        (0..count).for_each(|_| self.add_waiter());
         await_blocked(lab, count);
     }
 
-    /// Grants everybody what they wait for.
+    /// Serves all members that wait.
     pub fn disperse(&mut self, lab: &mut Lab) {
-        let Some(wish) = self.wish.take() else { return };
+        let Some(wait) = self.wait.take() else { return };
         let waiting = self.members.len() - self.idle.len();
-        lab.connections[0].send(&wish.grant.repeat(waiting));
+        lab.connections[0].send(&wait.wake.repeat(waiting));
         for _ in 0..waiting {
             lab.connections[0].expect("");
         }
@@ -54,24 +54,24 @@ impl Crowd {
         await_blocked(lab, 0);
     }
 
-    /// Waits until `count` members were served. For each of them another one begins to wait.
+    /// Waits until `count` members have been served. For each of them another member starts to wait.
     pub fn serve(&mut self, count: usize) {
         let mut served = 0;
         while served < count {
             for number in self.ready.next() {
                 self.members[number].expect("*1");
                 self.idle.push_back(number);
-                self.one_more();
+                self.add_waiter();
                 served += 1;
             }
         }
     }
 
-    fn one_more(&mut self) {
-        if let Some(wish) = &self.wish
+    fn add_waiter(&mut self) {
+        if let Some(wait) = &self.wait
             && let Some(number) = self.idle.pop_front()
         {
-            self.members[number].send(&wish.ask[number]);
+            self.members[number].send(&wait.commands[number]);
         }
     }
 }
@@ -82,7 +82,7 @@ fn await_blocked(lab: &mut Lab, count: usize) {
     });
 }
 
-/// Tells which connections have something to read.
+/// Finds the connections that have something to read.
 struct Ready {
     epoll: OwnedFd,
     events: Vec<libc::epoll_event>,
@@ -90,7 +90,7 @@ struct Ready {
 
 impl Ready {
     fn new(connections: &[Connection]) -> Self {
-        // SAFETY: the call takes no pointer, and a descriptor that is not negative is ours.
+        // SAFETY: the call takes no pointer, and a non-negative descriptor belongs to this process.
         let epoll = unsafe {
             let descriptor = libc::epoll_create1(libc::EPOLL_CLOEXEC);
             assert!(descriptor >= 0, "epoll: {}", io::Error::last_os_error());
@@ -108,18 +108,21 @@ impl Ready {
         Self { epoll, events: vec![libc::epoll_event { events: 0, u64: 0 }; 256] }
     }
 
-    /// The numbers of some connections that have something to read.
+    /// Waits for connections that have something to read, and returns the numbers of some of them.
     fn next(&mut self) -> Vec<usize> {
-        let (room, patience) = (self.events.len() as i32, SOON.as_millis() as i32);
+        let (capacity, timeout) = (self.events.len() as i32, SOON.as_millis() as i32);
         let events = self.events.as_mut_ptr();
-        // SAFETY: the descriptor is open, and there is room for as many events.
-        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events, room, patience) };
-        assert!(count > 0, "nobody was served within {SOON:?}");
+        // SAFETY: the descriptor is open, and the buffer holds that many events.
+        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events, capacity, timeout) };
+        assert!(count > 0, "no client was served within {SOON:?}");
         self.events[..count as usize].iter().map(|event| event.u64 as usize).collect()
     }
 }
 
-/// What the members of a crowd send: one command for each of them.
-pub fn asks<const N: usize>(size: usize, ask: impl Fn(usize) -> [Vec<u8>; N]) -> Vec<Vec<u8>> {
-    (0..size).map(|member| encoded(&ask(member))).collect()
+/// One command for each member of a crowd.
+pub fn commands<const N: usize>(
+    size: usize,
+    command: impl Fn(usize) -> [Vec<u8>; N],
+) -> Vec<Vec<u8>> {
+    (0..size).map(|member| encoded(&command(member))).collect()
 }

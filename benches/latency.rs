@@ -1,5 +1,5 @@
-//! How long a client that waits is kept waiting once there is something for it, and how late the
-//! machine is by itself.
+//! The time from a command that wakes a waiting client to the reply of that client, and the jitter of
+//! the machine.
 
 use crate::measure::{Effort, Lab, quantile};
 use crate::wire::{Connection, Requests, encoded};
@@ -8,93 +8,94 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often each contender wakes its client in a round.
+/// The wake-ups of each contender in a round.
 const WAKES: usize = 200;
 
-/// A comparison of clients that wait.
-pub struct Race {
-    /// What is measured.
+/// A comparison of commands on which a client waits.
+pub struct LatencyCase {
+    /// The event that wakes the client.
     pub name: &'static str,
-    /// The contenders.
-    pub contenders: fn() -> Vec<Runner>,
+    /// Creates the contenders.
+    pub build: fn() -> Vec<LatencyContender>,
 }
 
-/// A client that waits and a command that ends the waiting.
-pub struct Runner {
-    /// What it is called in the table.
+/// A command on which a client waits, and a command that wakes it.
+pub struct LatencyContender {
+    /// Its name in the table.
     pub label: &'static str,
-    /// Sent before every round.
-    pub before: Requests,
-    /// Makes a client wait.
+    /// Prepares a round.
+    pub setup: Requests,
+    /// The command on which the client waits.
     pub wait: Vec<u8>,
-    /// Ends its waiting.
+    /// The command that wakes it.
     pub wake: Vec<u8>,
 }
 
-/// From the moment the waking command is sent to the moment the other client has its reply.
-pub struct Latency {
-    /// Whose it is.
+/// The times of a contender, in microseconds.
+pub struct LatencyRow {
+    /// Its name in the table.
     pub label: &'static str,
-    /// Half of them are shorter, in microseconds.
+    /// The median.
     pub p50: f64,
-    /// All but one of a hundred are shorter, in microseconds.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
-/// Lets the contenders run in turn.
-pub fn race(race: &Race, effort: Effort) -> Vec<Latency> {
+/// Measures the contenders in turn, round after round.
+pub fn measure_latency(case: &LatencyCase, effort: Effort) -> Vec<LatencyRow> {
     let mut lab = Lab::new(effort);
     let mut waiter = Connection::to(lab.server.addr(), 1024);
-    let mut runners: Vec<_> =
-        (race.contenders)().into_iter().map(|runner| (runner, Vec::new())).collect();
+    let mut contenders: Vec<_> =
+        (case.build)().into_iter().map(|contender| (contender, Vec::new())).collect();
     for round in 0..=effort.rounds {
-        for (runner, times) in &mut runners {
-            lab.arrange(&runner.before);
+        for (contender, times) in &mut contenders {
+            lab.prepare(&contender.setup);
             for _ in 0..WAKES {
-                let time = wake(&mut lab, &mut waiter, runner);
+                let time = wake(&mut lab, &mut waiter, contender);
+                // The first round is a warm-up.
                 if round > 0 {
                     times.push(time);
                 }
             }
         }
     }
-    let summary = |(runner, times): (Runner, Vec<f64>)| {
+    let row = |(contender, times): (LatencyContender, Vec<f64>)| {
         let [p50, p99, _] = tail(times);
-        Latency { label: runner.label, p50, p99 }
+        LatencyRow { label: contender.label, p50, p99 }
     };
-    runners.into_iter().map(summary).collect()
+    contenders.into_iter().map(row).collect()
 }
 
-fn wake(lab: &mut Lab, waiter: &mut Connection, runner: &Runner) -> f64 {
+fn wake(lab: &mut Lab, waiter: &mut Connection, contender: &LatencyContender) -> f64 {
     let waker = &mut lab.connections[0];
-    waiter.send(&runner.wait);
-    // The server looks at its connections in the order in which they became ready, so the waiter
-    // waits when this is answered.
+    waiter.send(&contender.wait);
+    // The server reads its connections in the order in which they become ready, so the waiter is
+    // blocked when the PING is answered.
     waker.send(&encoded(&["PING"]));
     waker.expect("+PONG");
     let start = Instant::now();
-    waker.send(&runner.wake);
+    waker.send(&contender.wake);
     waiter.expect("");
     let time = start.elapsed();
     waker.expect("");
     micros(time)
 }
 
-/// Half of the times are at most the first, 99 of 100 at most the second, all at most the third.
+/// The median, the 99th percentile and the maximum.
 pub fn tail(mut times: Vec<f64>) -> [f64; 3] {
     times.sort_by(f64::total_cmp);
     [0.5, 0.99, 1.0].map(|part| quantile(&times, part))
 }
 
-/// A thread that does nothing but sleep, a millisecond at a time: nobody on this machine can be
-/// expected to be in time more often than this thread is.
+/// Measures the jitter of the machine: a thread sleeps for a millisecond at a time and notes how late
+/// it wakes up. No other thread can be expected to be more punctual.
 pub struct Sleeper {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<f64>>,
 }
 
 impl Sleeper {
-    /// Begins to sleep.
+    /// Starts the thread.
     pub fn start() -> Self {
         const NAP: Duration = Duration::from_millis(1);
         let stop = Arc::new(AtomicBool::new(false));
@@ -111,10 +112,10 @@ impl Sleeper {
         Self { stop, thread }
     }
 
-    /// How late it woke up, in microseconds, as [`tail`] tells it.
+    /// Stops the thread, and returns the [`tail`] of its lateness in microseconds.
     pub fn stop(self) -> [f64; 3] {
         self.stop.store(true, Ordering::Relaxed);
-        tail(self.thread.join().expect("the sleeper wakes up"))
+        tail(self.thread.join().expect("the sleeper does not panic"))
     }
 }
 
@@ -123,12 +124,12 @@ pub fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1000.0
 }
 
-/// The time in microseconds since 1970.
+/// The wall clock, in microseconds since the Unix epoch.
 pub fn now_us() -> f64 {
-    micros(SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970"))
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past the epoch"))
 }
 
-/// Microseconds, as milliseconds.
+/// Formats microseconds as milliseconds.
 pub fn millis(micros: f64) -> String {
     format!("{:.2} ms", micros / 1000.0)
 }

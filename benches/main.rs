@@ -1,7 +1,8 @@
-//! The benchmark: the commands of this module beside the native commands and the Lua scripts that
-//! people use without it, on the same server.
+//! The benchmark: the commands of the module compared with the native commands and the Lua scripts
+//! that people use without it, on the same server.
 //!
-//! `make bench`, or `make bench ARGS="--only LOCK --rounds 30"`; [`USAGE`] tells the rest.
+//! Run `make bench`, or `make bench ARGS="--only LOCK --rounds 30"`; see [`USAGE`]. The program exits
+//! with 1 if a bar is missed ([`verdict`]).
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -11,28 +12,34 @@ mod crowd;
 mod latency;
 mod measure;
 mod swarm;
+mod table;
+mod verdict;
 mod wire;
 
-use latency::race;
-use measure::{CONNECTIONS, Effort, Row, Spread, measure};
-use std::io::{IsTerminal, Write};
+use cases::Study;
+use latency::{LatencyCase, measure_latency};
+use measure::{CONNECTIONS, Case, Effort, Row, Spread, measure};
+use std::process::ExitCode;
 use support::{Server, info, server_binary};
+use table::{Column, Table};
+use verdict::Verdict;
 
 const USAGE: &str = "\
 Compares the commands of Corral with native commands and Lua scripts.
 
-  --rounds N     how often each of those that are compared has its turn (default 15)
-  --commands N   how many commands it sends in a turn (default 10000)
-  --pipeline N   how many of them it sends at once on each connection (default 16)
-  --tasks N      how many tasks there are where it is their number that matters (default 1000000;
-                 10000000 takes some 4 GB and several minutes)
+  --rounds N     rounds of each comparison (default 15)
+  --commands N   commands in each round (default 10000)
+  --pipeline N   commands that a connection sends at once (default 16)
+  --tasks N      tasks in the comparisons that depend on their number (default 1000000; 10000000 needs
+                 about 4 GB and several minutes)
   --quick        a first impression: --rounds 5 --commands 2000 --tasks 50000
-  --only NAME    only what has NAME in its name; can be given several times
-  --server PATH  the server (default: the environment's SERVER, or redis-server)
-  --markdown     print the tables in markdown
+  --only NAME    only the comparisons whose name contains NAME; can be repeated
+  --server PATH  the server (default: the environment variable SERVER, or redis-server)
+  --markdown     print the tables in Markdown
   --list         print the names of all comparisons
 
-CORRAL_MODULE is the module to measure (default target/release/libcorral.so).";
+The environment variable CORRAL_MODULE selects the module (default target/release/libcorral.so).
+The exit code is 1 if a bar is missed, and 2 if an option is wrong.";
 
 struct Options {
     effort: Effort,
@@ -42,74 +49,109 @@ struct Options {
     list: bool,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().collect();
-    if let Some(orders) = words.iter().position(|word| word == cases::VICTIM) {
-        return cases::be_victim(&words[orders + 1..]);
+    if let Some(option) = words.iter().position(|word| word == cases::VICTIM) {
+        cases::run_victim(&words[option + 1..]);
     }
     let options = match options(words.into_iter().skip(1)) {
         Ok(Some(options)) => options,
-        Ok(None) => return println!("{USAGE}"),
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(problem) => {
             eprintln!("{problem}\n\n{USAGE}");
-            std::process::exit(2);
+            return ExitCode::from(2);
         }
     };
     if let Some(server) = &options.server {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("SERVER", server) };
     }
-    let wanted = |name: &str| {
+    let selected = |name: &str| {
         let name = name.to_lowercase();
         options.only.is_empty() || options.only.iter().any(|only| name.contains(only))
     };
-    let cases: Vec<_> = cases::all().filter(|case| wanted(case.name)).collect();
-    let races: Vec<_> = cases::races().filter(|race| wanted(race.name)).collect();
-    let studies: Vec<_> = cases::studies().filter(|study| wanted(study.name)).collect();
+    let cases: Vec<_> = cases::all().filter(|case| selected(case.name)).collect();
+    let latencies: Vec<_> = cases::latencies().filter(|case| selected(case.name)).collect();
+    let studies: Vec<_> = cases::studies().filter(|study| selected(study.name)).collect();
     if options.list {
         cases.iter().for_each(|case| println!("{}", case.name));
-        races.iter().for_each(|race| println!("{}", race.name));
-        return studies.iter().for_each(|study| println!("{}", study.name));
+        latencies.iter().for_each(|case| println!("{}", case.name));
+        studies.iter().for_each(|study| println!("{}", study.name));
+        return ExitCode::SUCCESS;
     }
 
     println!("{}\n", head(options.effort));
+    let mut missed = print_cases(&cases, &options);
+    println!("{NOTES}");
+    print_latencies(&latencies, &options);
+    for study in studies {
+        println!();
+        missed.extend(print_study(study, &options));
+    }
+    if missed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("\nBars missed: {}", missed.len());
+    missed.iter().for_each(|bar| println!("  {bar}"));
+    ExitCode::FAILURE
+}
+
+/// Returns the missed bars.
+fn print_cases(cases: &[&Case], options: &Options) -> Vec<String> {
     let mut table = Table::new(&COSTS, options.markdown);
-    let mut missed = 0;
+    let mut missed = Vec::new();
     for case in cases {
         table.progress(case.name);
         for (number, row) in measure(case, options.effort).iter().enumerate() {
-            missed += usize::from(row.misses());
             table.row(&cost(if number == 0 { case.name } else { "" }, row));
+            if let (Some(bar), Some(Verdict::Missed)) = (row.bar, row.verdict()) {
+                let ratio = row.cpu_ratio.median;
+                let (name, other) = (case.name, row.label);
+                missed.push(format!(
+                    "{name}, compared with {other}: {ratio:.2}, the bar is {bar:.2}"
+                ));
+            }
         }
     }
     table.end();
-    println!("{NOTES}");
+    missed
+}
+
+fn print_latencies(cases: &[&LatencyCase], options: &Options) {
     let mut table = Table::new(&LATENCIES, options.markdown);
-    for chosen in races {
-        table.progress(chosen.name);
-        for (number, runner) in race(chosen, options.effort).iter().enumerate() {
+    for case in cases {
+        table.progress(case.name);
+        for (number, row) in measure_latency(case, options.effort).iter().enumerate() {
             table.row(&[
-                if number == 0 { chosen.name } else { "" }.into(),
-                runner.label.into(),
-                format!("{:.0} us", runner.p50),
-                format!("{:.0} us", runner.p99),
+                if number == 0 { case.name } else { "" }.into(),
+                row.label.into(),
+                format!("{:.0} us", row.p50),
+                format!("{:.0} us", row.p99),
             ]);
         }
     }
     table.end();
-    for study in studies {
-        println!();
-        let mut table = Table::new(study.columns, options.markdown);
-        table.progress(study.name);
-        for row in (study.run)(options.effort) {
-            missed += row.iter().filter(|cell| cell.ends_with(cases::MISSED)).count();
-            table.row(&row);
+}
+
+/// Returns the missed bars.
+fn print_study(study: &Study, options: &Options) -> Vec<String> {
+    let mut table = Table::new(study.columns, options.markdown);
+    let (mut missed, mut group) = (Vec::new(), String::new());
+    table.progress(study.name);
+    for row in (study.run)(options.effort) {
+        // Only the first row of a group names it.
+        if !row[0].is_empty() {
+            group.clone_from(&row[0]);
         }
-        table.end();
+        let bars = row.iter().filter_map(|cell| Verdict::missed_bar(cell));
+        missed.extend(bars.map(|bar| format!("{}, {group}, {}: {bar}", study.name, row[1])));
+        table.row(&row);
     }
-    if missed > 0 {
-        println!("\nBars missed: {missed}");
-    }
+    table.end();
+    missed
 }
 
 fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
@@ -137,9 +179,9 @@ fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String
             "--markdown" => options.markdown = true,
             "--list" => options.list = true,
             "--help" | "-h" => return Ok(None),
-            // What `cargo bench` adds.
+            // `cargo bench` adds this one.
             "--bench" => {}
-            other => return Err(format!("what is {other}?")),
+            other => return Err(format!("unknown option {other}")),
         }
     }
     Ok(Some(options))
@@ -152,7 +194,7 @@ fn number(text: &str, least: usize) -> Result<usize, String> {
         .ok_or(format!("{text} is not a number of at least {least}"))
 }
 
-/// What was measured, and how.
+/// The server, the machine and the effort.
 fn head(effort: Effort) -> String {
     let server = Server::start();
     let field = |name| info(&server, "server", name);
@@ -174,115 +216,44 @@ fn head(effort: Effort) -> String {
     )
 }
 
-const COSTS: [Column; 8] = [
+const COSTS: [Column; 9] = [
     Column("operation", 38, false),
     Column("compared with", 28, false),
     Column("ratio", 6, true),
     Column("quartiles", 11, true),
-    Column("bar", 11, true),
+    Column("bar", 5, true),
+    Column("verdict", 7, false),
     Column("throughput", 10, true),
     Column("Corral", 9, true),
     Column("other", 9, true),
 ];
 
 const NOTES: &str = "
-ratio:          processor time of the server for the other / for Corral; above 1, Corral is cheaper
-throughput:     operations per second of Corral / of the other
-Corral, other:  processor time of the server's main thread for one operation, system calls included
+ratio:          processor time of the server: other / Corral; above 1, Corral is cheaper
+verdict:        noise: the median ratio is below the bar, the upper quartile is not
+throughput:     operations per second: Corral / other
+Corral, other:  processor time of the server's main thread per operation, system calls included
 ";
 
 const LATENCIES: [Column; 4] = [
     Column("a client waits until", 38, false),
-    Column("by", 28, false),
+    Column("command", 28, false),
     Column("p50", 9, true),
     Column("p99", 9, true),
 ];
 
-fn cost(name: &str, row: &Row) -> [String; 8] {
+fn cost(name: &str, row: &Row) -> [String; 9] {
     let Spread { low, median, high } = row.cpu_ratio;
-    let bar = match row.bar {
-        None => String::new(),
-        Some(bar) if row.misses() => format!("{bar:.2} MISSED"),
-        Some(bar) => format!("{bar:.2} ok"),
-    };
     let micros = |nanos: f64| format!("{:.2} us", nanos / 1000.0);
     [
         name.into(),
         row.label.into(),
         format!("{median:.2}"),
         format!("{low:.2}-{high:.2}"),
-        bar,
+        row.bar.map(|bar| format!("{bar:.2}")).unwrap_or_default(),
+        row.verdict().map(|verdict| verdict.to_string()).unwrap_or_default(),
         format!("{:.2}", row.throughput_ratio.median),
         micros(row.ours),
         micros(row.theirs),
     ]
-}
-
-impl Row {
-    fn misses(&self) -> bool {
-        self.bar.is_some_and(|bar| self.cpu_ratio.median < bar)
-    }
-}
-
-/// A column: its head, its width and whether it holds numbers.
-struct Column(&'static str, usize, bool);
-
-/// A table that is printed row by row.
-struct Table {
-    columns: &'static [Column],
-    markdown: bool,
-    begun: bool,
-}
-
-impl Table {
-    fn new(columns: &'static [Column], markdown: bool) -> Self {
-        Self { columns, markdown, begun: false }
-    }
-
-    fn row(&mut self, cells: &[String]) {
-        self.clear_progress();
-        if !self.begun {
-            self.begun = true;
-            let heads: Vec<_> = self.columns.iter().map(|column| column.0.into()).collect();
-            self.line(&heads);
-            let rule = |Column(_, width, number): &Column| match number {
-                true if self.markdown => "-".repeat(width - 1) + ":",
-                _ => "-".repeat(*width),
-            };
-            self.line(&self.columns.iter().map(rule).collect::<Vec<_>>());
-        }
-        self.line(cells);
-    }
-
-    fn line(&self, cells: &[String]) {
-        let cells = self.columns.iter().zip(cells);
-        let cells = cells.map(|(Column(_, width, number), cell)| match number {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:<width$}"),
-        });
-        let cells: Vec<_> = cells.collect();
-        if self.markdown {
-            println!("| {} |", cells.join(" | "));
-        } else {
-            println!("{}", cells.join("  ").trim_end());
-        }
-    }
-
-    fn end(&self) {
-        self.clear_progress();
-    }
-
-    /// Shows what is being measured, where somebody watches.
-    fn progress(&self, what: &str) {
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[Kmeasuring {what} ...");
-            let _ = std::io::stderr().flush();
-        }
-    }
-
-    fn clear_progress(&self) {
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

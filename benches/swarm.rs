@@ -1,4 +1,4 @@
-//! Clients that one thread serves, each of which goes its own way: it sends, waits, sleeps.
+//! Many independent clients in one thread: each sends, waits and sleeps on its own.
 
 use crate::support::Server;
 use crate::wire::{Connection, encoded};
@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Clients that one thread serves. Each has at most one command on its way.
+/// Clients that one thread drives. Each has at most one command in flight.
 pub struct Swarm {
-    /// How many commands were sent.
+    /// The number of commands sent.
     pub sent: usize,
     members: Vec<Connection>,
     polled: Vec<libc::pollfd>,
@@ -18,11 +18,11 @@ pub struct Swarm {
     alarms: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
-/// What happens to a member of a swarm.
+/// An event of a member.
 pub enum Event {
-    /// There is a reply, which must be taken.
+    /// A reply has arrived. The caller must take it with [`Swarm::reply`].
     Reply(usize),
-    /// It has slept enough.
+    /// Its sleep has ended.
     Alarm(usize),
 }
 
@@ -57,20 +57,20 @@ impl Swarm {
         self.members[member].send(command);
     }
 
-    /// Takes the reply that is there.
+    /// Takes the reply that has arrived.
     pub fn reply<T>(&mut self, member: usize, look: impl FnOnce(&[u8]) -> T) -> T {
         self.members[member].reply(|reply| {
-            assert!(!reply.starts_with(b"-"), "the server: {}", reply.escape_ascii());
+            assert!(!reply.starts_with(b"-"), "the server replied {}", reply.escape_ascii());
             look(reply)
         })
     }
 
-    /// Lets a member sleep.
+    /// Puts a member to sleep.
     pub fn sleep(&mut self, member: usize, time: Duration) {
         self.alarms.push(Reverse((Instant::now() + time, member)));
     }
 
-    /// What happens next, if it happens before the `end`.
+    /// Waits for the next event until `end`.
     pub fn next(&mut self, end: Instant) -> Option<Event> {
         loop {
             if let Some(member) = self.ready.pop_front() {
@@ -91,14 +91,14 @@ impl Swarm {
         }
     }
 
-    fn poll(&mut self, patience: Duration) {
-        let patience = libc::timespec {
-            tv_sec: patience.as_secs() as libc::time_t,
-            tv_nsec: patience.subsec_nanos().into(),
+    fn poll(&mut self, timeout: Duration) {
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: timeout.subsec_nanos().into(),
         };
         let (polled, count) = (self.polled.as_mut_ptr(), self.polled.len() as libc::nfds_t);
-        // SAFETY: there are as many entries, whose descriptors are open, and a null mask is allowed.
-        let result = unsafe { libc::ppoll(polled, count, &raw const patience, std::ptr::null()) };
+        // SAFETY: the array has `count` entries with open descriptors, and the mask may be null.
+        let result = unsafe { libc::ppoll(polled, count, &raw const timeout, std::ptr::null()) };
         assert!(result >= 0, "poll: {}", io::Error::last_os_error());
         let ready = self.polled.iter().enumerate().filter(|(_, polled)| polled.revents != 0);
         self.ready.extend(ready.map(|(member, _)| member));

@@ -1,42 +1,42 @@
-//! What passes between the benchmark and the server: requests that were encoded before the clock
-//! started, and replies that are counted and compared with what they ought to begin with, no more.
+//! The protocol: requests that are encoded before the clock starts, and replies of which only the
+//! beginning is compared with the expected one.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long a reply may take before the benchmark gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The bench gives up when a reply takes longer than this.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Operations, ready to be sent. One operation is as many commands as there are expected replies.
+/// Encoded operations. An operation consists of one command for each expected reply.
 pub struct Requests {
     bytes: Vec<u8>,
-    /// Where each command ends.
+    /// The end of each command in `bytes`.
     ends: Vec<usize>,
-    /// How the replies of one operation begin.
+    /// The beginnings of the replies to one operation.
     expected: Vec<&'static str>,
 }
 
 impl Requests {
-    /// No operations yet; the replies of each begin with `expected`, such as `:1` or `+OK`. The
-    /// empty text stands for anything but an error.
+    /// Starts without operations. The replies to each operation must begin with `expected`, such as
+    /// `:1` or `+OK`. An empty text matches everything but an error.
     pub fn expecting(expected: &[&'static str]) -> Self {
         Self { bytes: Vec::new(), ends: Vec::new(), expected: expected.to_vec() }
     }
 
-    /// Adds a command; see [`crate::support::args`].
+    /// Adds a command. See [`crate::support::args`] for its arguments.
     pub fn push(&mut self, args: &[impl AsRef<[u8]>]) {
         encode(&mut self.bytes, args);
         self.ends.push(self.bytes.len());
     }
 
-    /// How many operations there are.
+    /// The number of operations.
     pub fn operations(&self) -> usize {
         self.ends.len() / self.expected.len()
     }
 
-    /// The commands `from..to`, as bytes.
+    /// The bytes of the commands `from..to`.
     fn slice(&self, from: usize, to: usize) -> &[u8] {
         let offset = |command: usize| match command {
             0 => 0,
@@ -46,24 +46,24 @@ impl Requests {
     }
 }
 
-/// A connection that sends requests as they are and counts replies.
+/// A connection that sends encoded requests and checks the beginnings of replies.
 pub struct Connection {
     /// The socket.
     pub stream: TcpStream,
     received: Vec<u8>,
-    /// Where the first reply begins that was not taken yet, and where what was received ends.
+    /// The received bytes that have not been taken are `received[start..end]`.
     start: usize,
     end: usize,
 }
 
 impl Connection {
-    /// Connects, RESP2. There is `room` for so many bytes of replies at first, and more if need be.
-    pub fn to(address: SocketAddr, room: usize) -> Self {
+    /// Connects with RESP2. The receive buffer starts with `buffer` bytes and grows.
+    pub fn to(address: SocketAddr, buffer: usize) -> Self {
         let stream = TcpStream::connect(address)
             .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("set TCP_NODELAY");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set a read time-out");
-        Self { stream, received: vec![0; room], start: 0, end: 0 }
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set a read timeout");
+        Self { stream, received: vec![0; buffer], start: 0, end: 0 }
     }
 
     /// Sends bytes.
@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Takes one reply and looks at its bytes.
+    /// Takes one reply and passes its bytes to `look`.
     pub fn reply<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> T {
         loop {
             let pending = &self.received[self.start..self.end];
@@ -107,37 +107,37 @@ impl Connection {
         match self.stream.read(&mut self.received[self.end..]) {
             Ok(0) => panic!("the server closed the connection"),
             Ok(count) => self.end += count,
-            Err(error) => panic!("no reply within {PATIENCE:?}: {error}"),
+            Err(error) => panic!("no reply within {TIMEOUT:?}: {error}"),
         }
     }
 }
 
-/// Sends all operations over the connections in turn, `pipeline` of them at a time, with one such
-/// batch on its way on each connection. Returns when all replies are there.
+/// Sends all operations over the connections in turn, in batches of `pipeline` operations. Each
+/// connection has at most one batch in flight. Returns when all replies have arrived.
 pub fn drive(connections: &mut [Connection], requests: &Requests, pipeline: usize) {
     let commands = requests.ends.len();
     let batch = pipeline * requests.expected.len();
-    let mut on_the_way = VecDeque::with_capacity(connections.len());
+    let mut in_flight = VecDeque::with_capacity(connections.len());
     for (turn, from) in (0..commands).step_by(batch).enumerate() {
         let connection = turn % connections.len();
-        if on_the_way.len() == connections.len() {
-            collect(connections, requests, &mut on_the_way);
+        if in_flight.len() == connections.len() {
+            collect(connections, requests, &mut in_flight);
         }
         let to = (from + batch).min(commands);
         connections[connection].send(requests.slice(from, to));
-        on_the_way.push_back((connection, to - from));
+        in_flight.push_back((connection, to - from));
     }
-    while !on_the_way.is_empty() {
-        collect(connections, requests, &mut on_the_way);
+    while !in_flight.is_empty() {
+        collect(connections, requests, &mut in_flight);
     }
 }
 
 fn collect(
     connections: &mut [Connection],
     requests: &Requests,
-    on_the_way: &mut VecDeque<(usize, usize)>,
+    in_flight: &mut VecDeque<(usize, usize)>,
 ) {
-    let Some((connection, replies)) = on_the_way.pop_front() else {
+    let Some((connection, replies)) = in_flight.pop_front() else {
         return;
     };
     let expected = requests.expected.iter().cycle();
@@ -168,7 +168,7 @@ fn reply_length(bytes: &[u8]) -> Option<usize> {
     (at <= bytes.len()).then_some(at)
 }
 
-/// The bulk strings of a reply in their order, whatever arrays they stand in.
+/// The bulk strings of a reply in order, those of nested arrays included.
 pub fn bulks(reply: &[u8]) -> Vec<&[u8]> {
     let (mut found, mut rest) = (Vec::new(), reply);
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -184,14 +184,14 @@ pub fn bulks(reply: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// A command that is sent on its own.
+/// Encodes one command.
 pub fn encoded(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode(&mut bytes, args);
     bytes
 }
 
-/// Appends a command, as an array of bulk strings.
+/// Appends a command as an array of bulk strings.
 fn encode(bytes: &mut Vec<u8>, args: &[impl AsRef<[u8]>]) {
     bytes.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
     for arg in args {

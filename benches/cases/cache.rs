@@ -1,4 +1,4 @@
-//! CACHE.* beside GET, SET and a lease that a client keeps with SET NX.
+//! CACHE.* compared with GET, SET and a lease that clients take with SET NX.
 
 use super::{NAMES, cycling, each, once, shuffled};
 use crate::measure::{Case, Contender, Lab};
@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     Case { name: "CACHE.SET, new key, 300 bytes", build: |lab| set(lab, 300, true) },
     Case { name: "CACHE.SET, overwriting 32 bytes", build: |lab| set(lab, 32, false) },
     Case { name: "CACHE.SET, overwriting 300 bytes", build: |lab| set(lab, 300, false) },
-    Case { name: "CACHE.SET, ending a lease", build: fill },
+    Case { name: "CACHE.SET, releasing a lease", build: fill },
     Case { name: "CACHE.LOCK, LOAD", build: |lab| lease(lab, true) },
     Case { name: "CACHE.LOCK, WAIT", build: |lab| lease(lab, false) },
 ];
@@ -37,17 +37,17 @@ fn set_all(names: usize, bytes: usize) -> Requests {
     })
 }
 
-/// Nobody has a lease, whoever had one before.
-fn free(names: usize) -> Requests {
+/// No key has a lease.
+fn unleased(names: usize) -> Requests {
     each(0..names, &[""], |r, n| {
         r.push(&args!["CACHE.SET", key(n), "v", 3_600_000]);
         r.push(&args!["DEL", lease_key(n)]);
     })
 }
 
-/// Somebody has a lease, in whatever form this module writes it.
-fn taken(names: usize) -> Requests {
-    let mut requests = free(names);
+/// Every key has a lease, which the module itself writes.
+fn leased(names: usize) -> Requests {
+    let mut requests = unleased(names);
     for n in 0..names {
         requests.push(&args!["CACHE.LOCK", key(n), 3_600_000, 3_600_000]);
     }
@@ -55,7 +55,7 @@ fn taken(names: usize) -> Requests {
 }
 
 fn hit(lab: &mut Lab, bytes: usize, bar: f64) -> Vec<Contender> {
-    lab.arrange(&set_all(NAMES, bytes));
+    lab.prepare(&set_all(NAMES, bytes));
     let [ours, get] = read(lab, "$3");
     vec![ours, get.bar(bar)]
 }
@@ -73,17 +73,17 @@ fn read(lab: &Lab, expected: &'static str) -> [Contender; 2] {
     })
 }
 
-/// Nobody has a lease, which CACHE.SET finds out, and a client that keeps leases by hand does not.
+/// No key has a lease. CACHE.SET looks for one, plain SET does not.
 fn set(lab: &mut Lab, bytes: usize, new: bool) -> Vec<Contender> {
     let (commands, value) = (lab.effort.commands, value(bytes));
     let names = if new { commands } else { NAMES };
-    let all = |expected: &[&'static str], operation: &dyn Fn(&mut Requests, usize)| {
+    let requests = |expected: &[&'static str], operation: &dyn Fn(&mut Requests, usize)| {
         each(shuffled(commands, names), expected, operation)
     };
-    let ours = all(&["+OK"], &|r, n| r.push(&args!["CACHE.SET", key(n), value, 60_000]));
+    let ours = requests(&["+OK"], &|r, n| r.push(&args!["CACHE.SET", key(n), value, 60_000]));
     let set = |r: &mut Requests, n| r.push(&args!["SET", key(n), value, "PX", 60_000]);
-    let native = all(&["+OK"], &set);
-    let both = all(&["+OK", ":0"], &|r, n| {
+    let native = requests(&["+OK"], &set);
+    let both = requests(&["+OK", ":0"], &|r, n| {
         set(r, n);
         r.push(&args!["DEL", lease_key(n)]);
     });
@@ -95,40 +95,40 @@ fn set(lab: &mut Lab, bytes: usize, new: bool) -> Vec<Contender> {
     if !new {
         return contenders;
     }
-    let absent = || each(0..commands, &[":"], |r, n| r.push(&args!["DEL", key(n)]));
-    contenders.into_iter().map(|contender| contender.after(absent())).collect()
+    let delete_all = || each(0..commands, &[":"], |r, n| r.push(&args!["DEL", key(n)]));
+    contenders.into_iter().map(|contender| contender.setup(delete_all())).collect()
 }
 
-/// The loader stores what it loaded.
+/// A loader stores its value.
 fn fill(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) redis.call('DEL', KEYS[2]) return 1",
     );
-    let leases = || taken(lab.effort.commands);
-    let loaded = value(300);
+    let leases = || leased(lab.effort.commands);
+    let value = value(300);
     let ours = each(once(lab), &["+OK"], |r, n| {
-        r.push(&args!["CACHE.SET", key(n), loaded, 60_000]);
+        r.push(&args!["CACHE.SET", key(n), value, 60_000]);
     });
     let native = each(once(lab), &["+OK", ":1"], |r, n| {
-        r.push(&args!["SET", key(n), loaded, "PX", 60_000]);
+        r.push(&args!["SET", key(n), value, "PX", 60_000]);
         r.push(&args!["DEL", lease_key(n)]);
     });
     let lua = each(once(lab), &[":1"], |r, n| {
-        r.push(&args!["EVALSHA", script, 2, key(n), lease_key(n), loaded, 60_000]);
+        r.push(&args!["EVALSHA", script, 2, key(n), lease_key(n), value, 60_000]);
     });
     vec![
-        Contender::new("CACHE.SET", ours).after(leases()),
-        Contender::new("SET PX + DEL", native).after(leases()),
-        Contender::new("Lua: SET PX, DEL", lua).after(leases()),
+        Contender::new("CACHE.SET", ours).setup(leases()),
+        Contender::new("SET PX + DEL", native).setup(leases()),
+        Contender::new("Lua: SET PX, DEL", lua).setup(leases()),
     ]
 }
 
-fn lease(lab: &mut Lab, is_free: bool) -> Vec<Contender> {
+fn lease(lab: &mut Lab, granted: bool) -> Vec<Contender> {
     let script = lab.script(
         "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
             return redis.status_reply('LOAD') else return redis.status_reply('WAIT') end",
     );
-    let [ours, native] = if is_free { ["+LOAD", "+OK"] } else { ["+WAIT", "$-1"] };
+    let [ours, native] = if granted { ["+LOAD", "+OK"] } else { ["+WAIT", "$-1"] };
     let token = "1700000000000000";
     let lock = each(once(lab), &[ours], |r, n| {
         r.push(&args!["CACHE.LOCK", key(n), 60_000, 60_000]);
@@ -139,15 +139,15 @@ fn lease(lab: &mut Lab, is_free: bool) -> Vec<Contender> {
     let lua = each(once(lab), &[ours], |r, n| {
         r.push(&args!["EVALSHA", script, 1, lease_key(n), token, 60_000]);
     });
-    if !is_free {
-        lab.arrange(&taken(lab.effort.commands));
+    if !granted {
+        lab.prepare(&leased(lab.effort.commands));
     }
-    let before = |contender: Contender| {
-        if is_free { contender.after(free(lab.effort.commands)) } else { contender }
+    let setup = |contender: Contender| {
+        if granted { contender.setup(unleased(lab.effort.commands)) } else { contender }
     };
     vec![
-        before(Contender::new("CACHE.LOCK", lock)),
-        before(Contender::new("SET NX PX", set)),
-        before(Contender::new("Lua: SET NX PX", lua)),
+        setup(Contender::new("CACHE.LOCK", lock)),
+        setup(Contender::new("SET NX PX", set)),
+        setup(Contender::new("Lua: SET NX PX", lua)),
     ]
 }

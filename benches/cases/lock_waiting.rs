@@ -1,11 +1,12 @@
-//! Clients that wait for a lock: LOCK.ACQUIRE BLOCK beside what lock libraries do.
+//! Clients that wait for a lock: LOCK.ACQUIRE BLOCK compared with the ways of lock libraries.
 
-use super::{Study, named_once, verdict};
-use crate::Column;
+use super::{Study, name_once};
 use crate::latency::{Sleeper, micros, millis, now_us};
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args, eventually};
 use crate::swarm::{Event, Swarm};
+use crate::table::Column;
+use crate::verdict::Verdict;
 use crate::wire::{Connection, encoded};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// The cases.
 pub const CASES: &[Case] = &[Case {
-    name: "Lock handed over, 10,000 wait",
+    name: "Lock handed over, 10,000 waiters",
     build: |lab| hand_overs(lab, [10_000, 1000, 10]),
 }];
 
@@ -24,11 +25,12 @@ pub const STUDIES: &[Study] = &[
         name: "a lock is handed over",
         columns: &[
             Column("a lock is handed over", 30, false),
-            Column("by", 24, false),
+            Column("client", 24, false),
             Column("p50", 9, true),
             Column("p99", 9, true),
             Column("hand-overs", 10, true),
             Column("bar", 21, true),
+            Column("p50 jitter", 10, true),
         ],
         run: |_| latency(),
     },
@@ -36,7 +38,7 @@ pub const STUDIES: &[Study] = &[
         name: "workers share a lock",
         columns: &[
             Column("workers share a lock", 30, false),
-            Column("by", 24, false),
+            Column("client", 24, false),
             Column("acquired/s", 10, true),
             Column("commands each", 13, true),
             Column("bar", 12, true),
@@ -46,43 +48,43 @@ pub const STUDIES: &[Study] = &[
         run: |_| fairness(),
     },
     Study {
-        name: "a lock's lease ends",
+        name: "a lock's lease expires",
         columns: &[
-            Column("a lock's lease ends", 31, false),
-            Column("by", 24, false),
+            Column("a lock's lease expires", 31, false),
+            Column("client", 24, false),
             Column("p50 late", 9, true),
             Column("p99 late", 9, true),
             Column("max late", 9, true),
             Column("leases", 6, true),
             Column("bar (max)", 15, true),
-            Column("a sleeper", 9, true),
+            Column("max jitter", 10, true),
         ],
         run: |_| expiry(),
     },
 ];
 
-/// What redis-py releases a lock with.
+/// The script with which redis-py releases a lock.
 const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
-/// What python-redis-lock releases a lock with.
+/// The script with which python-redis-lock releases a lock.
 const RELEASE_AND_SIGNAL: &str = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 else
     redis.call('del', KEYS[2]) redis.call('lpush', KEYS[2], 1) redis.call('pexpire', KEYS[2], ARGV[2])
     redis.call('del', KEYS[1]) return 1 end";
 
-/// How long a lease lasts that nobody means to outlive.
+/// A lease that never expires during a measurement.
 const LEASE_MS: u64 = 30_000;
 
-/// How often redis-py asks for a lock, and many another client for whatever it waits for.
-pub const EVERY: Duration = Duration::from_millis(100);
+/// The polling interval of redis-py and many other clients.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How a lock is waited for.
+/// How a client waits for a lock.
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
     /// LOCK.ACQUIRE BLOCK.
     Corral,
-    /// SET NX until it succeeds, as redis-py does.
+    /// SET NX at intervals until it succeeds, as redis-py does.
     Poll,
-    /// SET NX, and BLPOP of a list that gets an element at every release, as python-redis-lock does.
+    /// SET NX, then BLPOP of a list to which every release pushes an element, as python-redis-lock does.
     Signal,
 }
 
@@ -98,13 +100,14 @@ impl Style {
     }
 }
 
-/// From the moment the release is sent to the moment the other client has its reply. A pair of
-/// clients for each lock; a holder keeps it for up to 105 ms, so that polls come at any moment.
+/// The time from the release of a lock to the reply of the client that waits for it. Each lock has
+/// two clients. A holder keeps the lock for up to 105 ms, so that polls fall on any moment.
 fn latency() -> Vec<Vec<String>> {
     const PAIRS: usize = 20;
-    const FOR: Duration = Duration::from_secs(2);
+    const DURATION: Duration = Duration::from_secs(2);
     let server = Server::start();
     let rows = STYLES.map(|style| {
+        let sleeper = Sleeper::start();
         let mut random = Random::new(1);
         let mut times = Vec::new();
         let mut workers = Workers::new(&server, style, 2 * PAIRS, |member| {
@@ -112,10 +115,10 @@ fn latency() -> Vec<Vec<String>> {
         });
         let mut released = [None; PAIRS];
         (0..PAIRS).for_each(|pair| workers.ask(2 * pair));
-        let end = Instant::now() + FOR;
-        while let Some(news) = workers.next(end) {
-            match news {
-                News::Granted(member) => {
+        let end = Instant::now() + DURATION;
+        while let Some(progress) = workers.next(end) {
+            match progress {
+                Progress::Granted(member) => {
                     if let Some(since) = released[member / 2].take() {
                         times.push(micros(Instant::now() - since));
                     }
@@ -125,11 +128,11 @@ fn latency() -> Vec<Vec<String>> {
                         workers.ask(member ^ 1);
                     }
                 }
-                News::Alarm(member) => {
+                Progress::Alarm(member) => {
                     released[member / 2] = Some(Instant::now());
                     workers.release(member);
                 }
-                News::Released(member) => {
+                Progress::Released(member) => {
                     if workers.states[member ^ 1] == State::Holding {
                         workers.ask(member);
                     }
@@ -138,23 +141,26 @@ fn latency() -> Vec<Vec<String>> {
         }
         times.sort_by(f64::total_cmp);
         let p50 = quantile(&times, 0.5);
-        let bar = (style == Style::Corral).then(|| verdict("p50 <= 0.5 ms", p50 <= 500.0));
+        let jitter = sleeper.stop()[0];
+        let verdict = Verdict::at_most(p50, 500.0, jitter);
+        let bar = (style == Style::Corral).then(|| verdict.cell("p50 <= 0.5 ms"));
         vec![
-            "to the one who waits".into(),
+            "to the only waiter".into(),
             style.label().into(),
             millis(p50),
             millis(quantile(&times, 0.99)),
             times.len().to_string(),
             bar.unwrap_or_default(),
+            millis(jitter),
         ]
     });
-    named_once(rows.into())
+    name_once(rows.into())
 }
 
-/// Workers take a lock, keep it for a millisecond, give it back and ask again at once.
+/// Workers acquire a lock, hold it for a millisecond, release it and ask again immediately.
 fn fairness() -> Vec<Vec<String>> {
     const HOLD: Duration = Duration::from_millis(1);
-    const FOR: Duration = Duration::from_millis(2000);
+    const DURATION: Duration = Duration::from_millis(2000);
     let server = Server::start();
     let mut rows = Vec::new();
     for size in [8, 32] {
@@ -162,47 +168,50 @@ fn fairness() -> Vec<Vec<String>> {
             let mut workers = Workers::new(&server, style, size, |_| {
                 format!("{}:{size}", style.label().replace(' ', "-"))
             });
-            let mut wins = vec![0_usize; size];
+            let mut grants = vec![0_usize; size];
             (0..size).for_each(|member| workers.ask(member));
-            let end = Instant::now() + FOR;
-            while let Some(news) = workers.next(end) {
-                match news {
-                    News::Granted(member) => {
-                        wins[member] += 1;
+            let end = Instant::now() + DURATION;
+            while let Some(progress) = workers.next(end) {
+                match progress {
+                    Progress::Granted(member) => {
+                        grants[member] += 1;
                         workers.swarm.sleep(member, HOLD);
                     }
-                    News::Alarm(member) => workers.release(member),
-                    News::Released(member) => workers.ask(member),
+                    Progress::Alarm(member) => workers.release(member),
+                    Progress::Released(member) => workers.ask(member),
                 }
             }
-            let all: usize = wins.iter().sum();
+            let all: usize = grants.iter().sum();
             let each = workers.swarm.sent as f64 / all as f64;
-            let least = wins.iter().copied().min().unwrap_or(0);
-            let most = wins.iter().copied().max().unwrap_or(0);
-            let fair = least as f64 / most as f64;
+            let least = grants.iter().copied().min().unwrap_or(0);
+            let most = grants.iter().copied().max().unwrap_or(0);
+            let fairness = least as f64 / most as f64;
             let ours = style == Style::Corral;
-            // Those who wait when the time is up have sent a command and acquired nothing yet.
+            // Workers that still wait at the end have sent a command without a grant.
             let waiting = size as f64 / all as f64;
-            let bar = |met, text| if ours { verdict(text, met) } else { String::new() };
+            // With strict FIFO the grants of two workers differ by one at the end.
+            let one_grant = 1.0 / most as f64;
+            let bar =
+                |verdict: Verdict, text| if ours { verdict.cell(text) } else { String::new() };
             vec![
                 format!("{size} workers, 1 ms each"),
                 style.label().into(),
-                format!("{:.0}", all as f64 / FOR.as_secs_f64()),
+                format!("{:.0}", all as f64 / DURATION.as_secs_f64()),
                 format!("{each:.2}"),
-                bar(each - waiting <= 2.0, "<= 2"),
-                format!("{fair:.2}"),
-                bar(fair >= 0.95, ">= 0.95"),
+                bar(Verdict::at_most(each - waiting, 2.0, 0.0), "<= 2"),
+                format!("{fairness:.2}"),
+                bar(Verdict::at_least(fairness, 0.95, one_grant), ">= 0.95"),
             ]
         });
-        rows.extend(named_once(of_size.into()));
+        rows.extend(name_once(of_size.into()));
     }
     rows
 }
 
-/// The holder is gone. How long after the end of its lease somebody else has the lock.
+/// The time from the expiry of a crashed holder's lease to the grant to a waiter.
 fn expiry() -> Vec<Vec<String>> {
     const LOCKS: usize = 16;
-    const FOR: Duration = Duration::from_millis(1500);
+    const DURATION: Duration = Duration::from_millis(1500);
     let server = Server::start();
     let mut client = server.client();
     let mut rows = Vec::new();
@@ -211,7 +220,7 @@ fn expiry() -> Vec<Vec<String>> {
             let fill = "for n = ARGV[1], ARGV[1] + 99999 do
                 redis.call('SET', 'volatile:' .. n, 'v', 'PX', 3600000 + n % 1000) end";
             let reply = client.cmd(&args!["EVAL", fill, 0, from]);
-            assert!(!reply.is_error(), "the keys were not made: {reply:?}");
+            assert!(!reply.is_error(), "the keys were not created: {reply:?}");
         }
         let of_size = STYLES.map(|style| {
             let mut random = Random::new(2);
@@ -223,31 +232,33 @@ fn expiry() -> Vec<Vec<String>> {
             let mut hold = |workers: &mut Workers, deadlines: &mut [i64], member: usize| {
                 let key = workers.key(member);
                 let ttl = 50 + random.below(150);
-                client.cmd(&args!["SET", key, "the one who is gone", "PX", ttl]);
-                // A client of the third style knows when to look, and looks 1 ms later.
-                workers.patience[member] = (ttl + 1) as f64 / 1000.0;
+                client.cmd(&args!["SET", key, "crashed holder", "PX", ttl]);
+                // A client of the third style knows the expiry, and checks 1 ms later.
+                workers.timeouts[member] = (ttl + 1) as f64 / 1000.0;
                 deadlines[member] = client.cmd(&args!["PEXPIRETIME", key]).as_int();
                 workers.ask(member);
             };
             (0..LOCKS).for_each(|member| hold(&mut workers, &mut deadlines, member));
-            let end = Instant::now() + FOR;
+            let end = Instant::now() + DURATION;
             let sleeper = Sleeper::start();
-            while let Some(news) = workers.next(end) {
-                match news {
-                    News::Granted(member) => {
+            while let Some(progress) = workers.next(end) {
+                match progress {
+                    Progress::Granted(member) => {
                         late.push(now_us() - deadlines[member] as f64 * 1000.0);
                         workers.release(member);
                     }
-                    News::Released(member) => hold(&mut workers, &mut deadlines, member),
-                    News::Alarm(_) => {}
+                    Progress::Released(member) => hold(&mut workers, &mut deadlines, member),
+                    Progress::Alarm(_) => {}
                 }
             }
+            let jitter = sleeper.stop()[2];
             late.sort_by(f64::total_cmp);
             let most = quantile(&late, 1.0);
-            let bar = (style == Style::Corral).then(|| verdict("<= 5 ms", most <= 5000.0));
+            let verdict = Verdict::at_most(most, 5000.0, jitter);
+            let bar = (style == Style::Corral).then(|| verdict.cell("<= 5 ms"));
             let label = match volatile {
-                0 => "no other key expires",
-                _ => "1,000,000 other keys expire",
+                0 => "no other key has a TTL",
+                _ => "1,000,000 other keys have a TTL",
             };
             vec![
                 label.into(),
@@ -260,39 +271,39 @@ fn expiry() -> Vec<Vec<String>> {
                 millis(most),
                 late.len().to_string(),
                 bar.unwrap_or_default(),
-                millis(sleeper.stop()[2]),
+                millis(jitter),
             ]
         });
-        rows.extend(named_once(of_size.into()));
+        rows.extend(name_once(of_size.into()));
     }
     rows
 }
 
-/// Lines of different lengths, in front of a lock each, all there at the same time. The same number
-/// of connections takes part in each, because it costs more to talk to many clients than to few.
+/// Locks with lines of different lengths, all at the same time. The same number of connections takes
+/// part in each, because talking to many clients costs more than talking to few.
 fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
     const SPARE: usize = 6000;
     let size = lengths.iter().sum::<usize>() + lengths.len() + SPARE;
-    // Raises the limit of open files, which is 1,024 in many a shell.
+    // Raises the limit of open files, which many shells set to 1,024.
     drop(lab.server.clients(0));
     lab.client.cmd(&args!["CONFIG", "SET", "maxclients", size + 100]);
     let mut members = Vec::with_capacity(size);
     for number in 0..size {
         members.push(Connection::to(lab.server.addr(), 128));
         if number % 256 == 255 {
-            // Lets the server accept, so that its backlog never overflows.
+            // Gives the server time to accept, so that its backlog never overflows.
             members[number].send(&encoded(&["PING"]));
             members[number].expect("+PONG");
         }
     }
     let crowd = Rc::new(RefCell::new((members, (0..size).collect::<VecDeque<_>>())));
-    let labels = ["10,000 wait", "1,000 wait", "10 wait"];
+    let labels = ["10,000 waiters", "1,000 waiters", "10 waiters"];
     let contenders = lengths.iter().zip(labels).map(|(length, label)| {
         let mut line = VecDeque::new();
         let name = format!("line:{length}");
         let crowd = Rc::clone(&crowd);
         let ask = |name: &str, crowd: &mut (Vec<Connection>, VecDeque<usize>)| {
-            let member = crowd.1.pop_front().expect("more clients than places");
+            let member = crowd.1.pop_front().expect("there are spare clients");
             let id = format!("w{member}");
             let lease = 3_600_000;
             let ask = args!["LOCK.ACQUIRE", name, id, lease, "BLOCK", lease];
@@ -306,7 +317,7 @@ fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
             drop(crowd);
         }
         let info = args!["LOCK.INFO", name];
-        eventually(SOON, "the line is formed", || {
+        eventually(SOON, "all clients wait", || {
             lab.client.cmd(&info).field("waiters").map(crate::support::Value::as_int)
                 == Some(*length as i64)
         });
@@ -314,7 +325,7 @@ fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
         Contender::custom(label, move |_| {
             let mut crowd = crowd.borrow_mut();
             for _ in 0..count {
-                let holder = line.pop_front().expect("somebody holds the lock");
+                let holder = line.pop_front().expect("the lock has a holder");
                 let release = encoded(&args!["LOCK.RELEASE", name, format!("w{holder}")]);
                 crowd.0[holder].send(&release);
                 crowd.0[line[0]].expect(":1");
@@ -331,7 +342,7 @@ fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
     contenders
 }
 
-/// Clients of one style. Each wants the lock of a name.
+/// Clients of one style, each of which wants one lock.
 struct Workers {
     swarm: Swarm,
     style: Style,
@@ -339,26 +350,26 @@ struct Workers {
     states: Vec<State>,
     names: Vec<String>,
     /// How long each waits for a signal, in seconds.
-    patience: Vec<f64>,
+    timeouts: Vec<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Idle,
     Asking,
-    /// Until the next poll.
+    /// Sleeps until the next poll.
     Pausing,
-    /// For a signal.
+    /// Waits for a signal.
     Waiting,
     Holding,
     Releasing,
 }
 
-/// What has become of a worker.
-enum News {
+/// A step of a worker.
+enum Progress {
     Granted(usize),
     Released(usize),
-    /// What it slept for is over.
+    /// Its sleep has ended.
     Alarm(usize),
 }
 
@@ -372,7 +383,7 @@ impl Workers {
             release: String::from_utf8_lossy(digest.bytes()).into_owned(),
             states: vec![State::Idle; size],
             names: (0..size).map(name).collect(),
-            patience: vec![LEASE_MS as f64 / 1000.0; size],
+            timeouts: vec![LEASE_MS as f64 / 1000.0; size],
         }
     }
 
@@ -411,15 +422,15 @@ impl Workers {
         self.swarm.send(member, command);
     }
 
-    /// What happens next, if it happens before the `end`.
-    fn next(&mut self, end: Instant) -> Option<News> {
+    /// Waits for the next step of any worker until `end`.
+    fn next(&mut self, end: Instant) -> Option<Progress> {
         loop {
             let member = match self.swarm.next(end)? {
                 Event::Alarm(member) if self.states[member] == State::Pausing => {
                     self.ask(member);
                     continue;
                 }
-                Event::Alarm(member) => return Some(News::Alarm(member)),
+                Event::Alarm(member) => return Some(Progress::Alarm(member)),
                 Event::Reply(member) => member,
             };
             match self.states[member] {
@@ -430,20 +441,20 @@ impl Workers {
                 State::Releasing => {
                     self.swarm.reply(member, |reply| assert_eq!(reply, b":1\r\n"));
                     self.states[member] = State::Idle;
-                    return Some(News::Released(member));
+                    return Some(Progress::Released(member));
                 }
                 _ if self.swarm.reply(member, |reply| matches!(reply, b":1\r\n" | b"+OK\r\n")) => {
                     self.states[member] = State::Holding;
-                    return Some(News::Granted(member));
+                    return Some(Progress::Granted(member));
                 }
                 _ if self.style == Style::Poll => {
                     self.states[member] = State::Pausing;
-                    self.swarm.sleep(member, EVERY);
+                    self.swarm.sleep(member, POLL_INTERVAL);
                 }
                 _ => {
                     assert!(self.style == Style::Signal, "LOCK.ACQUIRE was refused");
-                    let patience = self.patience[member].to_string();
-                    let wait = encoded(&args!["BLPOP", self.signal(member), patience]);
+                    let timeout = self.timeouts[member].to_string();
+                    let wait = encoded(&args!["BLPOP", self.signal(member), timeout]);
                     self.send(member, State::Waiting, &wait);
                 }
             }

@@ -1,5 +1,5 @@
-//! What is compared. A case is a row of one of these tables: a name and a function that prepares
-//! the contenders, the command of this module first.
+//! The comparisons. A case has a name and a function that creates the contenders, the command of this
+//! module first.
 
 pub mod bystander;
 pub mod cache;
@@ -8,14 +8,14 @@ pub mod lock_waiting;
 pub mod stampede;
 pub mod task;
 
-pub use task::punctual::{VICTIM, be_victim};
+pub use task::timing::{VICTIM, run_victim};
 
-use crate::Column;
-use crate::latency::Race;
+use crate::latency::LatencyCase;
 use crate::measure::{Case, Effort, Lab};
+use crate::table::Column;
 use crate::wire::Requests;
 
-/// Every case, in the order of the table.
+/// All cases, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     let cases = [
         cache::CASES,
@@ -31,67 +31,59 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
     cases.into_iter().flatten()
 }
 
-/// Every race, in the order of the table.
-pub fn races() -> impl Iterator<Item = &'static Race> {
-    task::waiting::RACES.iter()
+/// All latency cases, in the order of the table.
+pub fn latencies() -> impl Iterator<Item = &'static LatencyCase> {
+    task::waiting::LATENCIES.iter()
 }
 
-/// What needs a table of its own.
+/// A measurement with a table of its own.
 pub struct Study {
-    /// What is studied.
+    /// What it measures.
     pub name: &'static str,
-    /// The columns of its table.
+    /// The columns of its table. The first two name a row.
     pub columns: &'static [Column],
-    /// Makes the rows of its table. A cell that ends in [`MISSED`] tells of a goal that was not met.
+    /// Measures, and returns the rows. The cell of a bar comes from [`crate::verdict::Verdict::cell`].
     pub run: fn(Effort) -> Vec<Vec<String>>,
 }
 
-/// Every study, in the order of their tables.
+/// All studies, in the order of their tables.
 pub fn studies() -> impl Iterator<Item = &'static Study> {
     let studies = [
         lock_waiting::STUDIES,
         stampede::STUDIES,
         task::cycle::STUDIES,
-        task::punctual::STUDIES,
+        task::timing::STUDIES,
         task::large::STUDIES,
     ];
     studies.into_iter().flatten()
 }
 
-/// How the cell of a goal ends that was not met.
-pub const MISSED: &str = "MISSED";
-
-/// The cell of a goal.
-fn verdict(goal: &str, met: bool) -> String {
-    format!("{goal} {}", if met { "ok" } else { MISSED })
-}
-
-/// Leaves the name of what is compared in the first row only.
-fn named_once(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+/// Keeps the name of a group in its first row only.
+fn name_once(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     rows.iter_mut().skip(1).for_each(|row| row[0].clear());
     rows
 }
 
-/// How many names there are where a name can be used again.
+/// The number of names where a round may use a name more than once.
 const NAMES: usize = 10_000;
 
-/// The numbers of a round where each name is used once.
+/// The numbers of a round that uses each name once.
 fn once(lab: &Lab) -> impl Iterator<Item = usize> + use<> {
     shuffled(lab.effort.commands, lab.effort.commands)
 }
 
-/// The numbers of a round where names can be used again.
+/// The numbers of a round that may use a name more than once.
 fn cycling(lab: &Lab) -> impl Iterator<Item = usize> + use<> {
     shuffled(lab.effort.commands, NAMES)
 }
 
-/// Numbers below `names`, `count` of them, in an order in which neighbours are not close.
+/// `count` numbers below `names`, in an order that separates neighbors.
 fn shuffled(count: usize, names: usize) -> impl Iterator<Item = usize> {
-    // A prime: each number comes once before the first comes again.
+    // With a prime step every number appears once before the first one repeats.
     (0..count).map(move |index| index * 1_000_003 % names)
 }
 
-/// An operation for each number; its replies begin with `expected`.
+/// One operation for each number. Its replies begin with `expected`.
 fn each(
     numbers: impl IntoIterator<Item = usize>,
     expected: &[&'static str],

@@ -1,13 +1,14 @@
-//! CACHE.FETCH and what goes with it: the price of a read, and many clients that miss a value at the
-//! same time, beside what clients do about that on their own.
+//! CACHE.FETCH: the cost of a read, and many clients that miss a value at the same time, compared with
+//! client-side remedies.
 
-use super::lock_waiting::EVERY;
-use super::{NAMES, Study, cycling, each, named_once, once, shuffled, verdict};
-use crate::Column;
-use crate::latency::millis;
+use super::lock_waiting::POLL_INTERVAL;
+use super::{NAMES, Study, cycling, each, name_once, once, shuffled};
+use crate::latency::{Sleeper, millis};
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args};
 use crate::swarm::{Event, Swarm};
+use crate::table::Column;
+use crate::verdict::Verdict;
 use crate::wire::encoded;
 use std::time::{Duration, Instant};
 
@@ -21,25 +22,25 @@ pub const CASES: &[Case] = &[
 /// The studies.
 pub const STUDIES: &[Study] = &[
     Study {
-        name: "many miss a cached value",
+        name: "many clients miss a value",
         columns: &[
-            Column("many miss a cached value", 30, false),
-            Column("by", 25, false),
+            Column("many clients miss a value", 30, false),
+            Column("client", 25, false),
             Column("loads", 6, true),
             Column("commands", 8, true),
-            Column("last answer", 11, true),
+            Column("last reply", 10, true),
             Column("bar", 12, true),
         ],
         run: |_| stampedes(),
     },
     Study {
-        name: "a cached value expires, and again",
+        name: "a value expires repeatedly",
         columns: &[
-            Column("a cached value expires, and again", 34, false),
-            Column("by", 27, false),
+            Column("a value expires repeatedly", 34, false),
+            Column("client", 27, false),
             Column("reads", 6, true),
             Column("loads", 5, true),
-            Column("at a time", 9, true),
+            Column("concurrent", 10, true),
             Column("bar", 8, true),
             Column("misses", 6, true),
             Column("bar", 8, true),
@@ -52,7 +53,7 @@ fn key(number: usize) -> String {
     format!("user:{number:06}:profile")
 }
 
-/// Where a client keeps a lease that Corral knows nothing of.
+/// The key of a lease that clients manage themselves.
 fn lease_key(number: usize) -> String {
     format!("loading:{{{}}}", key(number))
 }
@@ -65,7 +66,7 @@ fn store_all(lab: &mut Lab) {
     let values = each(0..NAMES, &["+OK"], |r, n| {
         r.push(&args!["SET", key(n), value(), "PX", 3_600_000]);
     });
-    lab.arrange(&values);
+    lab.prepare(&values);
 }
 
 fn hit(lab: &mut Lab) -> Vec<Contender> {
@@ -96,24 +97,24 @@ fn many(lab: &mut Lab) -> Vec<Contender> {
     vec![contender("CACHE.MGET"), contender("MGET")]
 }
 
-/// A miss: take the lease, store the value, give the lease back.
+/// A miss: take the lease, store the value, release the lease.
 fn cycle(lab: &mut Lab) -> Vec<Contender> {
-    const AT_ONCE: usize = 256;
+    const BATCH: usize = 256;
     let commands = lab.effort.commands;
-    let absent = || each(0..commands, &[":"], |r, n| r.push(&args!["DEL", key(n)]));
+    let delete_all = || each(0..commands, &[":"], |r, n| r.push(&args!["DEL", key(n)]));
     let numbers: Vec<_> = once(lab).collect();
     let asks: Vec<_> =
         numbers.iter().map(|n| encoded(&args!["CACHE.FETCH", key(*n), 60_000])).collect();
-    let (count, stored, named) = (numbers.len(), value(), numbers.clone());
+    let (count, loaded, keys) = (numbers.len(), value(), numbers.clone());
     let ours = Contender::custom("FETCH, SET TOKEN", move |lab| {
         let connection = &mut lab.connections[0];
-        for (asks, numbers) in asks.chunks(AT_ONCE).zip(named.chunks(AT_ONCE)) {
+        for (asks, numbers) in asks.chunks(BATCH).zip(keys.chunks(BATCH)) {
             connection.send(&asks.concat());
             let mut fills = Vec::new();
             for number in numbers {
-                let token = connection.reply(|reply| Told::by(reply).token);
-                let token = token.expect("nobody loads this");
-                let fill = args!["CACHE.SET", key(*number), stored, 60_000, "TOKEN", token];
+                let token = connection.reply(|reply| Fetched::parse(reply).token);
+                let token = token.expect("no other client loads the key");
+                let fill = args!["CACHE.SET", key(*number), loaded, 60_000, "TOKEN", token];
                 fills.extend(encoded(&fill));
             }
             connection.send(&fills);
@@ -125,7 +126,7 @@ fn cycle(lab: &mut Lab) -> Vec<Contender> {
         "if redis.call('get', KEYS[2]) == ARGV[3] then redis.call('del', KEYS[2])
             redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2]) return 1 else return 0 end",
     );
-    let by_hand = |lua: bool| {
+    let native = |lua: bool| {
         let token = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
         let (mut asks, mut fills) = (Vec::new(), Vec::new());
         for number in &numbers {
@@ -141,7 +142,7 @@ fn cycle(lab: &mut Lab) -> Vec<Contender> {
         }
         move |lab: &mut Lab| {
             let connection = &mut lab.connections[0];
-            for (asks, fills) in asks.chunks(AT_ONCE).zip(fills.chunks(AT_ONCE)) {
+            for (asks, fills) in asks.chunks(BATCH).zip(fills.chunks(BATCH)) {
                 connection.send(&asks.concat());
                 for _ in asks {
                     connection.expect("$-1");
@@ -159,26 +160,26 @@ fn cycle(lab: &mut Lab) -> Vec<Contender> {
         }
     };
     vec![
-        ours.after(absent()),
-        Contender::custom("GET, SET NX; SET, DEL", by_hand(false)).after(absent()),
-        Contender::custom("GET, SET NX; Lua: SET, DEL", by_hand(true)).after(absent()),
+        ours.setup(delete_all()),
+        Contender::custom("GET, SET NX; SET, DEL", native(false)).setup(delete_all()),
+        Contender::custom("GET, SET NX; Lua: SET, DEL", native(true)).setup(delete_all()),
     ]
 }
 
-/// All clients ask for a key that is not there.
+/// All clients request a missing key at once.
 fn stampedes() -> Vec<Vec<String>> {
     const ROUNDS: usize = 5;
     const LOAD: Duration = Duration::from_millis(50);
     let server = Server::start();
     let mut rows = Vec::new();
     for size in [100, 1000] {
-        let of_size = [Shield::Fetch, Shield::Poll, Shield::Nothing].map(|shield| {
+        let of_size = [Strategy::Fetch, Strategy::Poll, Strategy::Nothing].map(|strategy| {
             let mut swarm = Some(Swarm::new(&server, size));
             let mut figures: [Vec<f64>; 3] = Default::default();
             for round in 0..ROUNDS {
-                let keys = vec![format!("cold:{}:{size}:{round}", shield as u32); size];
-                let swarm_now = swarm.take().expect("it comes back after each round");
-                let mut readers = Readers::new(swarm_now, vec![shield; size], keys, 60_000);
+                let keys = vec![format!("cold:{}:{size}:{round}", strategy as u32); size];
+                let swarm_now = swarm.take().expect("each round returns the swarm");
+                let mut readers = Readers::new(swarm_now, vec![strategy; size], keys, 60_000);
                 let (loads, last) = stampede(&mut readers, LOAD);
                 figures[0].push(loads as f64);
                 figures[1].push(readers.swarm.sent as f64);
@@ -189,22 +190,23 @@ fn stampedes() -> Vec<Vec<String>> {
                 figures.sort_by(f64::total_cmp);
                 [0.5, 1.0].map(|part| quantile(&figures, part))
             });
-            let ours = shield == Shield::Fetch;
+            let ours = strategy == Strategy::Fetch;
+            let verdict = Verdict::at_most(loads[1], 1.0, 0.0);
             vec![
                 format!("{size} clients, 50 ms to load"),
-                shield.label().into(),
+                strategy.label().into(),
                 format!("{:.0}", loads[0]),
                 format!("{:.0}", commands[0]),
                 millis(last[0]),
-                if ours { verdict("1 load", loads[1] <= 1.0) } else { String::new() },
+                if ours { verdict.cell("1 load") } else { String::new() },
             ]
         });
-        rows.extend(named_once(of_size.into()));
+        rows.extend(name_once(of_size.into()));
     }
     rows
 }
 
-/// How often the value was loaded, and how long after the first fill the last client had it.
+/// The number of loads, and the time from the first fill to the last reply.
 fn stampede(readers: &mut Readers, load: Duration) -> (usize, Duration) {
     let size = readers.keys.len();
     let (mut loads, mut answered, mut filled) = (0, 0, None);
@@ -212,128 +214,143 @@ fn stampede(readers: &mut Readers, load: Duration) -> (usize, Duration) {
     (0..size).for_each(|member| readers.ask(member));
     let end = Instant::now() + SOON;
     while answered < size {
-        match readers.next(end).expect("everybody has the value soon") {
-            News::Load { member, .. } => {
+        match readers.next(end).expect("every client gets the value soon") {
+            Progress::Load { member, .. } => {
                 loads += 1;
                 readers.load(member, load);
             }
-            News::Loaded(member) => {
+            Progress::Loaded(member) => {
                 filled.get_or_insert_with(Instant::now);
                 readers.fill(member);
             }
-            News::Answered(_) => answered += 1,
-            News::Refused(_) | News::Alarm(_) => {}
+            Progress::Answered(_) => answered += 1,
+            Progress::Refused(_) | Progress::Alarm(_) => {}
         }
     }
     (loads, filled.map_or(Duration::ZERO, |since| since.elapsed()))
 }
 
-/// Workers that ask for a value again and again, which expires again and again.
+/// Workers that read a value which expires again and again.
 fn steady() -> Vec<Vec<String>> {
-    const FOR: Duration = Duration::from_millis(4500);
+    const DURATION: Duration = Duration::from_millis(4500);
     const WORKERS: usize = 50;
     const TTL_MS: usize = 400;
     const LOAD: Duration = Duration::from_millis(10);
-    const THINK_US: usize = 50_000;
-    const SHIELDS: [Shield; 5] =
-        [Shield::FetchStale, Shield::Fetch, Shield::XFetch, Shield::Poll, Shield::Nothing];
+    const MAX_PAUSE_US: usize = 50_000;
+    // A refresh starts within the last 100 ms of a value and takes 10 ms. If the machine pauses for
+    // longer than the rest, the value expires.
+    const SLACK_US: f64 = 90_000.0;
+    const STRATEGIES: [Strategy; 5] = [
+        Strategy::FetchStale,
+        Strategy::Fetch,
+        Strategy::XFetch,
+        Strategy::Poll,
+        Strategy::Nothing,
+    ];
     let server = Server::start();
     let mut client = server.client();
-    let key = |shield: usize| format!("hot:{shield}");
-    let shield_of = |member: usize| member / WORKERS;
-    let size = WORKERS * SHIELDS.len();
+    let key = |strategy: usize| format!("hot:{strategy}");
+    let strategy_of = |member: usize| member / WORKERS;
+    let size = WORKERS * STRATEGIES.len();
     let mut readers = Readers::new(
         Swarm::new(&server, size),
-        (0..size).map(|member| SHIELDS[shield_of(member)]).collect(),
-        (0..size).map(|member| key(shield_of(member))).collect(),
+        (0..size).map(|member| STRATEGIES[strategy_of(member)]).collect(),
+        (0..size).map(|member| key(strategy_of(member))).collect(),
         TTL_MS,
     );
     let mut random = Random::new(3);
-    // Everything is there to begin with, so all misses are misses after the warm-up.
-    for shield in 0..SHIELDS.len() {
-        client.cmd(&args!["CACHE.SET", key(shield), value(), TTL_MS]);
+    // Every key exists at the start, so no miss is due to a cold cache.
+    for strategy in 0..STRATEGIES.len() {
+        client.cmd(&args!["CACHE.SET", key(strategy), value(), TTL_MS]);
     }
-    let mut think = move || Duration::from_micros(random.below(THINK_US) as u64);
-    (0..size).for_each(|member| readers.swarm.sleep(member, think()));
-    let mut tallies = SHIELDS.map(|_| Tally::default());
-    let end = Instant::now() + FOR;
-    while let Some(news) = readers.next(end) {
-        match news {
-            News::Load { member, miss } => {
-                let tally = &mut tallies[shield_of(member)];
+    let mut pause = move || Duration::from_micros(random.below(MAX_PAUSE_US) as u64);
+    (0..size).for_each(|member| readers.swarm.sleep(member, pause()));
+    let mut tallies = STRATEGIES.map(|_| Tally::default());
+    let sleeper = Sleeper::start();
+    let end = Instant::now() + DURATION;
+    while let Some(progress) = readers.next(end) {
+        match progress {
+            Progress::Load { member, miss } => {
+                let tally = &mut tallies[strategy_of(member)];
                 tally.loads += 1;
                 tally.loading += 1;
-                tally.at_a_time = tally.at_a_time.max(tally.loading);
+                tally.concurrent = tally.concurrent.max(tally.loading);
                 tally.misses += usize::from(miss);
                 tally.cold = miss;
                 readers.load(member, LOAD);
             }
-            News::Loaded(member) => {
-                let shield = shield_of(member);
-                if SHIELDS[shield].waits() && tallies[shield].cold {
-                    // Those who wait for this missed the value, too.
-                    let others = &readers.states[shield * WORKERS..][..WORKERS];
+            Progress::Loaded(member) => {
+                let strategy = strategy_of(member);
+                if STRATEGIES[strategy].waits() && tallies[strategy].cold {
+                    // The clients that wait for this load missed the value, too.
+                    let others = &readers.states[strategy * WORKERS..][..WORKERS];
                     let waiting = others.iter().filter(|state| **state == State::Reading);
-                    tallies[shield].misses += waiting.count();
+                    tallies[strategy].misses += waiting.count();
                 }
                 readers.fill(member);
             }
-            News::Answered(member) => {
-                let tally = &mut tallies[shield_of(member)];
+            Progress::Answered(member) => {
+                let tally = &mut tallies[strategy_of(member)];
                 tally.reads += 1;
                 tally.loading -= usize::from(readers.filled(member));
-                readers.swarm.sleep(member, think());
+                readers.swarm.sleep(member, pause());
             }
-            News::Refused(member) => tallies[shield_of(member)].misses += 1,
-            News::Alarm(member) => readers.ask(member),
+            Progress::Refused(member) => tallies[strategy_of(member)].misses += 1,
+            Progress::Alarm(member) => readers.ask(member),
         }
     }
-    let rows = SHIELDS.iter().zip(&tallies).map(|(shield, tally)| {
+    let jitter = sleeper.stop()[2];
+    let noise = if jitter > SLACK_US { f64::INFINITY } else { 0.0 };
+    let rows = STRATEGIES.iter().zip(&tallies).map(|(strategy, tally)| {
         let misses = tally.misses;
-        let one = if shield.waits() { verdict("1", tally.at_a_time <= 1) } else { String::new() };
-        let none = *shield == Shield::FetchStale;
+        let one_load = Verdict::at_most(tally.concurrent as f64, 1.0, 0.0);
+        let no_miss = Verdict::at_most(misses as f64, 0.0, noise);
+        let ours = |is_ours, verdict: Verdict, bar| match is_ours {
+            true => verdict.cell(bar),
+            false => String::new(),
+        };
         vec![
             "50 workers, TTL 400 ms, load 10 ms".into(),
-            shield.label().into(),
+            strategy.label().into(),
             tally.reads.to_string(),
             tally.loads.to_string(),
-            tally.at_a_time.to_string(),
-            one,
+            tally.concurrent.to_string(),
+            ours(strategy.waits(), one_load, "1"),
             misses.to_string(),
-            if none { verdict("0", misses == 0) } else { String::new() },
+            ours(*strategy == Strategy::FetchStale, no_miss, "0"),
         ]
     });
-    named_once(rows.collect())
+    name_once(rows.collect())
 }
 
 #[derive(Default)]
 struct Tally {
     reads: usize,
     loads: usize,
-    /// How many load now, and how many did at most.
+    /// The loads in progress, and their maximum.
     loading: usize,
-    at_a_time: usize,
+    concurrent: usize,
     misses: usize,
-    /// Whether the load that goes on replaces nothing.
+    /// Whether the load in progress replaces no value.
     cold: bool,
 }
 
-/// What protects the source from clients that miss a value at the same time.
+/// How clients that miss a value at the same time spare the source.
 #[derive(Clone, Copy, PartialEq)]
-enum Shield {
+enum Strategy {
     /// CACHE.FETCH, waiting for the value.
     Fetch,
-    /// The same, with a value that is loaded again before it expires.
+    /// The same, with a refresh before the value expires.
     FetchStale,
-    /// A lease by SET NX; those who do not get it look again after 100 ms.
+    /// A lease with SET NX. Clients without the lease look again after 100 ms.
     Poll,
-    /// Each client loads again before the value expires, with a probability that grows.
+    /// Each client refreshes the value before it expires, with a rising probability.
     XFetch,
     Nothing,
 }
 
-impl Shield {
-    /// Whether those who miss the value wait in the server.
+impl Strategy {
+    /// Whether clients that miss the value wait on the server.
     fn waits(self) -> bool {
         matches!(self, Self::Fetch | Self::FetchStale)
     }
@@ -342,38 +359,38 @@ impl Shield {
         match self {
             Self::Fetch => "CACHE.FETCH BLOCK",
             Self::FetchStale => "CACHE.FETCH BLOCK STALE 100",
-            Self::Poll => "SET NX, look every 100 ms",
+            Self::Poll => "SET NX, poll every 100 ms",
             Self::XFetch => "XFetch: GET, PTTL",
-            Self::Nothing => "GET, nothing else",
+            Self::Nothing => "GET without protection",
         }
     }
 }
 
-/// What CACHE.FETCH replied.
-struct Told {
+/// A reply of CACHE.FETCH.
+struct Fetched {
     loads: bool,
     miss: bool,
     token: Option<i64>,
 }
 
-impl Told {
-    fn by(reply: &[u8]) -> Self {
+impl Fetched {
+    fn parse(reply: &[u8]) -> Self {
         let loads = reply.starts_with(b"*3\r\n+LOAD\r\n");
         let answered = loads
             || [&b"*3\r\n+HIT\r\n"[..], b"*3\r\n+STALE\r\n"]
                 .iter()
                 .any(|start| reply.starts_with(start));
-        assert!(answered, "neither a value nor a lease: {}", reply.escape_ascii());
+        assert!(answered, "neither a value nor a load: {}", reply.escape_ascii());
         let last = reply.rsplit(|byte| *byte == b':').next().unwrap_or_default();
         let token = if loads { String::from_utf8_lossy(last).trim().parse().ok() } else { None };
         Self { loads, miss: reply.starts_with(b"*3\r\n+LOAD\r\n$-1"), token }
     }
 }
 
-/// Clients that want a value and load it if need be.
+/// Clients that read a value and load it if necessary.
 struct Readers {
     swarm: Swarm,
-    shields: Vec<Shield>,
+    strategies: Vec<Strategy>,
     keys: Vec<String>,
     ttl_ms: usize,
     states: Vec<State>,
@@ -384,39 +401,39 @@ struct Readers {
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// With its own load or with another one's.
+    /// Whether its last value came from its own load.
     Idle {
         filled: bool,
     },
     Reading,
-    /// Asking for a lease.
+    /// Requests a lease.
     Leasing,
-    /// Until it looks again.
+    /// Sleeps until the next poll.
     Pausing,
     Loading,
     Filling,
 }
 
-/// What has become of a reader.
-enum News {
-    /// It has to load the value. A miss: it has no other.
+/// A step of a reader.
+enum Progress {
+    /// It must load the value. On a miss there is no old value.
     Load { member: usize, miss: bool },
-    /// It has loaded it.
+    /// It has loaded the value.
     Loaded(usize),
-    /// It has the value.
+    /// It has received the value.
     Answered(usize),
-    /// It found nothing and has no lease. It will look again.
+    /// It found no value and got no lease. It looks again later.
     Refused(usize),
-    /// What it slept for is over.
+    /// Its sleep has ended.
     Alarm(usize),
 }
 
 impl Readers {
-    fn new(swarm: Swarm, shields: Vec<Shield>, keys: Vec<String>, ttl_ms: usize) -> Self {
+    fn new(swarm: Swarm, strategies: Vec<Strategy>, keys: Vec<String>, ttl_ms: usize) -> Self {
         let size = keys.len();
         Self {
             swarm,
-            shields,
+            strategies,
             keys,
             ttl_ms,
             states: vec![State::Idle { filled: false }; size],
@@ -430,23 +447,23 @@ impl Readers {
         format!("loading:{{{}}}", self.keys[member])
     }
 
-    /// Whether the last answer of a reader was its own load.
+    /// Whether the last value of a reader came from its own load.
     fn filled(&self, member: usize) -> bool {
         self.states[member] == State::Idle { filled: true }
     }
 
     fn ask(&mut self, member: usize) {
         let key = &self.keys[member];
-        let ask = match self.shields[member] {
-            Shield::Fetch => encoded(&args!["CACHE.FETCH", key, 5000, "BLOCK", 10_000]),
-            Shield::FetchStale => {
+        let ask = match self.strategies[member] {
+            Strategy::Fetch => encoded(&args!["CACHE.FETCH", key, 5000, "BLOCK", 10_000]),
+            Strategy::FetchStale => {
                 encoded(&args!["CACHE.FETCH", key, 5000, "STALE", 100, "BLOCK", 10_000])
             }
-            Shield::XFetch => {
+            Strategy::XFetch => {
                 self.swarm.sent += 1;
                 [encoded(&args!["GET", key]), encoded(&args!["PTTL", key])].concat()
             }
-            Shield::Poll | Shield::Nothing => encoded(&args!["GET", key]),
+            Strategy::Poll | Strategy::Nothing => encoded(&args!["GET", key]),
         };
         self.send(member, State::Reading, &ask);
     }
@@ -458,16 +475,16 @@ impl Readers {
 
     fn fill(&mut self, member: usize) {
         let (key, value, ttl) = (&self.keys[member], &self.value, self.ttl_ms);
-        let fill = match self.shields[member] {
-            Shield::Fetch | Shield::FetchStale => {
+        let fill = match self.strategies[member] {
+            Strategy::Fetch | Strategy::FetchStale => {
                 encoded(&args!["CACHE.SET", key, value, ttl, "TOKEN", self.tokens[member]])
             }
-            Shield::Poll => {
+            Strategy::Poll => {
                 self.swarm.sent += 1;
                 let store = encoded(&args!["SET", key, value, "PX", ttl]);
                 [store, encoded(&args!["DEL", self.lease_key(member)])].concat()
             }
-            Shield::XFetch | Shield::Nothing => encoded(&args!["SET", key, value, "PX", ttl]),
+            Strategy::XFetch | Strategy::Nothing => encoded(&args!["SET", key, value, "PX", ttl]),
         };
         self.send(member, State::Filling, &fill);
     }
@@ -477,8 +494,8 @@ impl Readers {
         self.swarm.send(member, command);
     }
 
-    /// What happens next, if it happens before the `end`.
-    fn next(&mut self, end: Instant) -> Option<News> {
+    /// Waits for the next step of any reader until `end`.
+    fn next(&mut self, end: Instant) -> Option<Progress> {
         loop {
             let member = match self.swarm.next(end)? {
                 Event::Reply(member) => member,
@@ -487,64 +504,64 @@ impl Readers {
                         self.ask(member);
                         continue;
                     }
-                    State::Loading => return Some(News::Loaded(member)),
-                    _ => return Some(News::Alarm(member)),
+                    State::Loading => return Some(Progress::Loaded(member)),
+                    _ => return Some(Progress::Alarm(member)),
                 },
             };
-            let news = match self.states[member] {
+            let progress = match self.states[member] {
                 State::Leasing => Some(self.leased(member)),
                 State::Filling => {
                     self.swarm.reply(member, |_| ());
-                    if self.shields[member] == Shield::Poll {
+                    if self.strategies[member] == Strategy::Poll {
                         self.swarm.reply(member, |_| ());
                     }
                     self.states[member] = State::Idle { filled: true };
-                    Some(News::Answered(member))
+                    Some(Progress::Answered(member))
                 }
                 _ => self.read(member),
             };
-            if news.is_some() {
-                return news;
+            if progress.is_some() {
+                return progress;
             }
         }
     }
 
-    fn leased(&mut self, member: usize) -> News {
+    fn leased(&mut self, member: usize) -> Progress {
         if self.swarm.reply(member, |reply| reply == b"+OK\r\n") {
-            return News::Load { member, miss: true };
+            return Progress::Load { member, miss: true };
         }
         self.states[member] = State::Pausing;
-        self.swarm.sleep(member, EVERY);
-        News::Refused(member)
+        self.swarm.sleep(member, POLL_INTERVAL);
+        Progress::Refused(member)
     }
 
-    fn read(&mut self, member: usize) -> Option<News> {
-        let shield = self.shields[member];
-        let (loads, miss) = match shield {
-            _ if shield.waits() => {
-                let told = self.swarm.reply(member, Told::by);
-                self.tokens[member] = told.token.unwrap_or_default();
-                (told.loads, told.miss)
+    fn read(&mut self, member: usize) -> Option<Progress> {
+        let strategy = self.strategies[member];
+        let (loads, miss) = match strategy {
+            _ if strategy.waits() => {
+                let fetched = self.swarm.reply(member, Fetched::parse);
+                self.tokens[member] = fetched.token.unwrap_or_default();
+                (fetched.loads, fetched.miss)
             }
             _ => {
                 let miss = self.swarm.reply(member, |reply| reply == b"$-1\r\n");
-                (miss || shield == Shield::XFetch && self.early(member), miss)
+                (miss || strategy == Strategy::XFetch && self.early(member), miss)
             }
         };
-        if shield == Shield::Poll && miss {
+        if strategy == Strategy::Poll && miss {
             let lease = encoded(&args!["SET", self.lease_key(member), "me", "NX", "PX", 5000]);
             self.send(member, State::Leasing, &lease);
             return None;
         }
         if loads {
-            return Some(News::Load { member, miss });
+            return Some(Progress::Load { member, miss });
         }
         self.states[member] = State::Idle { filled: false };
-        Some(News::Answered(member))
+        Some(Progress::Answered(member))
     }
 
-    /// Whether to load early: the time that a load takes, times an exponential variable, is more than
-    /// the time that is left.
+    /// Whether to refresh early: the duration of a load times an exponential variable exceeds the
+    /// remaining time-to-live.
     fn early(&mut self, member: usize) -> bool {
         const LOAD_MS: f64 = 10.0;
         let left = self.swarm.reply(member, |reply| {

@@ -1,12 +1,12 @@
-//! Tasks on their whole way, with a round trip for each step: a producer publishes, workers wait,
-//! take one task at a time and acknowledge it.
+//! The life of a task with a round trip for each step: a producer publishes, workers wait, take one task
+//! at a time and acknowledge it.
 
 use super::super::Study;
 use super::{empty_stream, payload, task_in, xadd};
-use crate::Column;
-use crate::measure::{Clock, Effort, Lab, Spread};
+use crate::measure::{CpuClock, Effort, Lab, Spread};
 use crate::support::{SOON, args};
 use crate::swarm::{Event, Swarm};
+use crate::table::Column;
 use crate::wire::encoded;
 use std::time::{Duration, Instant};
 
@@ -19,55 +19,56 @@ pub const STUDIES: &[Study] = &[Study {
         Column("XREADGROUP", 10, true),
         Column("ratio", 5, true),
         Column("quartiles", 9, true),
-        Column("server's time", 13, true),
+        Column("CPU ratio", 9, true),
     ],
     run: cycles,
 }];
 
-/// By whose commands the tasks go.
+/// The commands that move the tasks.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Style {
-    /// TASK.PUBLISH, CONSUME with a time to wait, ACK.
+    /// TASK.PUBLISH, TASK.CONSUME with BLOCK, TASK.ACK.
     Corral,
     /// XADD, XREADGROUP BLOCK, XACK and XDEL in one write.
     Native,
 }
 
-/// How the tasks come.
+/// How the tasks arrive.
 #[derive(Clone, Copy, PartialEq)]
 enum Supply {
-    /// As many are on their way as there are workers, so most workers wait.
+    /// There are as many tasks in flight as workers, so most workers wait.
     Trickle,
-    /// All are there before the workers begin.
+    /// All tasks are published before the workers start.
     Backlog,
 }
 
 fn cycles(effort: Effort) -> Vec<Vec<String>> {
     let (rounds, tasks) = (effort.rounds.min(9), effort.commands / 4);
     let mut lab = Lab::new(effort);
-    let clock = Clock::of(&lab.server);
+    let clock = CpuClock::of(&lab.server);
     let mut rows = Vec::new();
-    for (supply, how) in [(Supply::Trickle, "as they come"), (Supply::Backlog, "from a backlog")] {
+    for (supply, how) in [(Supply::Trickle, "as they arrive"), (Supply::Backlog, "from a backlog")]
+    {
         for size in [1, 10, 50] {
             let mut crews =
                 [Style::Corral, Style::Native].map(|style| Crew::new(&lab, style, size));
             let mut samples = Vec::new();
-            // The first round warms up and is not counted.
+            // The first round is a warm-up.
             for round in 0..=rounds {
                 let sample = crews.each_mut().map(|crew| {
-                    lab.arrange(&empty_stream(&crew.stream));
+                    lab.prepare(&empty_stream(&crew.stream));
                     crew.work(&clock, tasks, supply)
                 });
                 if round > 0 {
                     samples.push(sample);
                 }
             }
-            let over =
+            let spread =
                 |of: &dyn Fn(&[Sample; 2]) -> f64| Spread::of(samples.iter().map(of).collect());
             let each = |time: Duration| time.as_secs_f64() / tasks as f64;
-            let rate = |style: usize| over(&|sample| 1.0 / each(sample[style].wall)).median;
-            let faster = over(&|sample| each(sample[1].wall) / each(sample[0].wall));
-            let cheaper = over(&|sample| each(sample[1].cpu) / each(sample[0].cpu));
+            let rate = |style: usize| spread(&|sample| 1.0 / each(sample[style].wall)).median;
+            let faster = spread(&|sample| each(sample[1].wall) / each(sample[0].wall));
+            let cheaper = spread(&|sample| each(sample[1].cpu) / each(sample[0].cpu));
             rows.push(vec![
                 format!("{size} worker{}, {how}", if size == 1 { "" } else { "s" }),
                 format!("{:.0}/s", rate(0)),
@@ -81,23 +82,23 @@ fn cycles(effort: Effort) -> Vec<Vec<String>> {
     rows
 }
 
-/// What it took to bring the tasks of a round through the queue.
+/// The cost of the tasks of a round.
 struct Sample {
     wall: Duration,
     cpu: Duration,
 }
 
-/// Workers of one queue, and behind them in the swarm the producer.
+/// The workers of one queue. The last member of the swarm is the producer.
 struct Crew {
     style: Style,
     stream: String,
     swarm: Swarm,
     size: usize,
-    /// What each worker asks with.
+    /// The consume command of each worker.
     asks: Vec<Vec<u8>>,
     publish: Vec<u8>,
     states: Vec<State>,
-    /// How many tasks the workers of this round have asked for, and how many they are to ask for.
+    /// The number of requested tasks, and the number of tasks in this round.
     asked: usize,
     tasks: usize,
 }
@@ -107,7 +108,7 @@ enum State {
     Idle,
     Asking,
     Finishing,
-    /// That is the producer's, with how many publications are not answered.
+    /// The producer, with the number of replies that are missing.
     Publishing(usize),
 }
 
@@ -127,13 +128,13 @@ impl Crew {
         }
     }
 
-    /// Brings tasks through the queue.
-    fn work(&mut self, clock: &Clock, tasks: usize, supply: Supply) -> Sample {
-        const AT_ONCE: usize = 500;
+    /// Publishes and processes the tasks of a round.
+    fn work(&mut self, clock: &CpuClock, tasks: usize, supply: Supply) -> Sample {
+        const BATCH: usize = 500;
         (self.asked, self.tasks) = (0, tasks);
         let (mut published, mut owed, mut done) = (0, 0, 0);
         while supply == Supply::Backlog && published < tasks {
-            let some = AT_ONCE.min(tasks - published);
+            let some = BATCH.min(tasks - published);
             self.publish(some);
             (0..some).for_each(|_| self.swarm.reply(self.size, |_| ()));
             published += some;
@@ -151,7 +152,7 @@ impl Crew {
                 owed = 0;
             }
             let Some(Event::Reply(member)) = self.swarm.next(Instant::now() + SOON) else {
-                panic!("nothing happens any more: {done} of {tasks} tasks are done");
+                panic!("no event: {done} of {tasks} tasks are done");
             };
             match self.states[member] {
                 State::Asking => self.finish(member),
@@ -165,7 +166,7 @@ impl Crew {
                     (0..count).for_each(|_| self.swarm.reply(member, |_| ()));
                     self.states[member] = State::Idle;
                 }
-                State::Idle => panic!("a reply to nothing"),
+                State::Idle => panic!("a reply without a request"),
             }
         }
         let wall = wall.elapsed();
@@ -189,7 +190,7 @@ impl Crew {
     fn finish(&mut self, member: usize) {
         let (style, stream) = (self.style, &self.stream);
         let finish = self.swarm.reply(member, |reply| {
-            let (id, _) = task_in(reply).expect("a worker waits until there is a task");
+            let (id, _) = task_in(reply).expect("a worker waits until it gets a task");
             style.finish(stream, id)
         });
         self.states[member] = State::Finishing;
@@ -204,7 +205,7 @@ impl Crew {
 }
 
 impl Style {
-    /// Publishes a task.
+    /// The command that publishes a task.
     pub fn publish(self, stream: &str) -> Vec<u8> {
         match self {
             Self::Corral => encoded(&args!["TASK.PUBLISH", stream, payload()]),
@@ -212,7 +213,7 @@ impl Style {
         }
     }
 
-    /// Asks for a task, and waits without end.
+    /// The command that takes a task, and waits for one without a timeout.
     pub fn ask(self, stream: &str, worker: &str) -> Vec<u8> {
         match self {
             Self::Corral => encoded(&args!["TASK.CONSUME", "workers", worker, stream, 1, 0]),
@@ -223,7 +224,7 @@ impl Style {
         }
     }
 
-    /// Finishes a task.
+    /// The commands that finish a task.
     pub fn finish(self, stream: &str, id: &[u8]) -> Vec<u8> {
         match self {
             Self::Corral => encoded(&args!["TASK.ACK", stream, "workers", id]),
@@ -235,7 +236,7 @@ impl Style {
         }
     }
 
-    /// How many replies [`Style::finish`] gets, each of them 1.
+    /// The number of replies to [`Style::finish`], each of which is 1.
     pub fn finishing(self) -> usize {
         match self {
             Self::Corral => 1,

@@ -1,7 +1,7 @@
-//! What ends a lease, or makes it longer, beside the scripts that do the same.
+//! Commands that end or extend a lease, compared with scripts that do the same.
 
 use super::super::{each, once};
-use super::{TIMESTAMP, copies, delayed, id, leased, payload, stream};
+use super::{TIMESTAMP, delayed, id, leased, payload, retry_stream, stream};
 use crate::measure::{Case, Contender, Lab};
 use crate::support::args;
 use crate::wire::Requests;
@@ -38,14 +38,14 @@ fn ack(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["EVALSHA", script, 1, stream(n), "workers", id(n)]);
     });
     vec![
-        Contender::new("TASK.ACK", ours).after(leased(tasks)),
-        Contender::new("XACK + XDEL", native).after(leased(tasks)),
-        Contender::new("MULTI, XACK, XDEL, EXEC", multi).after(leased(tasks)),
-        Contender::new("Lua: XACK, XDEL", lua).after(leased(tasks)),
+        Contender::new("TASK.ACK", ours).setup(leased(tasks)),
+        Contender::new("XACK + XDEL", native).setup(leased(tasks)),
+        Contender::new("MULTI, XACK, XDEL, EXEC", multi).setup(leased(tasks)),
+        Contender::new("Lua: XACK, XDEL", lua).setup(leased(tasks)),
     ]
 }
 
-/// The worker has to be the one who has the lease.
+/// Only the consumer that holds the lease may extend it.
 fn extend(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] then
@@ -63,13 +63,13 @@ fn extend(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["XCLAIM", stream(n), "workers", "w1", 0, id(n), "JUSTID"]);
     });
     vec![
-        Contender::new("TASK.EXTEND", ours).after(leased(tasks)),
-        Contender::new("Lua: XPENDING, XCLAIM", lua).after(leased(tasks)),
-        Contender::new("XCLAIM, whoever has it", native).after(leased(tasks)),
+        Contender::new("TASK.EXTEND", ours).setup(leased(tasks)),
+        Contender::new("Lua: XPENDING, XCLAIM", lua).setup(leased(tasks)),
+        Contender::new("XCLAIM without a check", native).setup(leased(tasks)),
     ]
 }
 
-/// The task is delayed for a while that is longer with each failure.
+/// The task is delayed. The delay grows with each failure.
 fn nack(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "local lease = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1]
@@ -78,7 +78,7 @@ fn nack(lab: &mut Lab) -> Vec<Contender> {
          local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1][2]
          for field = 1, #entry, 2 do task[entry[field]] = entry[field + 1] end
          local tries = (task.retry_count or 0) + lease[4]
-         if tries >= 20 then return redis.error_reply('there is one to be buried') end
+         if tries >= 20 then return redis.error_reply('the task has no tries left') end
          local time = redis.call('TIME')
          local wait = math.random(0, math.min(1000 * 2 ^ (tries - 1), 600000))
          local due = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + wait)
@@ -97,8 +97,8 @@ fn nack(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["EVALSHA", script, 2, stream(n), delayed(n), "workers", "w1", id(n)]);
     });
     vec![
-        Contender::new("TASK.NACK FAIL", ours).after(leased(tasks)),
-        Contender::new("Lua: XPENDING ... XDEL", lua).after(leased(tasks)),
+        Contender::new("TASK.NACK FAIL", ours).setup(leased(tasks)),
+        Contender::new("Lua: XPENDING ... XDEL", lua).setup(leased(tasks)),
     ]
 }
 
@@ -118,7 +118,7 @@ fn retry(lab: &mut Lab) -> Vec<Contender> {
             id(n),
             payload(),
             0,
-            copies(n),
+            retry_stream(n),
             "dead",
             3,
             "workers"
@@ -130,7 +130,7 @@ fn retry(lab: &mut Lab) -> Vec<Contender> {
             script,
             2,
             stream(n),
-            copies(n),
+            retry_stream(n),
             "workers",
             id(n),
             payload(),
@@ -141,7 +141,7 @@ fn retry(lab: &mut Lab) -> Vec<Contender> {
     let native = each(once(lab), &["$", ":1", ":1"], |r, n| {
         r.push(&args![
             "XADD",
-            copies(n),
+            retry_stream(n),
             "*",
             "payload",
             payload(),
@@ -156,8 +156,8 @@ fn retry(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["XDEL", stream(n), id(n)]);
     });
     vec![
-        Contender::new("TASK.RETRY", ours).after(leased(tasks)),
-        Contender::new("Lua: XADD, XACK, XDEL", lua).after(leased(tasks)),
-        Contender::new("XADD + XACK + XDEL", native).after(leased(tasks)),
+        Contender::new("TASK.RETRY", ours).setup(leased(tasks)),
+        Contender::new("Lua: XADD, XACK, XDEL", lua).setup(leased(tasks)),
+        Contender::new("XADD + XACK + XDEL", native).setup(leased(tasks)),
     ]
 }

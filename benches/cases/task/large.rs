@@ -1,14 +1,15 @@
-//! Numbers that grow: what a million tasks leave behind in the memory, and what a million delayed
-//! tasks, or very many leases that end, mean for clients that have nothing to do with them.
+//! Large numbers: the memory that a million tasks leave behind, and the latency of unrelated clients
+//! beside a million delayed tasks or a hundred thousand expired leases.
 
-use super::super::{Study, verdict};
+use super::super::Study;
 use super::cycle::Style;
-use super::{empty_stream, payload, postpone, task_in, thousands};
-use crate::Column;
+use super::{empty_stream, payload, publish_delayed, task_in, thousands};
 use crate::latency::{Sleeper, micros, millis, tail};
 use crate::measure::{Effort, Lab};
 use crate::support::{SOON, Server, args, eventually, module_path, now_ms};
 use crate::swarm::{Event, Swarm};
+use crate::table::Column;
+use crate::verdict::Verdict;
 use crate::wire::{Connection, encoded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,123 +19,123 @@ use std::time::{Duration, Instant};
 /// The studies.
 pub const STUDIES: &[Study] = &[
     Study {
-        name: "what tasks leave in memory",
+        name: "memory after finished tasks",
         columns: &[
-            Column("what tasks leave in memory", 43, false),
+            Column("memory after finished tasks", 43, false),
             Column("tasks", 10, true),
             Column("used before", 11, true),
             Column("used after", 11, true),
-            Column("each task", 10, true),
+            Column("per task", 10, true),
             Column("bar", 18, true),
             Column("process", 10, true),
         ],
         run: memory,
     },
     Study {
-        name: "how long others wait",
+        name: "latency of other clients",
         columns: &[
-            Column("how long others wait", 45, false),
+            Column("latency of other clients", 45, false),
             Column("p50", 8, true),
             Column("p99", 8, true),
             Column("max", 9, true),
             Column("tasks done", 10, true),
-            Column("a sleeper: p50, p99, max", 27, true),
+            Column("jitter: p50, p99, max", 27, true),
         ],
         run: bystanders,
     },
 ];
 
-/// What tasks go through.
+/// The life of the tasks.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
+enum Life {
     /// Published, consumed, acknowledged.
     Short,
-    /// Published with a priority and under a unique id to one of many queues, handed back, consumed
-    /// again, acknowledged.
+    /// Published with a priority and a UNIQUE id to one of many queues, returned, consumed again,
+    /// acknowledged.
     Long,
-    /// Published, consumed and acknowledged by native commands, which leave the entry where it is.
+    /// Published, consumed and acknowledged with native commands, which keep the entry.
     Kept,
 }
 
 fn memory(effort: Effort) -> Vec<Vec<String>> {
     const KIB: f64 = 1024.0;
-    let ways = [
-        (Way::Short, "PUBLISH, CONSUME, ACK"),
-        (Way::Long, "1,000 queues, PRIORITY, UNIQUE, NACK SILENT"),
-        (Way::Kept, "XADD, XREADGROUP, XACK"),
+    let lives = [
+        (Life::Short, "PUBLISH, CONSUME, ACK"),
+        (Life::Long, "1,000 queues, PRIORITY, UNIQUE, NACK SILENT"),
+        (Life::Kept, "XADD, XREADGROUP, XACK"),
     ];
-    let rows = ways.map(|(way, label)| {
+    let rows = lives.map(|(life, label)| {
         let mut lab = Lab::new(effort);
-        // The longer way takes longer.
-        let tasks = if way == Way::Long { effort.tasks / 4 } else { effort.tasks };
-        lab.arrange(&empty_stream("tasks"));
-        // What is allocated once is there before the count begins.
-        go(&mut lab, way, 0..tasks / 10);
+        // The long life takes more time.
+        let tasks = if life == Life::Long { effort.tasks / 4 } else { effort.tasks };
+        lab.prepare(&empty_stream("tasks"));
+        // One-time allocations happen before the count starts.
+        process(&mut lab, life, 0..tasks / 10);
         let (used, resident) = (used_memory(&mut lab), resident_kib(&lab.server));
-        go(&mut lab, way, tasks / 10..tasks * 11 / 10);
+        process(&mut lab, life, tasks / 10..tasks * 11 / 10);
         let (used_after, resident_after) = (used_memory(&mut lab), resident_kib(&lab.server));
         let growth = used_after - used;
-        // Some buffers, or a byte for each: what is kept of a task would be more.
-        let flat = growth <= (256.0 * KIB).max(tasks as f64);
+        // Allows for buffers, or one byte per task: a leftover of a task would be larger.
+        let verdict = Verdict::at_most(growth, (256.0 * KIB).max(tasks as f64), 0.0);
         vec![
             label.into(),
             thousands(tasks),
             format!("{:.0} KiB", used / KIB),
             format!("{:.0} KiB", used_after / KIB),
             format!("{:+.2} B", growth / tasks as f64),
-            if way == Way::Kept { String::new() } else { verdict("flat", flat) },
+            if life == Life::Kept { String::new() } else { verdict.cell("no growth") },
             format!("{:+.0} KiB", resident_after - resident),
         ]
     });
     rows.into()
 }
 
-/// Sends tasks their way, some at a time.
-fn go(lab: &mut Lab, way: Way, tasks: std::ops::Range<usize>) {
-    const AT_ONCE: usize = 250;
+/// Takes tasks through their life, in batches.
+fn process(lab: &mut Lab, life: Life, tasks: std::ops::Range<usize>) {
+    const BATCH: usize = 250;
     const QUEUES: usize = 1000;
-    for from in tasks.clone().step_by(AT_ONCE) {
-        let numbers = from..tasks.end.min(from + AT_ONCE);
-        let queue = |number: usize| match way {
-            Way::Long => format!("tasks:{}", number % QUEUES),
+    for from in tasks.clone().step_by(BATCH) {
+        let numbers = from..tasks.end.min(from + BATCH);
+        let queue = |number: usize| match life {
+            Life::Long => format!("tasks:{}", number % QUEUES),
             _ => "tasks".to_owned(),
         };
-        let consume = |number: usize| match way {
-            Way::Kept => {
+        let consume = |number: usize| match life {
+            Life::Kept => {
                 let read = args!["XREADGROUP", "GROUP", "workers", "w1", "COUNT", 1];
                 encoded(&[&read[..], &args!["STREAMS", queue(number), ">"]].concat())
             }
             _ => encoded(&args!["TASK.CONSUME", "workers", "w1", queue(number)]),
         };
-        let publish = |number: usize| match way {
-            Way::Short => Style::Corral.publish("tasks"),
-            Way::Kept => Style::Native.publish("tasks"),
-            Way::Long => {
+        let publish = |number: usize| match life {
+            Life::Short => Style::Corral.publish("tasks"),
+            Life::Kept => Style::Native.publish("tasks"),
+            Life::Long => {
                 let unique = format!("order-{number}");
                 let publish = args!["TASK.PUBLISH", queue(number), payload(), "PRIORITY"];
                 let rest = args![number % 10, "UNIQUE", unique, 3_600_000];
                 encoded(&[&publish[..], &rest[..]].concat())
             }
         };
-        all(lab, numbers.clone(), publish);
-        let mut ids = all(lab, numbers.clone(), consume);
-        if way == Way::Long {
-            all(lab, numbers.clone(), |number| {
+        send_all(lab, numbers.clone(), publish);
+        let mut ids = send_all(lab, numbers.clone(), consume);
+        if life == Life::Long {
+            send_all(lab, numbers.clone(), |number| {
                 let id = &ids[number - from];
                 encoded(&args!["TASK.NACK", queue(number), "workers", "w1", "SILENT", id])
             });
-            ids = all(lab, numbers.clone(), consume);
+            ids = send_all(lab, numbers.clone(), consume);
         }
-        all(lab, numbers.clone(), |number| {
+        send_all(lab, numbers.clone(), |number| {
             let id = &ids[number - from];
-            match way {
-                Way::Kept => encoded(&args!["XACK", "tasks", "workers", id]),
+            match life {
+                Life::Kept => encoded(&args!["XACK", "tasks", "workers", id]),
                 _ => encoded(&args!["TASK.ACK", queue(number), "workers", id]),
             }
         });
-        if way == Way::Long {
-            // Sooner than it would expire.
-            all(lab, numbers, |number| {
+        if life == Life::Long {
+            // Does not wait for the keys to expire.
+            send_all(lab, numbers, |number| {
                 let queue = queue(number);
                 encoded(&args!["DEL", format!("unique{}:{{{queue}}}:order-{number}", queue.len())])
             });
@@ -142,8 +143,8 @@ fn go(lab: &mut Lab, way: Way, tasks: std::ops::Range<usize>) {
     }
 }
 
-/// Sends a command for each number at once. The ids of the tasks that the replies bring.
-fn all(
+/// Sends a command for each number in one batch, and returns the ids of the tasks in the replies.
+fn send_all(
     lab: &mut Lab,
     numbers: std::ops::Range<usize>,
     command: impl Fn(usize) -> Vec<u8>,
@@ -159,7 +160,7 @@ fn all(
     ids.collect()
 }
 
-/// The memory that the server, and with it the module, has allocated.
+/// The memory that the server and the module have allocated.
 fn used_memory(lab: &mut Lab) -> f64 {
     let used = lab.client.info("memory", "used_memory").expect("INFO has used_memory");
     used.parse().expect("a number")
@@ -172,34 +173,34 @@ fn resident_kib(server: &Server) -> f64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// What goes on while a bystander reads.
+/// The load on the server while a bystander reads.
 #[derive(Clone, Copy, PartialEq)]
-enum Scene {
-    /// Tasks come one by one, and workers wait for them.
+enum Scenario {
+    /// Tasks arrive one by one, and workers wait for them.
     Quiet,
-    /// The same, and very many are delayed.
+    /// The same, with very many delayed tasks.
     Delayed,
-    /// Very many were delayed, and all of them are due at the same moment.
+    /// The same, with very many delayed tasks that become due at the same moment.
     Due,
-    /// Somebody has leased very many, and all the leases have ended.
+    /// The same, with very many leases that have expired.
     Expired,
-    /// The same, on a server that has just loaded the module and knows of no lease.
+    /// The same, after a reload of the module, which has forgotten the leases.
     Reloaded,
 }
 
 fn bystanders(effort: Effort) -> Vec<Vec<String>> {
     let leases = (effort.tasks / 10).min(100_000);
     let (delayed, leased) = (thousands(effort.tasks), thousands(leases));
-    let scenes = [
-        (Scene::Quiet, "8 workers, a task every ms".to_owned(), 0),
-        (Scene::Delayed, format!("{delayed} delayed, none due"), effort.tasks),
-        (Scene::Due, format!("{delayed} delayed, all due at once"), effort.tasks),
-        (Scene::Expired, format!("{leased} leases have ended"), leases),
-        (Scene::Reloaded, format!("{leased} leases, module just loaded"), leases),
+    let scenarios = [
+        (Scenario::Quiet, "8 workers, a task every ms".to_owned(), 0),
+        (Scenario::Delayed, format!("{delayed} delayed, none due"), effort.tasks),
+        (Scenario::Due, format!("{delayed} delayed, all due at once"), effort.tasks),
+        (Scenario::Expired, format!("{leased} expired leases"), leases),
+        (Scenario::Reloaded, format!("{leased} expired leases, module reload"), leases),
     ];
-    let rows = scenes.map(|(scene, label, tasks)| {
+    let rows = scenarios.map(|(scenario, label, tasks)| {
         let mut lab = Lab::new(effort);
-        set(&mut lab, scene, tasks);
+        set_up(&mut lab, scenario, tasks);
         let bystander = Bystander::start(&lab.server);
         let sleeper = Sleeper::start();
         let done = workers(&mut lab);
@@ -218,34 +219,34 @@ fn bystanders(effort: Effort) -> Vec<Vec<String>> {
 
 const QUEUE: &str = "mail:1";
 
-/// Makes everything ready for the workers.
-fn set(lab: &mut Lab, scene: Scene, tasks: usize) {
+/// Prepares the scenario.
+fn set_up(lab: &mut Lab, scenario: Scenario, tasks: usize) {
     const LEASE_MS: usize = 1000;
-    lab.arrange(&empty_stream(QUEUE));
-    match scene {
-        Scene::Quiet => {}
-        Scene::Delayed => postpone(lab, QUEUE, tasks, now_ms() + 3_600_000),
-        Scene::Due => {
-            // More than publishing takes. What comes too late goes into the stream at once.
+    lab.prepare(&empty_stream(QUEUE));
+    match scenario {
+        Scenario::Quiet => {}
+        Scenario::Delayed => publish_delayed(lab, QUEUE, tasks, now_ms() + 3_600_000),
+        Scenario::Due => {
+            // Longer than publishing takes. A late task goes into the stream immediately.
             let due = now_ms() + 1000 + tasks as i64 / 50;
-            postpone(lab, QUEUE, tasks, due);
-            let patience = Duration::from_millis((due - now_ms()).max(0) as u64) + SOON;
-            eventually(patience, "all tasks are due", || now_ms() > due);
+            publish_delayed(lab, QUEUE, tasks, due);
+            let timeout = Duration::from_millis((due - now_ms()).max(0) as u64) + SOON;
+            eventually(timeout, "all tasks are due", || now_ms() > due);
         }
-        Scene::Expired | Scene::Reloaded => {
+        Scenario::Expired | Scenario::Reloaded => {
             let policy = lab.client.cmd(&args!["TASK.POLICY", QUEUE, "LEASE", LEASE_MS]);
             assert!(!policy.is_error(), "TASK.POLICY: {policy:?}");
             for from in (0..tasks).step_by(1000) {
                 let some = 1000.min(tasks - from);
                 lab.connections[0].send(&Style::Corral.publish(QUEUE).repeat(some));
                 (0..some).for_each(|_| lab.connections[0].expect("$"));
-                let take = args!["TASK.CONSUME", "workers", "who is gone", QUEUE, some];
+                let take = args!["TASK.CONSUME", "workers", "crashed", QUEUE, some];
                 lab.connections[0].send(&encoded(&take));
                 lab.connections[0].expect("*1");
             }
             let end = now_ms() + LEASE_MS as i64;
-            eventually(SOON, "all leases have ended", || now_ms() > end);
-            if scene == Scene::Reloaded {
+            eventually(SOON, "all leases have expired", || now_ms() > end);
+            if scenario == Scenario::Reloaded {
                 let module = module_path().display().to_string();
                 for step in [vec!["UNLOAD", "corral"], vec!["LOAD", &module]] {
                     let reply = lab.client.cmd(&[&["MODULE"], &step[..]].concat());
@@ -256,8 +257,8 @@ fn set(lab: &mut Lab, scene: Scene, tasks: usize) {
     }
 }
 
-/// Workers take one task after the other for some seconds, and a producer publishes one every
-/// millisecond. How many tasks were done.
+/// Workers process tasks for some seconds while a producer publishes one every millisecond. Returns the
+/// number of finished tasks.
 fn workers(lab: &mut Lab) -> usize {
     const FOR: Duration = Duration::from_secs(4);
     const WORKERS: usize = 8;
@@ -295,7 +296,7 @@ fn workers(lab: &mut Lab) -> usize {
     done
 }
 
-/// A client that reads a key again and again, with a pause in between.
+/// A client that reads a key again and again, with a pause after each read.
 struct Bystander {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<f64>>,
@@ -322,7 +323,7 @@ impl Bystander {
         Self { stop, thread }
     }
 
-    /// How long the replies took.
+    /// Stops, and returns the [`tail`] of the latencies.
     fn stop(self) -> [f64; 3] {
         self.stop.store(true, Ordering::Relaxed);
         tail(self.thread.join().expect("every read is answered"))

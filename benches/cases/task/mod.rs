@@ -1,12 +1,12 @@
-//! TASK.* beside the stream commands and the scripts of a queue on plain streams. Here is what the
-//! files of this folder share: the queues, their tasks and the native commands.
+//! TASK.* compared with the stream commands and the scripts of a queue on plain streams. This file has
+//! the shared pieces: the queues, their tasks and the native commands.
 
 pub mod consume;
 pub mod cycle;
 pub mod finish;
 pub mod large;
 pub mod publish;
-pub mod punctual;
+pub mod timing;
 pub mod waiting;
 
 use super::each;
@@ -14,7 +14,7 @@ use crate::measure::Lab;
 use crate::support::args;
 use crate::wire::{Requests, bulks};
 
-/// How many streams the tasks are spread over.
+/// The number of streams that share the tasks.
 const STREAMS: usize = 8;
 
 const TIMESTAMP: &str = "1700000000";
@@ -23,8 +23,8 @@ fn stream(number: usize) -> String {
     format!("jobs:{}", number % STREAMS)
 }
 
-/// Where the tasks of one priority are.
-fn of_priority(priority: usize, number: usize) -> String {
+/// The stream of one priority.
+fn priority_stream(priority: usize, number: usize) -> String {
     format!("priority{priority}:{{{}}}", stream(number))
 }
 
@@ -36,11 +36,11 @@ fn policy(number: usize) -> String {
     format!("policy:{{{}}}", stream(number))
 }
 
-fn copies(number: usize) -> String {
+fn retry_stream(number: usize) -> String {
     format!("jobs:{}:again", number % STREAMS)
 }
 
-/// The id of an entry that a fixture made.
+/// The id of an entry that [`ready`] adds.
 fn id(number: usize) -> String {
     format!("1700000000000-{}", number + 1)
 }
@@ -49,7 +49,7 @@ fn payload() -> String {
     "p".repeat(100)
 }
 
-/// XADD of a task as TASK.PUBLISH would add it.
+/// XADD with the fields that TASK.PUBLISH writes.
 fn xadd(stream: impl AsRef<str>, id: impl AsRef<str>) -> [Vec<u8>; 9] {
     let payload = payload();
     args![
@@ -65,13 +65,13 @@ fn xadd(stream: impl AsRef<str>, id: impl AsRef<str>) -> [Vec<u8>; 9] {
     ]
 }
 
-/// XREADGROUP of the new tasks of a stream.
+/// XREADGROUP of new entries.
 fn xreadgroup(stream: impl AsRef<str>, count: usize) -> [Vec<u8>; 9] {
     let stream = stream.as_ref();
     args!["XREADGROUP", "GROUP", "workers", "w1", "COUNT", count, "STREAMS", stream, ">"]
 }
 
-/// A stream without entries, with a group.
+/// An empty stream with a group.
 fn empty_stream(stream: &str) -> Requests {
     let mut requests = Requests::expecting(&[""]);
     requests.push(&args!["DEL", stream]);
@@ -80,24 +80,24 @@ fn empty_stream(stream: &str) -> Requests {
 }
 
 /// Empty queues, each with a group and without a policy.
-fn empty() -> Requests {
+fn empty_queues() -> Requests {
     each(0..STREAMS, &[""], |r, n| {
-        let all = [stream(n), copies(n), of_priority(5, n), delayed(n), policy(n)];
+        let all = [stream(n), retry_stream(n), priority_stream(5, n), delayed(n), policy(n)];
         r.push(&["DEL".into()].into_iter().chain(all).collect::<Vec<String>>());
         r.push(&args!["XGROUP", "CREATE", stream(n), "workers", "0", "MKSTREAM"]);
     })
 }
 
-/// As many tasks as the numbers below `tasks`, ready.
+/// `tasks` ready tasks, spread over the queues.
 fn ready(tasks: usize) -> Requests {
-    let mut requests = empty();
+    let mut requests = empty_queues();
     for n in 0..tasks {
         requests.push(&xadd(stream(n), id(n)));
     }
     requests
 }
 
-/// As many tasks as the numbers below `tasks`, leased to a worker.
+/// The same tasks, leased to the consumer `w1`.
 fn leased(tasks: usize) -> Requests {
     let mut requests = ready(tasks);
     for n in 0..STREAMS {
@@ -106,7 +106,7 @@ fn leased(tasks: usize) -> Requests {
     requests
 }
 
-/// The id and the payload of the one task in a reply, `None` where there is none.
+/// The id and the payload of the only task in a reply, if there is one.
 fn task_in(reply: &[u8]) -> Option<(&[u8], &[u8])> {
     match bulks(reply)[..] {
         [_stream, id, b"payload", payload, ..] => Some((id, payload)),
@@ -114,19 +114,19 @@ fn task_in(reply: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Publishes as many tasks that are due at a time, however many.
-fn postpone(lab: &mut Lab, queue: &str, tasks: usize, due: i64) {
-    const AT_ONCE: usize = 100_000;
-    for from in (0..tasks).step_by(AT_ONCE) {
-        let some = AT_ONCE.min(tasks - from);
+/// Publishes tasks that are due at a given time.
+fn publish_delayed(lab: &mut Lab, queue: &str, tasks: usize, due: i64) {
+    const BATCH: usize = 100_000;
+    for from in (0..tasks).step_by(BATCH) {
+        let some = BATCH.min(tasks - from);
         let requests = each(0..some, &["$"], |r, _| {
             r.push(&args!["TASK.PUBLISH", queue, payload(), "AT", due]);
         });
-        lab.arrange(&requests);
+        lab.prepare(&requests);
     }
 }
 
-/// A number as people read it: `1,000,000`.
+/// Formats a number with separators: `1,000,000`.
 fn thousands(number: usize) -> String {
     let mut text = number.to_string();
     let mut place = text.len();

@@ -1,7 +1,7 @@
-//! TASK.PUBLISH beside XADD, and each of its options beside a script that does the same.
+//! TASK.PUBLISH compared with XADD, and each of its options with a script that does the same.
 
 use super::super::{each, once};
-use super::{TIMESTAMP, delayed, empty, of_priority, payload, policy, stream, xadd};
+use super::{TIMESTAMP, delayed, empty_queues, payload, policy, priority_stream, stream, xadd};
 use crate::measure::{Case, Contender, Lab};
 use crate::support::{args, now_ms};
 use crate::wire::Requests;
@@ -9,33 +9,33 @@ use crate::wire::Requests;
 /// The cases.
 pub const CASES: &[Case] = &[
     Case { name: "TASK.PUBLISH", build: publish },
-    Case { name: "TASK.PUBLISH, the queue has a LIMIT", build: limited },
-    Case { name: "TASK.PUBLISH PRIORITY", build: prioritised },
-    Case { name: "TASK.PUBLISH DELAY", build: postponed },
-    Case { name: "TASK.PUBLISH UNIQUE, the first", build: |lab| unique(lab, true) },
-    Case { name: "TASK.PUBLISH UNIQUE, once more", build: |lab| unique(lab, false) },
+    Case { name: "TASK.PUBLISH, queue with LIMIT", build: limited },
+    Case { name: "TASK.PUBLISH PRIORITY", build: with_priority },
+    Case { name: "TASK.PUBLISH DELAY", build: with_delay },
+    Case { name: "TASK.PUBLISH UNIQUE, new id", build: |lab| unique(lab, true) },
+    Case { name: "TASK.PUBLISH UNIQUE, duplicate", build: |lab| unique(lab, false) },
 ];
 
-/// Publishes a task to each queue in turn.
+/// Publishes to each queue in turn.
 pub fn plain(lab: &Lab) -> Requests {
     each(once(lab), &["$"], |r, n| {
         r.push(&args!["TASK.PUBLISH", stream(n), payload()]);
     })
 }
 
-/// The same by hand.
-pub fn by_hand(lab: &Lab) -> Requests {
+/// The same with XADD.
+pub fn native(lab: &Lab) -> Requests {
     each(once(lab), &["$"], |r, n| r.push(&xadd(stream(n), "*")))
 }
 
 fn publish(lab: &mut Lab) -> Vec<Contender> {
     vec![
-        Contender::new("TASK.PUBLISH", plain(lab)).after(empty()),
-        Contender::new("XADD", by_hand(lab)).after(empty()).bar(0.85),
+        Contender::new("TASK.PUBLISH", plain(lab)).setup(empty_queues()),
+        Contender::new("XADD", native(lab)).setup(empty_queues()).bar(0.85),
     ]
 }
 
-/// No queue ever has as many tasks as its policy allows.
+/// No queue reaches the limit of its policy.
 fn limited(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "local limit = tonumber(redis.call('HGET', KEYS[1], 'limit') or 0)
@@ -46,7 +46,7 @@ fn limited(lab: &mut Lab) -> Vec<Contender> {
              'retry_count', 0)",
     );
     let with = |option: &'static str, value: usize| {
-        let mut requests = empty();
+        let mut requests = empty_queues();
         for n in 0..super::STREAMS {
             requests.push(&args!["TASK.POLICY", stream(n), option, value]);
         }
@@ -55,21 +55,21 @@ fn limited(lab: &mut Lab) -> Vec<Contender> {
     let limit = || with("LIMIT", 1_000_000);
     let lua = each(once(lab), &["$"], |r, n| {
         let keys = [policy(n), delayed(n), stream(n)];
-        let keys = keys.into_iter().chain((1..10).map(|priority| of_priority(priority, n)));
+        let keys = keys.into_iter().chain((1..10).map(|priority| priority_stream(priority, n)));
         let mut call = vec!["EVALSHA".to_owned(), script.clone(), "12".to_owned()];
         call.extend(keys.chain([payload(), TIMESTAMP.into()]));
         r.push(&call);
     });
     vec![
-        Contender::new("LIMIT", plain(lab)).after(limit()),
-        Contender::new("Lua: HGET, ZCARD, XLEN, XADD", lua).after(limit()),
-        Contender::new("a policy without LIMIT", plain(lab)).after(with("TRIES", 5)),
-        Contender::new("no policy", plain(lab)).after(empty()),
+        Contender::new("LIMIT", plain(lab)).setup(limit()),
+        Contender::new("Lua: HGET, ZCARD, XLEN, XADD", lua).setup(limit()),
+        Contender::new("policy without LIMIT", plain(lab)).setup(with("TRIES", 5)),
+        Contender::new("no policy", plain(lab)).setup(empty_queues()),
     ]
 }
 
-fn prioritised(lab: &mut Lab) -> Vec<Contender> {
-    // An id that tells the priority, and never falls: one that fits the time, or else the next.
+fn with_priority(lab: &mut Lab) -> Vec<Contender> {
+    // The id contains the priority and always rises: the id of the current time, or else the next one.
     let script = lab.script(
         "local time = redis.call('TIME')
          local ms = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
@@ -84,17 +84,17 @@ fn prioritised(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["TASK.PUBLISH", stream(n), payload(), "PRIORITY", 5]);
     });
     let lua = each(once(lab), &["$"], |r, n| {
-        r.push(&args!["EVALSHA", script, 1, of_priority(5, n), payload(), TIMESTAMP]);
+        r.push(&args!["EVALSHA", script, 1, priority_stream(5, n), payload(), TIMESTAMP]);
     });
-    let native = each(once(lab), &["$"], |r, n| r.push(&xadd(of_priority(5, n), "*")));
+    let native = each(once(lab), &["$"], |r, n| r.push(&xadd(priority_stream(5, n), "*")));
     vec![
-        Contender::new("PRIORITY 5", ours).after(empty()),
-        Contender::new("Lua: TIME, XREVRANGE, XADD", lua).after(empty()),
-        Contender::new("XADD to a stream of its own", native).after(empty()),
+        Contender::new("PRIORITY 5", ours).setup(empty_queues()),
+        Contender::new("Lua: TIME, XREVRANGE, XADD", lua).setup(empty_queues()),
+        Contender::new("XADD to a separate stream", native).setup(empty_queues()),
     ]
 }
 
-fn postponed(lab: &mut Lab) -> Vec<Contender> {
+fn with_delay(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "local time = redis.call('TIME')
          local micros = time[1] * 1000000 + time[2]
@@ -117,9 +117,9 @@ fn postponed(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["ZADD", delayed(n), due, member]);
     });
     vec![
-        Contender::new("DELAY", ours).after(empty()),
-        Contender::new("Lua: TIME, ZADD", lua).after(empty()),
-        Contender::new("ZADD, the client's clock", native).after(empty()),
+        Contender::new("DELAY", ours).setup(empty_queues()),
+        Contender::new("Lua: TIME, ZADD", lua).setup(empty_queues()),
+        Contender::new("ZADD, client clock", native).setup(empty_queues()),
     ]
 }
 
@@ -147,9 +147,9 @@ fn unique(lab: &mut Lab, first: bool) -> Vec<Contender> {
         })
     };
     vec![
-        Contender::new("UNIQUE", ours).after(empty()).after(known(lab)),
+        Contender::new("UNIQUE", ours).setup(empty_queues()).setup(known(lab)),
         Contender::new(if first { "Lua: GET, XADD, SET PX" } else { "Lua: GET" }, lua)
-            .after(empty())
-            .after(known(lab)),
+            .setup(empty_queues())
+            .setup(known(lab)),
     ]
 }

@@ -1,15 +1,15 @@
-//! What has to happen at a moment in time: a delayed task is due, or the lease of a worker ends that
-//! was killed.
+//! Punctuality: delayed tasks that become due, and leases of killed workers that expire.
 
-use super::super::lock_waiting::EVERY;
-use super::super::{Study, named_once, verdict};
+use super::super::lock_waiting::POLL_INTERVAL;
+use super::super::{Study, name_once};
 use super::cycle::Style;
-use super::{empty_stream, postpone, task_in, thousands};
-use crate::Column;
+use super::{empty_stream, publish_delayed, task_in, thousands};
 use crate::latency::{Sleeper, millis, now_us, tail};
 use crate::measure::{Effort, Lab};
 use crate::support::{Random, SOON, args, eventually, now_ms, spawn};
 use crate::swarm::{Event, Swarm};
+use crate::table::Column;
+use crate::verdict::Verdict;
 use crate::wire::{Connection, bulks, encoded};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -20,35 +20,35 @@ pub const STUDIES: &[Study] = &[
         name: "a delayed task is due",
         columns: &[
             Column("a delayed task is due", 30, false),
-            Column("by", 27, false),
+            Column("client", 27, false),
             Column("p50 late", 9, true),
             Column("p99 late", 9, true),
             Column("max late", 9, true),
-            Column("bar (p50, p99)", 16, true),
-            Column("a sleeper: p50, p99, max", 27, true),
+            Column("bar (p50, p99)", 20, true),
+            Column("jitter: p50, p99, max", 27, true),
         ],
         run: delays,
     },
     Study {
-        name: "a worker is killed, its lease ends",
+        name: "a killed worker's lease expires",
         columns: &[
-            Column("a worker is killed, its lease ends", 34, false),
-            Column("by", 30, false),
+            Column("a killed worker's lease expires", 34, false),
+            Column("client", 30, false),
             Column("p50 late", 9, true),
             Column("p99 late", 9, true),
             Column("max late", 9, true),
-            Column("bar (max)", 11, true),
-            Column("a sleeper: p50, p99, max", 27, true),
+            Column("bar (max)", 15, true),
+            Column("jitter: p50, p99, max", 27, true),
         ],
         run: recoveries,
     },
 ];
 
-/// The option by which this program becomes a worker that is going to be killed.
+/// The option that turns this program into a worker that will be killed.
 pub const VICTIM: &str = "--victim";
 
-/// Moves what is due to a stream.
-const MOVE: &str = "
+/// A script that moves due tasks to a stream.
+const MOVE_DUE: &str = "
     local time = redis.call('TIME')
     local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
     local due = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)
@@ -59,49 +59,49 @@ const MOVE: &str = "
     end
     return #due";
 
-/// A thousand tasks become due at random moments of some seconds, and consumers wait. A task is late
-/// by the time from when it is due to when a consumer has it.
+/// A thousand tasks become due at random times within four seconds while consumers wait. The lateness of
+/// a task is the time from its due time to its delivery.
 fn delays(effort: Effort) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for others in [0, effort.tasks] {
         let of_size = [Style::Corral, Style::Native].map(|style| {
             let mut lab = Lab::new(effort);
-            lab.arrange(&empty_stream(REMINDERS));
-            postpone(&mut lab, REMINDERS, others, now_ms() + 3_600_000);
-            let (late, asleep) = reminders(&mut lab, style);
+            lab.prepare(&empty_stream(REMINDERS));
+            publish_delayed(&mut lab, REMINDERS, others, now_ms() + 3_600_000);
+            let (late, jitter) = reminders(&mut lab, style);
             let ours = style == Style::Corral;
-            // What the machine is late by itself is not the server's.
-            let met = late[0] <= 2000.0 + asleep[0] && late[1] <= 5000.0 + asleep[1];
+            let p50 = Verdict::at_most(late[0], 2000.0, jitter[0]);
+            let p99 = Verdict::at_most(late[1], 5000.0, jitter[1]);
             vec![
                 match others {
-                    0 => "no others are delayed".into(),
-                    _ => format!("{} others are delayed", thousands(others)),
+                    0 => "no other tasks".into(),
+                    _ => format!("{} other delayed tasks", thousands(others)),
                 },
-                if ours { "TASK.PUBLISH AT" } else { "Lua, looking every 100 ms" }.into(),
+                if ours { "TASK.PUBLISH AT" } else { "Lua, polled every 100 ms" }.into(),
                 millis(late[0]),
                 millis(late[1]),
                 millis(late[2]),
-                if ours { verdict("<= 2, <= 5 ms", met) } else { String::new() },
-                asleep.map(millis).join(", "),
+                if ours { p50.max(p99).cell("<= 2, <= 5 ms") } else { String::new() },
+                jitter.map(millis).join(", "),
             ]
         });
-        rows.extend(named_once(of_size.into()));
+        rows.extend(name_once(of_size.into()));
     }
     rows
 }
 
-/// The queue of the delayed tasks, and where it keeps them.
+/// The queue, and the key of its delayed tasks.
 const REMINDERS: &str = "reminders";
 const DELAYED: &str = "delayed:{reminders}";
 
-/// How late the tasks are, and beside it a sleeper.
+/// The lateness of the tasks, and the jitter of the machine in the same time.
 fn reminders(lab: &mut Lab, style: Style) -> ([f64; 3], [f64; 3]) {
     const TASKS: usize = 1000;
     const CONSUMERS: usize = 16;
-    /// Who moves the tasks of a queue on native commands.
+    /// The client that moves due tasks when native commands are measured.
     const MOVER: usize = CONSUMERS;
-    let script = lab.script(MOVE);
-    let look = encoded(&args!["EVALSHA", script, 2, DELAYED, REMINDERS]);
+    let script = lab.script(MOVE_DUE);
+    let move_due = encoded(&args!["EVALSHA", script, 2, DELAYED, REMINDERS]);
     let asks: Vec<_> =
         (0..CONSUMERS).map(|member| style.ask(REMINDERS, &format!("w{member}"))).collect();
     let mut swarm = Swarm::new(&lab.server, CONSUMERS + 1);
@@ -121,21 +121,23 @@ fn reminders(lab: &mut Lab, style: Style) -> ([f64; 3], [f64; 3]) {
     }
     let sleeper = Sleeper::start();
     if style == Style::Native {
-        swarm.sleep(MOVER, EVERY);
+        swarm.sleep(MOVER, POLL_INTERVAL);
     }
     let mut late = Vec::with_capacity(TASKS);
     while late.len() < TASKS {
         match swarm.next(Instant::now() + SOON).expect("a task is due soon") {
-            Event::Alarm(mover) => swarm.send(mover, &look),
+            Event::Alarm(mover) => swarm.send(mover, &move_due),
             Event::Reply(MOVER) => {
                 swarm.reply(MOVER, |_| ());
-                swarm.sleep(MOVER, EVERY);
+                swarm.sleep(MOVER, POLL_INTERVAL);
             }
             Event::Reply(member) => {
                 let now = now_us();
                 let due = swarm.reply(member, |reply| {
                     let (_, payload) = task_in(reply).expect("a task");
-                    String::from_utf8_lossy(payload).parse::<f64>().expect("when it was due")
+                    String::from_utf8_lossy(payload)
+                        .parse::<f64>()
+                        .expect("the payload is the due time")
                 });
                 late.push(now - due * 1000.0);
                 swarm.send(member, &asks[member]);
@@ -145,11 +147,11 @@ fn reminders(lab: &mut Lab, style: Style) -> ([f64; 3], [f64; 3]) {
     (tail(late), sleeper.stop())
 }
 
-/// How long a lease lasts where workers are killed.
+/// The lease of the workers that are killed.
 const LEASE_MS: i64 = 1000;
 
-/// Each worker is a process with one task. It is killed, and another worker waits for a task. It has
-/// it late by the time from the end of the lease.
+/// Each worker is a process with one task. It is killed while another worker waits. The lateness is the
+/// time from the expiry of the lease to the next delivery.
 fn recoveries(effort: Effort) -> Vec<Vec<String>> {
     const ROUNDS: usize = 4;
     let mut lab = Lab::new(effort);
@@ -157,18 +159,20 @@ fn recoveries(effort: Effort) -> Vec<Vec<String>> {
         let sleeper = Sleeper::start();
         let late = (0..ROUNDS).flat_map(|round| after_kills(&mut lab, style, round));
         let late = tail(late.collect());
+        let jitter = sleeper.stop();
+        let verdict = Verdict::at_most(late[2], 50_000.0, jitter[2]);
         let ours = style == Style::Corral;
         vec![
-            "to one who waits".into(),
+            "to a waiting consumer".into(),
             if ours { "TASK.CONSUME" } else { "XREADGROUP BLOCK, XAUTOCLAIM" }.into(),
             millis(late[0]),
             millis(late[1]),
             millis(late[2]),
-            if ours { verdict("<= 50 ms", late[2] <= 50_000.0) } else { String::new() },
-            sleeper.stop().map(millis).join(", "),
+            if ours { verdict.cell("<= 50 ms") } else { String::new() },
+            jitter.map(millis).join(", "),
         ]
     });
-    named_once(rows.into())
+    name_once(rows.into())
 }
 
 fn after_kills(lab: &mut Lab, style: Style, round: usize) -> Vec<f64> {
@@ -176,7 +180,7 @@ fn after_kills(lab: &mut Lab, style: Style, round: usize) -> Vec<f64> {
     let queues: Vec<_> =
         (0..WORKERS).map(|number| format!("shift:{}:{round}:{number}", style as u32)).collect();
     for queue in &queues {
-        lab.arrange(&empty_stream(queue));
+        lab.prepare(&empty_stream(queue));
         if style == Style::Corral {
             let reply = lab.client.cmd(&args!["TASK.POLICY", queue, "LEASE", LEASE_MS]);
             assert!(!reply.is_error(), "TASK.POLICY: {reply:?}");
@@ -188,8 +192,8 @@ fn after_kills(lab: &mut Lab, style: Style, round: usize) -> Vec<f64> {
     let victims = queues.iter().map(|queue| victim(lab.server.port(), style, queue));
     let mut victims: Vec<_> = victims.collect();
     let ends: Vec<_> = queues.iter().map(|queue| lease_end(lab, queue)).collect();
-    let mut heirs = Heirs::new(style, &queues, round);
-    (0..WORKERS).for_each(|member| heirs.ask(&mut swarm, member));
+    let mut successors = Successors::new(style, &queues, round);
+    (0..WORKERS).for_each(|member| successors.ask(&mut swarm, member));
     for victim in &mut victims {
         victim.kill().expect("kill a worker");
         victim.wait().expect("a killed worker ends");
@@ -200,10 +204,10 @@ fn after_kills(lab: &mut Lab, style: Style, round: usize) -> Vec<f64> {
         let Some(Event::Reply(member)) = swarm.next(Instant::now() + SOON) else {
             panic!("{recovered} of {WORKERS} tasks were delivered again");
         };
-        if heirs.has_it(&mut swarm, member) {
+        if successors.took_over(&mut swarm, member) {
             recovered += 1;
             let end = ends[member] as f64 * 1000.0;
-            // On a machine that is very busy the kill may come too late for the lease.
+            // On a very busy machine the lease may expire before the kill.
             if killed < end {
                 late.push(now_us() - end);
             }
@@ -212,51 +216,52 @@ fn after_kills(lab: &mut Lab, style: Style, round: usize) -> Vec<f64> {
     late
 }
 
-/// Those who wait to take over. With native commands they read for a second, then look whether there
-/// is something to claim, and so on.
-struct Heirs {
+/// The consumers that wait to take over. With native commands they alternate between a read of one
+/// second and an attempt to claim.
+struct Successors {
     style: Style,
     queues: Vec<String>,
     claiming: Vec<bool>,
     random: Random,
 }
 
-impl Heirs {
+impl Successors {
     fn new(style: Style, queues: &[String], round: usize) -> Self {
         let (queues, claiming) = (queues.to_vec(), vec![false; queues.len()]);
         Self { style, queues, claiming, random: Random::new(round as u64) }
     }
 
     fn ask(&mut self, swarm: &mut Swarm, member: usize) {
-        let patience = 1 + self.random.below(1000);
-        self.read(swarm, member, patience);
+        let timeout = 1 + self.random.below(1000);
+        self.read(swarm, member, timeout);
     }
 
-    fn read(&mut self, swarm: &mut Swarm, member: usize, patience: usize) {
+    fn read(&mut self, swarm: &mut Swarm, member: usize, timeout: usize) {
         let queue = &self.queues[member];
         self.claiming[member] = false;
         let ask = match self.style {
-            Style::Corral => self.style.ask(queue, "heir"),
+            Style::Corral => self.style.ask(queue, "successor"),
             Style::Native => {
-                let read = args!["XREADGROUP", "GROUP", "workers", "heir", "COUNT", 1, "BLOCK"];
-                let rest = args![patience, "STREAMS", queue, ">"];
+                let read =
+                    args!["XREADGROUP", "GROUP", "workers", "successor", "COUNT", 1, "BLOCK"];
+                let rest = args![timeout, "STREAMS", queue, ">"];
                 encoded(&[&read[..], &rest[..]].concat())
             }
         };
         swarm.send(member, &ask);
     }
 
-    /// Whether the reply that is there is the task; if not, the member asks on.
-    fn has_it(&mut self, swarm: &mut Swarm, member: usize) -> bool {
+    /// Whether the reply has the task. Otherwise the member tries again.
+    fn took_over(&mut self, swarm: &mut Swarm, member: usize) -> bool {
         if swarm.reply(member, |reply| bulks(reply).contains(&&b"payload"[..])) {
             return true;
         }
-        assert!(self.style == Style::Native, "who waits without end has got nothing");
+        assert!(self.style == Style::Native, "a wait without a timeout ended without a task");
         if self.claiming[member] {
             self.read(swarm, member, 1000);
         } else {
             let queue = &self.queues[member];
-            let claim = args!["XAUTOCLAIM", queue, "workers", "heir", LEASE_MS, 0, "COUNT", 1];
+            let claim = args!["XAUTOCLAIM", queue, "workers", "successor", LEASE_MS, 0, "COUNT", 1];
             self.claiming[member] = true;
             swarm.send(member, &encoded(&claim));
         }
@@ -264,7 +269,7 @@ impl Heirs {
     }
 }
 
-/// A process that leases the one task of a queue and does nothing.
+/// Starts a process that leases the only task of a queue and then does nothing.
 fn victim(port: u16, style: Style, queue: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     let style = if style == Style::Corral { "corral" } else { "native" };
@@ -272,9 +277,9 @@ fn victim(port: u16, style: Style, queue: &str) -> Child {
     spawn(command).expect("start a worker")
 }
 
-/// What the process does.
-pub fn be_victim(orders: &[String]) {
-    let [port, style, queue] = orders else { panic!("{VICTIM} PORT STYLE QUEUE") };
+/// Runs in that process.
+pub fn run_victim(args: &[String]) -> ! {
+    let [port, style, queue] = args else { panic!("{VICTIM} PORT STYLE QUEUE") };
     let style = if style == "corral" { Style::Corral } else { Style::Native };
     let port = port.parse().expect("a port");
     let mut connection = Connection::to(([127, 0, 0, 1], port).into(), 1024);
@@ -285,7 +290,7 @@ pub fn be_victim(orders: &[String]) {
     }
 }
 
-/// When the lease of the one task of a queue ends, once it is leased.
+/// Waits until the only task of a queue is leased, and returns the expiry of the lease.
 fn lease_end(lab: &mut Lab, queue: &str) -> i64 {
     eventually(SOON, "the worker has its task", || {
         let info = lab.client.cmd(&args!["XINFO", "STREAM", queue, "FULL"]);
