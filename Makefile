@@ -1,40 +1,40 @@
-# What there is to do with this project; `make help` lists it. Whatever is longer than two lines is in scripts/.
+# The tasks of this project; `make help` lists them. Anything longer than two lines is in scripts/.
 
 .PHONY: help build run test test-matrix fuzz bench lint fmt demo clean
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## install what is missing and build target/release/libcorral.so
+build: ## install missing dependencies and build target/release/libcorral.so
 	scripts/setup.sh run
 	cargo build --release
 
-run: build ## start a server with the module in the foreground (PORT=n, DIR=/path/to/keep/the/data)
+run: build ## start a server with the module in the foreground (PORT=n, DIR=/path/for/persistent/data)
 	scripts/run.sh
 
-test: build ## unit tests, and all other tests on one server (SERVER=/path/to/server)
+test: build ## run the unit tests, and all other tests on one server (SERVER=/path/to/server)
 	scripts/test.sh all
 
-test-matrix: build ## the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (SERVERS="name ..." for some)
+test-matrix: build ## run the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (SERVERS="name ..." selects some)
 	scripts/setup.sh matrix
 	scripts/test.sh matrix $(SERVERS)
 
-fuzz: build ## random commands, at last all data compared (SECONDS=60 SEED=n SERVER=/path/to/server)
+fuzz: build ## run random commands, then compare all data (SECONDS=60 SEED=n SERVER=/path/to/server)
 	cargo build --release --example fuzz
 	scripts/fuzz.sh
 
-bench: build ## measure (ARGS="...")
+bench: build ## compare with native commands and Lua scripts; fails if a bar is missed (ARGS="...")
 	cargo bench --bench corral -- $(ARGS)
 
-lint: ## format check, clippy, shellcheck
+lint: ## check the format, run clippy and shellcheck
 	scripts/setup.sh lint
 	scripts/lint.sh
 
 fmt: ## format the code
 	cargo fmt
 
-demo: build ## the three problems and their end, live in the terminal
+demo: build ## show the three problems and how Corral solves them, in the terminal
 	scripts/demo.sh
 
-clean: ## remove everything that was built here (not the servers of test-matrix: scripts/servers.sh)
+clean: ## remove the build output (not the servers of test-matrix, see scripts/servers.sh)
 	cargo clean

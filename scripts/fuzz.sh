@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Random commands for a while, against a server with the module: see tests/fuzz/run.rs.
+# Runs random commands against a server with the module. See tests/fuzz/run.rs.
 # Usage: [SECONDS=60] [SEED=n] [SERVER=path] scripts/fuzz.sh    on one server
-#        [SECONDS=60] [SEED=n] scripts/fuzz.sh NAME...          on these of scripts/servers.sh, one after the other
+#        [SECONDS=60] [SEED=n] scripts/fuzz.sh NAME...          on these servers of scripts/servers.sh, in turn
 set -euo pipefail
-# The shell counts on from the value that it was given, or from 0.
+# SECONDS is a bash variable: it keeps counting from its initial value.
 length=$((SECONDS > 0 ? SECONDS : 60))
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$root"
 program=${CARGO_TARGET_DIR:-target}/release/examples/fuzz
 
-# fuzz SERVER: what an AddressSanitizer finds ends the server, and with it the run. A command may ask for more memory
-# than there can be, and be refused.
+# fuzz SERVER: a finding of AddressSanitizer aborts the server, and with it the run. An allocation that is too large may
+# fail without a finding.
 fuzz() {
   say "${bold}Random commands for $length s on $("$1" --version)${plain}"
   SECONDS=$length CORRAL_MODULE=$module SERVER=$1 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:allocator_may_return_null=1} "$program"
@@ -25,7 +25,7 @@ if (($# == 0)); then
 fi
 status=0
 for name; do
-  # A line `NAME PATH VERSION`.
+  # The output is a line `NAME PATH VERSION`.
   if found=$(scripts/servers.sh "$name") && read -r _ path _ <<<"$found" && fuzz "$path"; then
     say "${green}passed${plain}  $name"
   else

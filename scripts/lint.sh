@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format check and lints, of the Rust code and, where shellcheck is there, of the scripts.
+# Checks the format and the lints of the Rust code, and the scripts if shellcheck is installed.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -10,5 +10,5 @@ cargo clippy --all-targets -- -D warnings
 if have shellcheck; then
   shellcheck --external-sources scripts/*.sh .ci/run
 else
-  say "shellcheck is not there: the scripts were not checked"
+  say "shellcheck is not installed: the scripts were not checked"
 fi

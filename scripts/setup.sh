@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Installs what is missing on this machine, and nothing that is there already.
+# Installs the missing dependencies on this machine.
 # Usage: scripts/setup.sh [run|test|lint|matrix]...      (default: run)
-#   run, test  what building the module and starting a server takes
-#   lint       what building takes, and the linters
-#   matrix     as test, and pip, which fetches some of the servers of scripts/servers.sh
-# With apt-get it installs by itself; elsewhere it prints the command to type, and exits with 1.
+#   run, test  to build the module and start a server
+#   lint       to build the module and run the linters
+#   matrix     as test, with pip, which fetches some of the servers of scripts/servers.sh
+# With apt-get the script installs packages itself. Elsewhere it prints the commands to run and exits with 1.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 missing=() apt=() brew=() dnf=()
-# lacks WHAT APT BREW DNF: notes one thing that is not there, and the packages that bring it.
+# lacks WHAT APT BREW DNF: notes a missing dependency and the packages that provide it.
 lacks() {
   missing+=("$1")
   apt+=("$2") brew+=("$3") dnf+=("$4")
@@ -20,9 +20,9 @@ list() { printf '%s, ' "$@" | sed 's/, $//'; }
 
 compiler_works() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null; }
 
-# The build makes Rust bindings of the module API through libclang, which also needs clang's own C headers. The places
-# are those where the build looks; whoever sets LIBCLANG_PATH has chosen one already.
-libclang_is_there() {
+# The build generates Rust bindings of the module API with libclang, which also needs clang's C headers. These are the
+# directories that the build searches, unless LIBCLANG_PATH is set.
+libclang_is_installed() {
   local libraries=() headers=() dir
   [[ -z ${LIBCLANG_PATH:-} ]] || return 0
   for dir in /usr/lib/llvm*/lib /usr/lib /usr/lib64 /usr/lib/*-linux-gnu /usr/local/lib \
@@ -32,7 +32,7 @@ libclang_is_there() {
   done
   any_exists "${libraries[@]}" && any_exists "${headers[@]}"
 }
-# A pattern that matches nothing stays as it is written, and is no file.
+# A pattern without a match stays as written, which is not an existing file.
 any_exists() {
   local path
   for path; do [[ ! -e $path ]] || return 0; done
@@ -43,28 +43,28 @@ as_root() {
   if ((EUID == 0)); then
     "$@"
   else
-    have sudo || die "installing needs root, and there is no sudo. As root: apt-get install ${apt[*]}"
+    have sudo || die "the installation needs root, and sudo is missing. Run as root: apt-get install ${apt[*]}"
     sudo "$@"
   fi
 }
 
 install_with_apt() {
   say "Installing: $(list "${missing[@]}")"
-  as_root apt-get update || say "apt-get update failed; going on with the package lists that are there"
+  as_root apt-get update || say "apt-get update failed; continuing with the existing package lists"
   # shellcheck disable=SC2068 # One entry may name two packages.
   as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends ${apt[@]} </dev/null
-  # The package brings a service on port 6379, which nobody asked for. Where systemd runs it has been started.
+  # The package also installs a service on port 6379, which systemd has started. Nothing here needs it.
   if [[ " ${apt[*]} " == *' redis-server '* && -d /run/systemd/system ]]; then
-    say "Switching off the system service redis-server, which came with the package"
+    say "Disabling the system service redis-server, which the package has installed"
     as_root systemctl disable --now redis-server.service
   fi
 }
 
-print_what_to_install() {
+print_install_commands() {
   {
-    say "Missing here: $(list "${missing[@]}")"
-    say "There is no apt-get on this system. Please install by hand, then run this again:"
+    say "Missing: $(list "${missing[@]}")"
+    say "This system has no apt-get. Install the packages manually, then run this script again:"
     say "  macOS:   brew install ${brew[*]}"
     say "  Fedora:  sudo dnf install ${dnf[*]}"
   } >&2
@@ -75,11 +75,12 @@ check_rust() {
   wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
   have cargo || die "cargo is missing: install Rust $wanted or later with rustup, https://www.rust-lang.org/tools/install"
   found=$(cargo --version | cut -d ' ' -f 2)
-  printf '%s\n' "$wanted" "$found" | sort -V -C || die "Rust $found is too old, $wanted or later is needed: rustup update"
+  printf '%s\n' "$wanted" "$found" | sort -V -C ||
+    die "Rust $found is too old: version $wanted or later is required. Run: rustup update"
 }
 
 add_rust_component() {
-  have rustup || die "cargo $2 is missing: install $1 from where Rust came from"
+  have rustup || die "cargo $2 is missing: install $1 from the source of your Rust installation"
   rustup component add "$1"
 }
 
@@ -91,7 +92,7 @@ wants() { [[ " $purposes " == *" $1 "* ]]; }
 purposes=$*
 
 compiler_works || lacks "C compiler" "gcc libc6-dev" gcc gcc
-libclang_is_there || lacks libclang libclang-dev llvm clang-devel
+libclang_is_installed || lacks libclang libclang-dev llvm clang-devel
 have make || lacks make make make make
 if wants run || wants test || wants matrix; then
   if ! have "$server"; then
@@ -101,7 +102,7 @@ if wants run || wants test || wants matrix; then
   fi
 fi
 if wants lint && have apt-get; then
-  # The lint checks the scripts only where shellcheck is there: nobody has to get it by hand.
+  # The linter of the scripts is optional, so it is installed only where that needs no manual step.
   have shellcheck || lacks shellcheck shellcheck shellcheck ShellCheck
 fi
 if wants matrix; then
@@ -112,7 +113,7 @@ if ((${#missing[@]} > 0)); then
   if have apt-get; then
     install_with_apt
   else
-    print_what_to_install
+    print_install_commands
     exit 1
   fi
 fi

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # The test suite.
-# Usage: [SERVER=path] scripts/test.sh all     both of the following
+# Usage: [SERVER=path] scripts/test.sh all     the unit tests, then the tests on one server
 #        scripts/test.sh unit                  the unit tests, which need no server
 #        [SERVER=path] scripts/test.sh server  the integration tests and the scenarios on one server
-#        [SERVER=path] scripts/test.sh quick   those without the files below that take long
+#        [SERVER=path] scripts/test.sh quick   the same without the long files listed below
 #        scripts/test.sh matrix [NAME...]      on the servers of scripts/servers.sh, one after the other
-# A failed test keeps none of the others from running. With CORRAL_RETRIED=file, the tests that passed only when they
-# were tried again, as those of the nextest profile `ci` are, are listed in that file.
+# All tests run even if some fail. With CORRAL_RETRIED=file, tests that passed only on a retry are listed in that file.
+# The nextest profile `ci` retries tests.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 cd "$root"
 
-# The oldest and the newest server of each product run all files. The others run the quick ones: all that is replied,
-# stored and propagated, and who waits. Left out is what runs for minutes and depends least on the server: clients and
-# processes that are killed at random, random histories, the recipes of the documents.
+# The oldest and the newest server of each product run all files. The other servers run the quick files: replies, stored
+# data, propagation and waiting. They skip tests that take minutes and depend least on the server: clients and processes
+# that are killed at random, random histories, the recipes of the documents.
 oldest_and_newest=(redis-7.0 redis-8.10 valkey-8.0 valkey-9.1)
 long_files=(cache_chaos lock_chaos task_chaos task_model recipes redlock fixtures)
 
@@ -24,7 +24,7 @@ is_one_of() {
   return 1
 }
 
-# nextest runs the tests of different files side by side; without it they take longer, and are the same.
+# nextest runs tests of different files in parallel. Without it the same tests take longer.
 run_tests() {
   local status=0
   if cargo nextest --version >/dev/null 2>&1; then
@@ -36,7 +36,7 @@ run_tests() {
   return "$status"
 }
 
-# note_retried: adds to the list what the report of the last run has of it.
+# note_retried: adds the retried tests in the report of the last run to the list.
 note_retried() {
   local report=${CARGO_TARGET_DIR:-target}/nextest/${NEXTEST_PROFILE:-default}/junit.xml
   [[ -n ${CORRAL_RETRIED:-} && -f $report ]] || return 0
@@ -64,12 +64,12 @@ on_one_server() {
   return "$status"
 }
 
-# Runs on all servers, whatever fails on the way, and tells at the end.
+# Runs on all servers, continues after a failure, and prints a summary at the end.
 on_every_server() {
   local status=0 summary='' found name path version which
-  # A server that cannot be had is a failure only where servers.sh says so; the others are tested all the same.
+  # Whether a missing server is a failure is decided by servers.sh. The other servers are tested anyway.
   if ! found=$(scripts/servers.sh "$@"); then
-    summary="${red}FAILED${plain}  to bring every server; the reason is above"$'\n'
+    summary="${red}FAILED${plain}  to get every server; see above"$'\n'
     status=1
   fi
   [[ -n $found ]] || die "there is no server to test on"
@@ -82,7 +82,7 @@ on_every_server() {
       summary+="${red}FAILED${plain}  $name ($version)"
       status=1
     fi
-    [[ $which == server ]] || summary+=", the quick files"
+    [[ $which == server ]] || summary+=", quick files only"
     summary+=$'\n'
   done 3<<<"$found"
   say ""
@@ -114,6 +114,6 @@ case ${1:-} in
     on_every_server "${@:2}"
     ;;
   *)
-    die "what to test: all, unit, server, quick or matrix"
+    die "usage: test.sh all|unit|server|quick|matrix"
     ;;
 esac

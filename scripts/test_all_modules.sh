@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The 20 scenarios that every version of the module has to pass, with redis-cli against a server of its own.
+# The 20 scenarios that every version of the module must pass, with redis-cli against a private server.
 # Usage: [SERVER=path] scripts/test_all_modules.sh
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -7,9 +7,9 @@ source "$(dirname "$0")/lib.sh"
 
 passed=0 failed=0
 
-# expect NAME PATTERN REPLY: one scenario; it passes if the reply matches the pattern as a whole.
+# expect NAME PATTERN REPLY: one scenario, which passes if the whole reply matches the pattern.
 expect() {
-  # shellcheck disable=SC2053 # It is meant as a pattern.
+  # shellcheck disable=SC2053 # The right-hand side is a pattern.
   if [[ $3 == $2 ]]; then
     passed=$((passed + 1))
     say "  ${green}PASS${plain}  $1"
@@ -21,7 +21,7 @@ expect() {
   fi
 }
 
-# ask COMMAND...: the reply in one line, and as redis-cli shows it with its type: LOAD, "a string", (integer) 1, (nil).
+# ask COMMAND...: prints the reply in one line, with its type as in redis-cli: LOAD, "a string", (integer) 1, (nil).
 ask() { cli --no-raw "$@" 2>&1 | tr -s ' \n' ' ' | sed 's/ $//'; }
 
 yes='(integer) 1'
@@ -39,7 +39,7 @@ expect "CACHE.LOCK acquires again after CACHE.SET" LOAD "$(ask CACHE.LOCK test:p
 expect "CACHE.GET of a missing key is nil" '(nil)' "$(ask CACHE.GET test:missing)"
 
 say "${bold}Task${plain}"
-expect "XGROUP CREATE with MKSTREAM makes the queue" OK "$(ask XGROUP CREATE test:tasks workers 0 MKSTREAM)"
+expect "XGROUP CREATE with MKSTREAM creates the queue" OK "$(ask XGROUP CREATE test:tasks workers 0 MKSTREAM)"
 first=$(ask TASK.PUBLISH test:tasks task-1)
 second=$(ask TASK.PUBLISH test:tasks task-2)
 third=$(ask TASK.PUBLISH test:tasks task-3)
@@ -58,18 +58,18 @@ expect "LOCK.ACQUIRE by process2 is refused" "$no" "$(ask LOCK.ACQUIRE test:batc
 expect "LOCK.EXTEND by process1 is granted" "$yes" "$(ask LOCK.EXTEND test:batch process1 60000)"
 expect "LOCK.EXTEND by process2 is refused" "$no" "$(ask LOCK.EXTEND test:batch process2 60000)"
 expect "LOCK.RELEASE by process1 releases" "$yes" "$(ask LOCK.RELEASE test:batch process1)"
-expect "LOCK.ACQUIRE by process2 is granted now" "$yes" "$(ask LOCK.ACQUIRE test:batch process2 30000)"
+expect "LOCK.ACQUIRE by process2 is granted after the release" "$yes" "$(ask LOCK.ACQUIRE test:batch process2 30000)"
 expect "LOCK.RELEASE by process2 releases" "$yes" "$(ask LOCK.RELEASE test:batch process2)"
 
 say "${bold}Module${plain}"
 commands='cache.get cache.lock cache.set lock.acquire lock.extend lock.release task.ack task.consume task.publish task.retry'
 listed=$(cli COMMAND LIST FILTERBY MODULE corral | tr '[:upper:]' '[:lower:]')
-absent=''
+missing=''
 for command in $commands; do
-  [[ $'\n'$listed$'\n' == *$'\n'$command$'\n'* ]] || absent+=" $command"
+  [[ $'\n'$listed$'\n' == *$'\n'$command$'\n'* ]] || missing+=" $command"
 done
-expect "The module is loaded with all its commands" "none absent" "none absent$absent"
-expect "The server is still up" "PONG from process $server_pid" \
+expect "The module is loaded with all its commands" "none missing" "none missing$missing"
+expect "The server is still running" "PONG from process $server_pid" \
   "$(ask PING) from process $(cli INFO server | tr -d '\r' | sed -n 's/^process_id://p')"
 
 say ""

@@ -1,4 +1,4 @@
-// Tasks by BullMQ, with its default settings except for the time-out, if one is given.
+// Tasks with BullMQ, with its default settings except for the timeout, if one is set.
 import { Queue, Worker } from 'bullmq';
 import { main, perform, port, queue as name, timeout } from './tasks.mjs';
 
@@ -12,7 +12,7 @@ async function publish(bodies) {
   }
 }
 
-async function postpone(tasks) {
+async function publishDelayed(tasks) {
   const queue = new Queue(name, { connection });
   for (const [body, due] of tasks) await queue.add('do', body, { delay: due - Date.now() });
 }
@@ -23,4 +23,4 @@ function work(concurrency) {
   return new Promise(() => {});
 }
 
-await main({ publish, postpone, work });
+await main({ publish, publishDelayed, work });

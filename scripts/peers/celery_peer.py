@@ -1,4 +1,4 @@
-"""Tasks by Celery, with its default settings except for the time-out, if one is given."""
+"""Tasks with Celery, with its default settings except for the timeout, if one is set."""
 import os
 import sys
 from datetime import datetime, timezone
@@ -9,9 +9,9 @@ from tasks import PORT, QUEUE, TIMEOUT, main, perform
 app = Celery("celery_peer", broker=f"redis://127.0.0.1:{PORT}/0")
 app.conf.task_default_queue = QUEUE
 if TIMEOUT:
-    # Without this a task counts as done before it begins, and a worker that is killed takes it along.
+    # Otherwise a task is acknowledged before it starts, and is lost when its worker is killed.
     app.conf.task_acks_late = True
-    # And by default it looks for such tasks once in 100 seconds.
+    # The default interval of this check is 100 seconds.
     sweeps = {"unacked_restore_interval": TIMEOUT, "unacked_restore_throttle": 1}
     app.conf.broker_transport_options = {"visibility_timeout": TIMEOUT, **sweeps}
 
@@ -27,7 +27,7 @@ def publish(bodies):
             do.apply_async((body,), producer=producer)
 
 
-def postpone(tasks):
+def publish_delayed(tasks):
     with app.producer_or_acquire() as producer:
         for body, due in tasks:
             do.apply_async((body,), producer=producer, eta=datetime.fromtimestamp(due, timezone.utc))
@@ -40,4 +40,4 @@ def work(count):
 
 
 if __name__ == "__main__":
-    main(publish, postpone, work)
+    main(publish, publish_delayed, work)

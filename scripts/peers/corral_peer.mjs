@@ -1,4 +1,4 @@
-// Tasks by Corral.
+// Tasks with Corral.
 import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
 import { main, perform, port, queue, store, timeout } from './tasks.mjs';
@@ -11,7 +11,7 @@ async function publish(bodies) {
   }
 }
 
-async function postpone(tasks) {
+async function publishDelayed(tasks) {
   for (const [body, due] of tasks) await store.call('TASK.PUBLISH', queue, body, 'AT', due);
 }
 
@@ -19,8 +19,8 @@ async function worker() {
   const server = new Redis(port);
   const me = randomUUID();
   for (;;) {
-    const ask = ['workers', me, queue, 'COUNT', 1, 'BLOCK', 10_000, 'META'];
-    for (const [id, fields] of await server.call('TASK.CONSUME', ...ask)) {
+    const args = ['workers', me, queue, 'COUNT', 1, 'BLOCK', 10_000, 'META'];
+    for (const [id, fields] of await server.call('TASK.CONSUME', ...args)) {
       await perform(fields[1]);
       await server.call('TASK.ACK', queue, 'workers', id);
     }
@@ -29,4 +29,4 @@ async function worker() {
 
 const work = (count) => Promise.all(Array.from({ length: count }, worker));
 
-await main({ publish, postpone, work });
+await main({ publish, publishDelayed, work });

@@ -1,4 +1,4 @@
-"""Tasks by Corral."""
+"""Tasks with Corral."""
 import os
 import uuid
 
@@ -17,7 +17,7 @@ def publish(bodies):
         pipeline.execute()
 
 
-def postpone(tasks):
+def publish_delayed(tasks):
     for body, due in tasks:
         store().execute_command("TASK.PUBLISH", QUEUE, body, "AT", round(due * 1000))
 
@@ -28,12 +28,12 @@ def work(count):
             break
     me = uuid.uuid4().hex
     server = redis.Redis(port=PORT, socket_timeout=15, retry=Retry(NoBackoff(), 0), decode_responses=True)
-    ask = "TASK.CONSUME", "workers", me, QUEUE, "COUNT", 1, "BLOCK", 10_000, "META"
+    args = "TASK.CONSUME", "workers", me, QUEUE, "COUNT", 1, "BLOCK", 10_000, "META"
     while True:
-        for id, fields, _idle, _deliveries in server.execute_command(*ask):
+        for id, fields, _idle, _deliveries in server.execute_command(*args):
             perform(fields[1])
             server.execute_command("TASK.ACK", QUEUE, "workers", id)
 
 
 if __name__ == "__main__":
-    main(publish, postpone, work)
+    main(publish, publish_delayed, work)

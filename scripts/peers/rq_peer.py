@@ -1,4 +1,4 @@
-"""Tasks by RQ, with its default settings except for the times, if a time-out is given."""
+"""Tasks with RQ, with its default settings except for the intervals, if a timeout is set."""
 import os
 import sys
 from datetime import datetime, timezone
@@ -7,7 +7,7 @@ from rq import Queue, Retry
 from tasks import PORT, QUEUE, TIMEOUT, main, perform, store
 
 queue = Queue(QUEUE, connection=store())
-# Without this a task of a worker that was killed is a failed one for ever.
+# Otherwise the task of a killed worker stays failed.
 retry = Retry(max=3) if TIMEOUT else None
 
 
@@ -17,7 +17,7 @@ def publish(bodies):
         queue.enqueue_many([Queue.prepare_data(perform, (body,), retry=retry) for body in some])
 
 
-def postpone(tasks):
+def publish_delayed(tasks):
     for body, due in tasks:
         queue.enqueue_at(datetime.fromtimestamp(due, timezone.utc), perform, body)
 
@@ -32,4 +32,4 @@ def work(count):
 
 
 if __name__ == "__main__":
-    main(publish, postpone, work)
+    main(publish, publish_delayed, work)

@@ -1,4 +1,4 @@
-// What the tasks of all queues in Node do, and what all programs that publish them are told; as tasks.py.
+// The tasks and the command line that all Node peers share, like tasks.py.
 import { Redis } from 'ioredis';
 
 export const port = Number(process.env.PORT);
@@ -9,7 +9,7 @@ export const store = new Redis(port);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const now = () => performance.timeOrigin + performance.now();
 
-// Nothing, except in the few tasks that tell how it goes.
+// Does nothing, except for the few tasks that report progress.
 export async function perform(body) {
   const [word, rest] = body.split(' ');
   if (word === 'mark') {
@@ -25,8 +25,8 @@ export async function perform(body) {
   }
 }
 
-// publish(bodies), postpone([[body, due in unix milliseconds], ...]), work(how many workers)
-export async function main({ publish, postpone, work }) {
+// publish(bodies), publishDelayed([[body, due in Unix milliseconds], ...]), work(number of workers)
+export async function main({ publish, publishDelayed, work }) {
   const [what, number] = process.argv.slice(2);
   const count = Number(number);
   if (what === 'publish') {
@@ -34,11 +34,11 @@ export async function main({ publish, postpone, work }) {
     bodies[Math.floor(count / 5)] = 'mark begin';
     bodies[count - 1] = 'mark end';
     await publish(bodies);
-  } else if (what === 'postpone') {
-    // Over 40 seconds, after the time that it takes to publish them.
+  } else if (what === 'publish_delayed') {
+    // Spread over 40 seconds, after a lead time for publishing.
     const due = () => Math.round(now() + 5000 + Math.random() * 40_000);
     const dues = Array.from({ length: count }, due);
-    await postpone(dues.map((due) => [`due ${due}`, due]));
+    await publishDelayed(dues.map((due) => [`due ${due}`, due]));
   } else if (what === 'hang') {
     await publish(['hang']);
   } else if (what === 'work') {

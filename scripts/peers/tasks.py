@@ -1,6 +1,6 @@
-"""What the tasks of all queues in Python do, and what all programs that publish them are told.
+"""The tasks and the command line that all Python peers share.
 
-The port, the queue and, where it is to be short, the time-out of a lease in seconds come from the environment.
+The environment sets the port, the queue and, for a short lease, the timeout of a lease in seconds.
 """
 import os
 import random
@@ -16,7 +16,7 @@ connection = None
 
 
 def store():
-    """A connection of this process."""
+    """The connection of this process."""
     global connection
     if connection is None:
         connection = redis.Redis(port=PORT)
@@ -24,7 +24,7 @@ def store():
 
 
 def perform(body):
-    """Nothing, except in the few tasks that tell how it goes."""
+    """Does nothing, except for the few tasks that report progress."""
     word, _, rest = body.partition(" ")
     if word == "mark":
         store().set(f"{QUEUE}:{rest}", time.time())
@@ -37,17 +37,17 @@ def perform(body):
         store().set(f"{QUEUE}:again", time.time())
 
 
-def main(publish, postpone, work):
-    """publish(bodies), postpone([(body, due in unix seconds), ...]), work(how many workers)"""
+def main(publish, publish_delayed, work):
+    """publish(bodies), publish_delayed([(body, due in Unix seconds), ...]), work(number of workers)"""
     what, count = sys.argv[1], int(sys.argv[2])
     if what == "publish":
         bodies = ["noop"] * count
         bodies[count // 5], bodies[-1] = "mark begin", "mark end"
         publish(bodies)
-    elif what == "postpone":
-        # Over 40 seconds, after the time that it takes to publish them.
+    elif what == "publish_delayed":
+        # Spread over 40 seconds, after a lead time for publishing.
         dues = [time.time() + 5 + random.random() * 40 for _ in range(count)]
-        postpone([(f"due {due * 1000:.0f}", round(due, 3)) for due in dues])
+        publish_delayed([(f"due {due * 1000:.0f}", round(due, 3)) for due in dues])
     elif what == "hang":
         publish(["hang"])
     elif what == "work":
