@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The test suite.
 # Usage: [SERVER=path] scripts/test.sh all     the unit tests, then the tests on one server
-#        scripts/test.sh unit                  the unit tests, which need no server
+#        scripts/test.sh unit                  the unit tests and the check of the layers, which need no server
 #        [SERVER=path] scripts/test.sh server  the integration tests and the scenarios on one server
 #        [SERVER=path] scripts/test.sh quick   the same without the long files listed below
 #        scripts/test.sh matrix [NAME...]      on the servers of scripts/servers.sh, one after the other
@@ -99,7 +99,7 @@ case ${1:-} in
     exit "$status"
     ;;
   unit)
-    run_tests --lib
+    run_tests --lib --test layering
     ;;
   server)
     need_module
