@@ -114,6 +114,6 @@ case ${1:-} in
     on_every_server "${@:2}"
     ;;
   *)
-    die "usage: test.sh all|unit|server|quick|matrix"
+    die "expected one of: all, unit, server, quick, matrix"
     ;;
 esac
