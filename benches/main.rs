@@ -218,7 +218,7 @@ fn head(effort: Effort) -> String {
 
 const COSTS: [Column; 9] = [
     Column("operation", 38, false),
-    Column("compared with", 28, false),
+    Column("compared with", 30, false),
     Column("ratio", 6, true),
     Column("quartiles", 11, true),
     Column("bar", 5, true),
@@ -237,7 +237,7 @@ Corral, other:  processor time of the server's main thread per operation, system
 
 const LATENCIES: [Column; 4] = [
     Column("a client waits until", 38, false),
-    Column("command", 28, false),
+    Column("command", 30, false),
     Column("p50", 9, true),
     Column("p99", 9, true),
 ];

@@ -5,8 +5,8 @@
 //! decide.
 //! - The noise of a ratio of processor times is the distance from its median to its upper quartile.
 //!   The bar is missed if more than three quarters of the rounds are below it.
-//! - The noise of a time is how late a thread that only sleeps wakes up during the measurement, at
-//!   the same percentile.
+//! - The noise of a time is twice the lateness of a thread that only sleeps, at the same percentile
+//!   and during the same measurement: the server and the client wake up one after the other.
 //! - A count has no noise, unless a comment at the measurement says otherwise.
 //!
 //! Rows without a bar are for information only.
@@ -33,6 +33,11 @@ impl Verdict {
     /// The verdict on a result that must be at most `bar`.
     pub fn at_most(result: f64, bar: f64, noise: f64) -> Self {
         Self::shortfall(result - bar, noise)
+    }
+
+    /// The verdict on a time that must be at most `bar`. `jitter` is how late a sleeping thread wakes up.
+    pub fn in_time(time: f64, bar: f64, jitter: f64) -> Self {
+        Self::at_most(time, bar, 2.0 * jitter)
     }
 
     fn shortfall(shortfall: f64, noise: f64) -> Self {

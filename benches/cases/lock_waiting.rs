@@ -142,7 +142,7 @@ fn latency() -> Vec<Vec<String>> {
         times.sort_by(f64::total_cmp);
         let p50 = quantile(&times, 0.5);
         let jitter = sleeper.stop()[0];
-        let verdict = Verdict::at_most(p50, 500.0, jitter);
+        let verdict = Verdict::in_time(p50, 500.0, jitter);
         let bar = (style == Style::Corral).then(|| verdict.cell("p50 <= 0.5 ms"));
         vec![
             "to the only waiter".into(),
@@ -254,7 +254,7 @@ fn expiry() -> Vec<Vec<String>> {
             let jitter = sleeper.stop()[2];
             late.sort_by(f64::total_cmp);
             let most = quantile(&late, 1.0);
-            let verdict = Verdict::at_most(most, 5000.0, jitter);
+            let verdict = Verdict::in_time(most, 5000.0, jitter);
             let bar = (style == Style::Corral).then(|| verdict.cell("<= 5 ms"));
             let label = match volatile {
                 0 => "no other key has a TTL",

@@ -545,7 +545,9 @@ impl Readers {
             }
             _ => {
                 let miss = self.swarm.reply(member, |reply| reply == b"$-1\r\n");
-                (miss || strategy == Strategy::XFetch && self.early(member), miss)
+                // Takes the second reply even on a miss.
+                let early = strategy == Strategy::XFetch && self.early(member);
+                (miss || early, miss)
             }
         };
         if strategy == Strategy::Poll && miss {

@@ -70,8 +70,8 @@ fn delays(effort: Effort) -> Vec<Vec<String>> {
             publish_delayed(&mut lab, REMINDERS, others, now_ms() + 3_600_000);
             let (late, jitter) = reminders(&mut lab, style);
             let ours = style == Style::Corral;
-            let p50 = Verdict::at_most(late[0], 2000.0, jitter[0]);
-            let p99 = Verdict::at_most(late[1], 5000.0, jitter[1]);
+            let p50 = Verdict::in_time(late[0], 2000.0, jitter[0]);
+            let p99 = Verdict::in_time(late[1], 5000.0, jitter[1]);
             vec![
                 match others {
                     0 => "no other tasks".into(),
@@ -160,7 +160,7 @@ fn recoveries(effort: Effort) -> Vec<Vec<String>> {
         let late = (0..ROUNDS).flat_map(|round| after_kills(&mut lab, style, round));
         let late = tail(late.collect());
         let jitter = sleeper.stop();
-        let verdict = Verdict::at_most(late[2], 50_000.0, jitter[2]);
+        let verdict = Verdict::in_time(late[2], 50_000.0, jitter[2]);
         let ours = style == Style::Corral;
         vec![
             "to a waiting consumer".into(),
