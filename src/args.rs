@@ -1,34 +1,31 @@
 //! The argument cursor: bytes in, typed values out.
 //!
-//! A command takes its arguments one by one and ends with [`Args::finish`], which refuses what is
-//! left over. All checks happen here, before the first write.
+//! A command takes its arguments one by one and ends with [`Args::finish`], which rejects leftovers.
+//! All checks happen here, before the first write.
 
 use crate::error::Error;
-use crate::server::Str;
-use crate::time::{Millis, UnixMs};
+use crate::server::{Str, integer};
+use crate::time::{Millis, Timeout, UnixMs};
 
-/// One argument. The server's strings are passed on to inner commands as they are, without a copy.
+/// One argument: a string of the server, or plain bytes in the unit tests.
 pub trait Argument<'a>: Copy {
     /// The bytes of the argument.
     fn bytes(self) -> &'a [u8];
 }
 
-/// A number or time together with the argument that it was read from.
+impl<'a> Argument<'a> for Str<'a> {
+    fn bytes(self) -> &'a [u8] {
+        Str::bytes(self)
+    }
+}
+
+/// A number or time together with the argument that it was read from, which inner commands reuse.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed<A, T> {
     /// The argument, to be passed on.
     pub arg: A,
     /// Its meaning.
     pub value: T,
-}
-
-/// How long a client is willing to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// `0`: without end.
-    Forever,
-    /// At most this long, at least 1 ms.
-    For(Millis),
 }
 
 /// The name of an option.
@@ -42,7 +39,7 @@ impl Keyword<'_> {
     }
 }
 
-/// The arguments of one call that have not been taken yet.
+/// The arguments of one call that have not been read yet.
 pub struct Args<'a, A = Str<'a>> {
     rest: &'a [A],
     command: &'static str,
@@ -50,7 +47,7 @@ pub struct Args<'a, A = Str<'a>> {
 }
 
 impl<'a, A: Argument<'a>> Args<'a, A> {
-    /// A cursor over `rest`, the arguments behind the name of `command`, by the clock `now`.
+    /// A cursor over `rest`, the arguments after the name of `command`. `now` reads the wall clock.
     pub fn new(rest: &'a [A], command: &'static str, now: fn() -> UnixMs) -> Self {
         Self { rest, command, now }
     }
@@ -60,7 +57,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         !self.rest.is_empty()
     }
 
-    /// The next argument, whatever its bytes.
+    /// The next argument; any bytes are valid.
     pub fn any(&mut self) -> Result<A, Error> {
         let (first, rest) = self.rest.split_first().ok_or(Error::Syntax)?;
         self.rest = rest;
@@ -111,7 +108,7 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         Ok(Parsed { arg, value })
     }
 
-    /// A span of time in milliseconds from 0 on, which ends before 2^53.
+    /// A span in milliseconds: at least 0, and it ends before 2^53.
     pub fn span(&mut self) -> Result<Millis, Error> {
         let value = Millis(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);
         if value < Millis(0) || !self.ends_in_time(value) {
@@ -120,10 +117,10 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         Ok(value)
     }
 
-    /// A point in time in milliseconds since the Unix epoch, from 0 on and before 2^53.
+    /// A point in time in milliseconds since the Unix epoch: at least 0 and below 2^53.
     pub fn point(&mut self) -> Result<UnixMs, Error> {
         let value = UnixMs(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);
-        if value < UnixMs(0) || !value.is_within_reach() {
+        if value < UnixMs(0) || !value.is_storable() {
             return Err(Error::ExpireTime(self.command));
         }
         Ok(value)
@@ -135,52 +132,32 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         next.is_some_and(|next| words.iter().any(|word| next.is(word)))
     }
 
-    /// How long to wait, in milliseconds; 0 is without end.
-    pub fn patience(&mut self) -> Result<Patience, Error> {
+    /// How long to wait, in milliseconds; 0 means without limit.
+    pub fn timeout(&mut self) -> Result<Timeout, Error> {
         let value = Millis(integer(self.any()?.bytes()).ok_or(Error::NotAnInteger)?);
         match value {
             Millis(..0) => Err(Error::NegativeTimeout),
-            Millis(0) => Ok(Patience::Forever),
+            Millis(0) => Ok(Timeout::Never),
             _ if !self.ends_in_time(value) => Err(Error::ExpireTime(self.command)),
-            _ => Ok(Patience::For(value)),
+            _ => Ok(Timeout::After(value)),
         }
     }
 
-    /// The next argument, if there is one, as a keyword: options come in any order and any case.
+    /// The next argument, if any, as a keyword. Options come in any order and in any case.
     pub fn keyword(&mut self) -> Option<Keyword<'a>> {
         if self.more() { self.any().ok().map(|arg| Keyword(arg.bytes())) } else { None }
     }
 
-    /// Whether a span from now on ends before 2^53. Looking at the clock is spared for all spans
-    /// that people use.
+    /// Whether a span that begins now ends before 2^53. Realistic spans need no look at the clock.
     fn ends_in_time(&self, span: Millis) -> bool {
         const CENTURY: Millis = Millis(100 * 366 * 24 * 3_600_000);
-        span < CENTURY || (self.now)().after(span).is_some()
+        span < CENTURY || (self.now)().checked_add(span).is_some()
     }
 
-    /// Refuses arguments that no rule of the command has taken.
+    /// Rejects arguments that the command has not read.
     pub fn finish(&self) -> Result<(), Error> {
         if self.more() { Err(Error::Syntax) } else { Ok(()) }
     }
-}
-
-/// A decimal signed 64-bit integer in the one form in which the server itself writes it: no sign
-/// `+`, no leading zero, no blank.
-pub fn integer(bytes: &[u8]) -> Option<i64> {
-    let (negative, digits) = match bytes {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [] | [b'0', ..] => return None,
-        _ => {}
-    }
-    digits.iter().try_fold(0i64, |value, byte| {
-        let digit = i64::from(byte.checked_sub(b'0').filter(|digit| *digit <= 9)?);
-        let value = value.checked_mul(10)?;
-        if negative { value.checked_sub(digit) } else { value.checked_add(digit) }
-    })
 }
 
 #[cfg(test)]
@@ -199,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_over_is_a_syntax_error() {
+    fn leftover_arguments_are_a_syntax_error() {
         let mut args = cursor(&[b"a", b"b"]);
         assert_eq!(args.any().unwrap(), b"a");
         assert_eq!(args.finish(), Err(Error::Syntax));
@@ -209,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_times_are_refused_with_the_words_of_the_server() {
+    fn invalid_times_get_the_error_text_of_the_server() {
         let lifetime = |text: &[u8]| cursor(&[text]).lifetime().map(|p| p.value);
         assert_eq!(lifetime(b"1"), Ok(Millis(1)));
         for text in ["0", "-1", "9007199254740992", "9223372036854775807"] {
@@ -221,40 +198,26 @@ mod tests {
     }
 
     #[test]
-    fn zero_patience_has_no_end_and_negative_patience_is_an_error() {
-        let patience = |text: &[u8]| cursor(&[text]).patience();
-        assert_eq!(patience(b"0"), Ok(Patience::Forever));
-        assert_eq!(patience(b"1"), Ok(Patience::For(Millis(1))));
-        assert_eq!(patience(b"-1"), Err(Error::NegativeTimeout));
-        assert_eq!(patience(b"9007199254740992"), Err(Error::ExpireTime("test.command")));
-        assert_eq!(patience(b"x"), Err(Error::NotAnInteger));
+    fn a_timeout_of_zero_never_ends_and_a_negative_one_is_an_error() {
+        let timeout = |text: &[u8]| cursor(&[text]).timeout();
+        assert_eq!(timeout(b"0"), Ok(Timeout::Never));
+        assert_eq!(timeout(b"1"), Ok(Timeout::After(Millis(1))));
+        assert_eq!(timeout(b"-1"), Err(Error::NegativeTimeout));
+        assert_eq!(timeout(b"9007199254740992"), Err(Error::ExpireTime("test.command")));
+        assert_eq!(timeout(b"x"), Err(Error::NotAnInteger));
     }
 
     #[test]
-    fn an_empty_name_is_refused_by_its_word() {
+    fn an_empty_name_gets_an_error_that_says_which_argument() {
         assert_eq!(cursor(&[b""]).name(), Err(Error::Empty("name")));
         assert_eq!(cursor(&[b"\0"]).name().unwrap(), b"\0");
     }
 
     proptest! {
         #[test]
-        fn an_integer_has_exactly_one_form(value: i64) {
-            prop_assert_eq!(integer(value.to_string().as_bytes()), Some(value));
-        }
-
-        #[test]
-        fn whatever_is_read_is_written_back_the_same(text in "[-+ 0-9]{0,22}") {
-            if let Some(value) = integer(text.as_bytes()) {
-                prop_assert_eq!(value.to_string(), text);
-            } else {
-                prop_assert!(text.parse::<i64>().map_or(true, |value| value.to_string() != text));
-            }
-        }
-
-        #[test]
         fn no_bytes_make_the_cursor_panic(bytes: Vec<u8>) {
             let _ = cursor(&[&bytes]).lifetime();
-            let _ = cursor(&[&bytes]).patience();
+            let _ = cursor(&[&bytes]).timeout();
             let _ = cursor(&[&bytes]).at_least(0);
         }
     }

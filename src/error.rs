@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-/// What a command that was refused answers. A refused command has changed nothing.
+/// The error reply of a command. A command that returns an error has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// An argument that the command does not know, or one that is missing behind an option.
+    /// An unknown argument, or one that is missing after an option.
     #[error("ERR syntax error")]
     Syntax,
     /// A name, identifier, group or consumer of length 0.
@@ -22,22 +22,22 @@ pub enum Error {
     /// A number outside its range.
     #[error("ERR value is out of range")]
     OutOfRange,
-    /// A time-to-live, lease or wait that is below 1 or ends too far in the future.
+    /// A time to live, lease or wait that is below 1, or that ends too far in the future.
     #[error("ERR invalid expire time in '{0}' command")]
     ExpireTime(&'static str),
     /// A wait below 0.
     #[error("ERR timeout is negative")]
     NegativeTimeout,
-    /// The identifier holds the lock, and asks for it in another mode.
+    /// The identifier holds the lock already, in another mode.
     #[error("ERR identifier holds this lock in another mode")]
     OtherMode,
-    /// What is kept as the last fencing token is no number below 2^53.
+    /// The stored fencing token is not a number below 2^53.
     #[error("ERR the last fencing token of this lock is not a valid token")]
     Fence,
-    /// Not an id of the form `<ms>-<seq>`.
+    /// Not an entry id of the form `<ms>-<seq>`.
     #[error("ERR Invalid stream ID specified as stream command argument")]
     StreamId,
-    /// The key holds another type than the command works on.
+    /// The key holds a value of another type.
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
     /// The stream exists and the named group does not.
@@ -46,28 +46,28 @@ pub enum Error {
     /// The queue holds as many tasks as its policy allows.
     #[error("TASKFULL the queue holds as many tasks as its policy allows")]
     TaskFull,
-    /// The stream has as many consumer groups as there may be, or more.
+    /// The stream has the maximum number of consumer groups, or more.
     #[error("TASKGROUPS the stream has as many consumer groups as corral.task-groups allows")]
     TaskGroups,
-    /// A queue that keeps finished tasks cannot be limited: nobody would ever make room.
+    /// A queue that keeps finished tasks cannot be limited: it would never have room again.
     #[error("ERR LIMIT and KEEP 1 exclude each other")]
     LimitAndKeep,
-    /// Dead letters are to be moved to where they are.
+    /// Dead letters would be moved to their own stream.
     #[error("ERR dead_stream and stream are the same")]
     SameStream,
-    /// The name's slot cannot be derived, see [`crate::keys::derive`].
+    /// The name has keys in no single slot, see [`crate::names::derive`].
     #[error("ERR name cannot be used in cluster mode: '}}' outside a hash tag")]
     NameInCluster,
     /// The names of one call lie in different slots of a cluster.
     #[error("CROSSSLOT Keys in request don't hash to the same slot")]
     CrossSlot,
-    /// The name's slot moves between nodes; the client asks again.
+    /// The slot of the name is being moved between nodes; the client retries.
     #[error("TRYAGAIN The slot of this name is being moved to another node")]
     SlotMoves,
     /// The client's user lost the permission to run the command while it waited.
     #[error("NOPERM this user may no longer run this command")]
     NoPermission,
-    /// The server refused an inner command; its own words.
+    /// The server rejected an inner command; its own text.
     #[error("{0}")]
     Server(ServerError),
     /// A bug of this module.
@@ -76,8 +76,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the refusal passes without anybody changing the request or the data: a waiting client
-    /// is tried again then, and told of any other one.
+    /// Whether the cause is temporary, so that the same request can succeed later. A waiting client
+    /// waits on after such an error, and gets any other one as its reply.
     pub fn passes(&self) -> bool {
         const PASSING: [&str; 11] = [
             "OOM",
@@ -99,7 +99,7 @@ impl Error {
         }
     }
 
-    /// Whether a key holds another type than the command works on.
+    /// Whether a key holds a value of another type.
     pub fn is_wrong_type(&self) -> bool {
         match self {
             Error::WrongType => true,
@@ -114,13 +114,13 @@ impl Error {
 pub struct ServerError(String);
 
 impl ServerError {
-    /// Takes over the server's words. Bytes that could break the protocol become `?`.
+    /// The server's text. Bytes that could break the protocol become `?`.
     pub fn new(text: &[u8]) -> Self {
         let readable = |b: &u8| {
             if matches!(b, b' '..=b'~') { char::from(*b) } else { '?' }
         };
         let text: String = text.iter().map(readable).collect();
-        // Some servers report a refused inner command without a code.
+        // Some servers report a rejected inner command without an error code.
         let has_code = text
             .split(' ')
             .next()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_refusals_that_pass_are_tried_again() {
+    fn only_temporary_errors_keep_a_client_waiting() {
         let refused = |text: &[u8]| Error::Server(ServerError::new(text));
         assert!(refused(b"OOM command not allowed").passes());
         assert!(refused(b"READONLY You can't write").passes());

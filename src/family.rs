@@ -1,35 +1,35 @@
-//! What the module asks of each family beside its commands. `FAMILIES` in `lib.rs` has a row for
-//! each, so that the server's side names none of them.
+//! What the module expects of each family of commands beside the commands themselves.
 
-use crate::server::Server;
+use crate::context::Context;
+use crate::server::config::Setting;
 use crate::server::events::KeyEvent;
-use crate::stats::Counter;
+use crate::server::timer::OnFire;
 use crate::time::Moment;
-use crate::waiting::Budget;
-use std::ffi::CStr;
+use crate::waiting::Waiting;
 
-/// A row of the table of families.
-pub struct Family {
-    /// Its totals in INFO.
-    pub counters: &'static [&'static Counter],
+/// The state of a family, which lives as long as the module. Tables in it have their own `RefCell`
+/// each and never call the server while it is borrowed: an inner command can raise events, or run
+/// another command of the same family, before it returns.
+pub trait Family: Waiting {
     /// The name of its gauge of waiting clients in INFO.
-    pub gauge: &'static CStr,
-    /// How many clients wait now.
-    pub waiters: fn() -> usize,
-    /// When the timer has to look at it, if at all; `now` if something is to be done.
-    pub next_look: fn(now: Moment) -> Option<Moment>,
-    /// The timer looks: serves whoever can be served, within a budget of its own.
-    pub look_again: fn(&Server, &mut Budget),
-    /// The server's periodic work: forgets what need not be remembered any more. Writes nothing.
-    pub periodic: fn(&Server),
-    /// Some key was changed, of which a family has asked to be told. Writes nothing.
-    pub key_changed: fn(&Server, KeyEvent<'_>),
-    /// Has everybody looked at again who waits in these databases, or anywhere if none is named.
-    pub disturb: fn(dbs: &[i32]),
-    /// Databases were flushed, swapped or loaded; none named means all of them. What was remembered
-    /// of them is forgotten. A waiting client goes on waiting in the database that it has selected,
-    /// as with the server's own blocking commands.
-    pub databases_changed: fn(dbs: &[i32]),
-    /// The module is unloaded: nobody waits, and what was remembered is dropped.
-    pub forget: fn(),
+    const WAITERS: &'static str;
+
+    /// An empty state. `on_fire` runs the family's timer; `wave_bytes` limits a wave of replies.
+    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self;
+
+    /// Its settings.
+    fn settings(&self) -> Vec<Setting>;
+
+    /// Its totals in INFO.
+    fn counters(&self, show: &mut dyn FnMut(&'static str, u64));
+
+    /// A key was changed. Must not write, and must not borrow more than the family's own tables.
+    fn key_changed(cx: Context<'_, Self>, event: KeyEvent<'_>);
+
+    /// Databases were flushed, swapped or replaced; all of them if none is given. Forgets what it
+    /// remembers of their data. Clients go on waiting, as with the server's own blocking commands.
+    fn databases_changed(&self, dbs: &[i32]);
+
+    /// The server's periodic event: forgets what is no longer needed. Must not write.
+    fn periodic(&self, _now: Moment) {}
 }

@@ -1,9 +1,9 @@
 //! Corral: caching without stampedes (`CACHE.*`), reliable task queues (`TASK.*`) and distributed
 //! locks (`LOCK.*`) as one loadable module for Redis and Valkey.
 //!
-//! This file is the table of what the module offers. [`command`] says what a command is, [`server`]
-//! is the only place that talks to the server, [`waiting`] is the line in which clients wait, and
-//! each family has a folder of its own.
+//! This file is the table of what the module offers. Imports point downwards only: [`corral`] owns
+//! the state of the families [`cache`], [`lock`] and [`task`], which let clients wait in [`waiting`]
+//! and talk to the server through [`server`].
 
 #![cfg_attr(
     not(test),
@@ -13,50 +13,63 @@
 mod args;
 mod cache;
 mod command;
+mod context;
+mod corral;
 mod error;
 mod family;
-mod keys;
 mod lock;
+mod names;
 mod server;
 mod stats;
 mod task;
 mod time;
 mod waiting;
 
-use command::{Entry, entry};
-use family::Family;
+use corral::entry;
+use server::{Build, Module};
 
-/// Every family of commands.
-const FAMILIES: [Family; 3] = [cache::FAMILY, lock::FAMILY, task::FAMILY];
+/// The module as the server sees it.
+static MODULE: Module = Module {
+    name: c"corral",
+    version: 200,
+    build: Build { version: env!("CARGO_PKG_VERSION"), commit: env!("CORRAL_BUILD") },
+    commands: &[
+        entry::<cache::commands::Extend>(),
+        entry::<cache::commands::Fail>(),
+        entry::<cache::commands::Fetch>(),
+        entry::<cache::commands::Get>(),
+        entry::<cache::commands::Info>(),
+        entry::<cache::commands::Invalidate>(),
+        entry::<cache::commands::Lock>(),
+        entry::<cache::commands::Mget>(),
+        entry::<cache::commands::Set>(),
+        entry::<lock::commands::Acquire>(),
+        entry::<lock::commands::Extend>(),
+        entry::<lock::commands::Info>(),
+        entry::<lock::commands::Release>(),
+        entry::<task::commands::Ack>(),
+        entry::<task::commands::Cancel>(),
+        entry::<task::commands::Consume>(),
+        entry::<task::commands::Extend>(),
+        entry::<task::commands::Info>(),
+        entry::<task::commands::Nack>(),
+        entry::<task::commands::Policy>(),
+        entry::<task::commands::Publish>(),
+        entry::<task::commands::Redrive>(),
+        entry::<task::commands::Retry>(),
+    ],
+    load: corral::load,
+    unload: corral::unload,
+    key_changed: corral::key_changed,
+    databases_changed: corral::databases_changed,
+    settings_changed: corral::settings_changed,
+    periodic: corral::periodic,
+    info: corral::info,
+};
 
-/// Every command of the module.
-const COMMANDS: &[Entry] = &[
-    entry::<cache::extend::Extend>(),
-    entry::<cache::fail::Fail>(),
-    entry::<cache::fetch::Fetch>(),
-    entry::<cache::get::Get>(),
-    entry::<cache::info::Info>(),
-    entry::<cache::invalidate::Invalidate>(),
-    entry::<cache::lock::Lock>(),
-    entry::<cache::mget::Mget>(),
-    entry::<cache::set::Set>(),
-    entry::<lock::acquire::Acquire>(),
-    entry::<lock::extend::Extend>(),
-    entry::<lock::info::Info>(),
-    entry::<lock::release::Release>(),
-    entry::<task::ack::Ack>(),
-    entry::<task::cancel::Cancel>(),
-    entry::<task::consume::Consume>(),
-    entry::<task::extend::Extend>(),
-    entry::<task::info::Info>(),
-    entry::<task::nack::Nack>(),
-    entry::<task::policy::SetPolicy>(),
-    entry::<task::publish::Publish>(),
-    entry::<task::redrive::Redrive>(),
-    entry::<task::retry::Retry>(),
-];
+server::module::export!(&MODULE);
 
-/// The module's memory is the server's, and counts as such. Unit tests have no server.
+/// The module allocates the server's memory, which counts as such. Unit tests have no server.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: redis_module::alloc::RedisAlloc = redis_module::alloc::RedisAlloc;

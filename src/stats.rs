@@ -1,39 +1,49 @@
-//! Counters for `INFO corral`. They only grow, and every name begins with its family.
+//! Counters for `INFO corral`, and per-name counters for the `*.INFO` commands. They only grow, and
+//! live in memory.
 
-use std::ffi::CStr;
+use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A total since the module was loaded.
-pub struct Counter {
-    /// The field's name in INFO; the server puts `corral_` before it.
-    pub name: &'static CStr,
-    value: AtomicU64,
-}
+#[derive(Default)]
+pub struct Counter(Cell<u64>);
 
 impl Counter {
-    /// A counter at 0.
-    pub const fn new(name: &'static CStr) -> Self {
-        Self { name, value: AtomicU64::new(0) }
-    }
-
-    /// Counts `n` more. Commands run on one thread, so no atomic read-modify-write is paid for.
+    /// Counts `n` more.
     pub fn add(&self, n: u64) {
-        self.value.store(self.get().wrapping_add(n), Relaxed);
+        self.0.set(self.0.get().wrapping_add(n));
     }
 
     /// The total.
     pub fn get(&self) -> u64 {
-        self.value.load(Relaxed)
+        self.0.get()
     }
 }
 
-/// Panics that the guard caught: bugs of this module.
-pub static PANICS: Counter = Counter::new(c"panics");
+/// Defines the totals of a family: a struct of counters, and the names under which INFO shows them.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $field:literal),* $(,)?) => {
+        /// The totals of this family since the module was loaded.
+        #[derive(Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: $crate::stats::Counter),*
+        }
 
-/// What is remembered of the names that were used last, some thousands of them: a table of small
-/// rows by hash. It costs no allocation for each name, keeps none of their bytes, and never grows.
-pub struct Recent<R> {
+        impl Counters {
+            /// Every total under its name in INFO, to which the server adds the prefix `corral_`.
+            pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
+                $(show($field, self.$name.get());)*
+            }
+        }
+    };
+}
+pub(crate) use counters;
+
+/// A bounded table of counters for the most recently used names, some thousands of them. It is
+/// addressed by hash, so it allocates nothing for a name, keeps none of its bytes and never grows.
+pub struct Recent<R>(RefCell<Table<R>>);
+
+struct Table<R> {
     hashes: RandomState,
     rows: Vec<[Tag; WAYS]>,
     /// As many for each row as it has tags, in the same order.
@@ -41,7 +51,7 @@ pub struct Recent<R> {
     clock: u64,
 }
 
-/// Whose record stands in a place, and when it was used.
+/// Which name a record belongs to, and when it was last used.
 #[derive(Clone, Copy, Default)]
 struct Tag {
     hash: u64,
@@ -54,26 +64,40 @@ const WAYS: usize = 4;
 /// Rows in a table.
 const ROWS: usize = 1024;
 
-impl<R: Default> Default for Recent<R> {
+impl<R> Default for Recent<R> {
     fn default() -> Self {
-        Self { hashes: RandomState::new(), rows: Vec::new(), records: Vec::new(), clock: 0 }
+        let (rows, records) = (Vec::new(), Vec::new());
+        Self(RefCell::new(Table { hashes: RandomState::new(), rows, records, clock: 0 }))
     }
 }
 
-impl<R: Default> Recent<R> {
-    /// The hash of anything that is not kept itself.
+impl<R: Clone + Default> Recent<R> {
+    /// A hash of bytes that are not kept themselves.
     pub fn hash(&self, bytes: &[u8]) -> u64 {
-        self.hashes.hash_one(bytes)
+        self.0.borrow().hashes.hash_one(bytes)
     }
 
+    /// Changes the record of a name. It may replace the least recently used record of its row.
+    pub fn update(&self, db: i32, name: &[u8], change: impl FnOnce(&mut R)) {
+        let mut table = self.0.borrow_mut();
+        if let Some(record) = table.record(db, name) {
+            change(record);
+        }
+    }
+
+    /// The record of a name, or a blank one.
+    pub fn get(&self, db: i32, name: &[u8]) -> R {
+        self.0.borrow().find(db, name).cloned().unwrap_or_default()
+    }
+}
+
+impl<R: Default> Table<R> {
     fn place(&self, db: i32, name: &[u8]) -> (u64, usize) {
         let hash = self.hashes.hash_one((db, name));
         (hash, hash as usize % ROWS)
     }
 
-    /// What is remembered of a name, to be changed. The one of its row that was used longest ago
-    /// is forgotten for it.
-    pub fn of_mut(&mut self, db: i32, name: &[u8]) -> Option<&mut R> {
+    fn record(&mut self, db: i32, name: &[u8]) -> Option<&mut R> {
         if self.rows.is_empty() {
             self.rows.resize_with(ROWS, Default::default);
             self.records.resize_with(ROWS * WAYS, Default::default);
@@ -81,7 +105,7 @@ impl<R: Default> Recent<R> {
         self.clock += 1;
         let (hash, number) = self.place(db, name);
         let row = self.rows.get_mut(number)?;
-        // The name's own place, or that of the one which was used longest ago.
+        // The name's own place, or that of the least recently used name.
         let own = |(_, tag): &(usize, &mut Tag)| (tag.hash != hash, tag.used);
         let (way, tag) = row.iter_mut().enumerate().min_by_key(own)?;
         let record = self.records.get_mut(number * WAYS + way)?;
@@ -92,8 +116,7 @@ impl<R: Default> Recent<R> {
         Some(record)
     }
 
-    /// What is remembered of a name, if anything.
-    pub fn of(&self, db: i32, name: &[u8]) -> Option<&R> {
+    fn find(&self, db: i32, name: &[u8]) -> Option<&R> {
         let (hash, number) = self.place(db, name);
         let way = self.rows.get(number)?.iter().position(|tag| tag.hash == hash)?;
         self.records.get(number * WAYS + way)
@@ -105,16 +128,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_use_are_remembered_and_those_that_are_not_make_room() {
-        let mut recent = Recent::<u32>::default();
+    fn names_in_use_are_kept_and_idle_ones_make_room() {
+        let recent = Recent::<u32>::default();
         for round in 0..100_000u32 {
-            *recent.of_mut(0, b"hot").unwrap() += 1;
-            *recent.of_mut(0, round.to_string().as_bytes()).unwrap() += 1;
+            recent.update(0, b"hot", |record| *record += 1);
+            recent.update(0, round.to_string().as_bytes(), |record| *record += 1);
         }
-        assert_eq!(recent.of(0, b"hot"), Some(&100_000));
-        assert_eq!(recent.of(0, b"99999"), Some(&1));
-        assert_eq!(recent.of(1, b"hot"), None);
-        let kept = (0..100_000u32).filter(|n| recent.of(0, n.to_string().as_bytes()).is_some());
+        assert_eq!(recent.get(0, b"hot"), 100_000);
+        assert_eq!(recent.get(0, b"99999"), 1);
+        assert_eq!(recent.get(1, b"hot"), 0);
+        let kept = (0..100_000u32).filter(|n| recent.get(0, n.to_string().as_bytes()) > 0);
         assert!(kept.count() <= ROWS * WAYS);
     }
 }

@@ -1,87 +1,140 @@
-//! Caching: one client loads a missing value, the others wait or go on with what they have.
+//! Caching: one client loads a missing value; the others wait for it or use a stale value meanwhile.
 //!
-//! The cached value is the string `key` itself, nothing added. While a client loads it, while
-//! loading backs off, and while the value is to be refreshed whatever its time-to-live says, the
-//! string `cachelock:{key}` tells so: see [`rules::Record`].
+//! The cached value is the string `key` itself, with nothing added. The string `cachelock:{key}`, the
+//! *record* of the value, exists only while a client loads the value, while loading backs off after a
+//! failure, and while an invalidated value is still served as stale: see [`rules::Record`].
 //!
-//! Invariants: a value has at most one lease that runs; a value is never replaced by one whose load
-//! began before it was stored, written or invalidated; of all who wait, one is told to load, and a
-//! fill answers them all.
+//! Invariants: a value has at most one running lease; a value is never replaced by one whose load
+//! began before it was stored, written or invalidated; exactly one waiter is asked to load, and one
+//! fill answers all of them.
 //!
-//! [`rules`] decides, [`entry`] stores, [`tokens`] knows what can still be stored, [`line`] lets clients
-//! wait, [`stats`] counts.
+//! [`rules`] decides, [`store`] reads and writes the keys, [`value`] reads the bytes of a value,
+//! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
+//! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
+//! out) and [`stats`].
 
-mod entry;
-pub mod extend;
-pub mod fail;
-pub mod fetch;
-pub mod get;
-pub mod info;
-pub mod invalidate;
+pub mod commands;
+mod fills;
+mod foreign;
 mod line;
-pub mod lock;
-pub mod mget;
 mod rules;
-pub mod set;
 mod stats;
+mod store;
 mod tokens;
+mod value;
 
-pub use line::Caches;
-
+use crate::context::Context;
 use crate::family::Family;
-use crate::stats::Counter;
-use crate::waiting::{Queue, serve_restless};
+use crate::names::Prefix;
+use crate::server::config::Setting;
+use crate::server::events::{self, KeyEvent};
+use crate::server::timer::OnFire;
+use crate::server::unix_us;
+use crate::stats::{Recent, counters};
+use crate::time::{Millis, Moment};
+use crate::waiting::Queue;
+use fills::Fills;
+use rules::Token;
+use stats::Record;
+use std::cell::Cell;
+use tokens::{Bounds, TokenTable};
 
-static HITS: Counter = Counter::new(c"cache_hits");
-static MISSES: Counter = Counter::new(c"cache_misses");
-static STALE: Counter = Counter::new(c"cache_stale");
-static LOADS: Counter = Counter::new(c"cache_loads");
-static FILLS: Counter = Counter::new(c"cache_fills");
-static REFUSED: Counter = Counter::new(c"cache_refused");
-static WAITS: Counter = Counter::new(c"cache_waits");
-static COALESCED: Counter = Counter::new(c"cache_coalesced");
-static HANDOFFS: Counter = Counter::new(c"cache_handoffs");
-static WAIT_TIMEOUTS: Counter = Counter::new(c"cache_wait_timeouts");
-static EXPIRED_LEASES: Counter = Counter::new(c"cache_expired_leases");
-static FAILURES: Counter = Counter::new(c"cache_failures");
-static LOAD_MS: Counter = Counter::new(c"cache_load_ms_sum");
+/// The record of a value.
+const RECORD: Prefix = Prefix(b"cachelock");
 
-const COUNTERS: &[&Counter] = &[
-    &HITS,
-    &MISSES,
-    &STALE,
-    &LOADS,
-    &FILLS,
-    &REFUSED,
-    &WAITS,
-    &COALESCED,
-    &HANDOFFS,
-    &WAIT_TIMEOUTS,
-    &EXPIRED_LEASES,
-    &FAILURES,
-    &LOAD_MS,
-];
+/// The classes of keyspace events that matter to a value with a record. A write or delete by another
+/// client ends its lease, and a new time-to-live moves the end of its stale mark. Subscribed to when
+/// the first record is written or read. Waiters need no further events: a client waits only while
+/// there is a record.
+const EVENTS: i32 = events::KEYS | events::STRINGS;
 
-/// The family's row in the table.
-pub const FAMILY: Family = Family {
-    counters: COUNTERS,
-    gauge: c"cache_waiters",
-    waiters: || Caches::hall().borrow().len(),
-    next_look: |now| {
-        let changed = tokens::next_look(now);
-        changed.into_iter().chain(Caches::hall().borrow().next_look(now)).min()
-    },
-    look_again: |server, budget| {
-        line::look_at_changed(server);
-        serve_restless::<Caches>(server, budget);
-    },
-    periodic: tokens::periodic,
-    key_changed: tokens::key_changed,
-    disturb: |dbs| Caches::hall().borrow_mut().disturb_databases(dbs),
-    databases_changed: tokens::databases_changed,
-    forget: || {
-        line::forget();
-        tokens::forget();
-        stats::forget();
-    },
-};
+/// The server, and the state of this family.
+type Cx<'a> = Context<'a, Cache>;
+
+/// The state of the family.
+pub struct Cache {
+    queue: Queue<Self>,
+    tokens: TokenTable,
+    fills: Fills,
+    records: Recent<Record>,
+    counters: Counters,
+    /// The highest token that this process has given out: no two leases share a token.
+    last_token: Cell<Token>,
+    /// How long the token of a lease that has ended can still store the value, in ms.
+    late_ms: Setting,
+    /// How many bytes of memory the tokens of cached values may take.
+    late_bytes: Setting,
+}
+
+counters! {
+    /// Fresh values that were returned.
+    hits = "cache_hits",
+    /// Requests that found no fresh value.
+    misses = "cache_misses",
+    /// Stale values that were returned.
+    stale = "cache_stale",
+    /// Leases.
+    loads = "cache_loads",
+    /// Values that were stored.
+    fills = "cache_fills",
+    /// Values that were not stored because their token was no longer good.
+    refused = "cache_refused",
+    /// Requests that began to wait, or that were answered WAIT.
+    waits = "cache_waits",
+    /// Waiters that were answered by another client's fill.
+    coalesced = "cache_coalesced",
+    /// Leases given to a waiting client.
+    handoffs = "cache_handoffs",
+    /// Waits that timed out.
+    wait_timeouts = "cache_wait_timeouts",
+    /// Leases that ended by their time, noticed at the next lease.
+    expired_leases = "cache_expired_leases",
+    /// Loads that failed.
+    failures = "cache_failures",
+    /// Time from lease to fill, in ms.
+    load_ms = "cache_load_ms_sum",
+}
+
+impl Cache {
+    /// What is kept of leases that have ended.
+    fn bounds(&self) -> Bounds {
+        Bounds { late: Millis(self.late_ms.get()), bytes: self.late_bytes.size() }
+    }
+}
+
+impl Family for Cache {
+    const WAITERS: &'static str = "cache_waiters";
+
+    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+        Self {
+            queue: Queue::new(on_fire, wave_bytes),
+            tokens: TokenTable::new(unix_us()),
+            fills: Fills::default(),
+            records: Recent::default(),
+            counters: Counters::default(),
+            last_token: Cell::new(0),
+            late_ms: Setting::new(c"cache-late-ms", 60_000, 0, 1 << 42),
+            late_bytes: Setting::new(c"cache-late-bytes", 32 << 20, 0, 1 << 42),
+        }
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        vec![self.late_ms.clone(), self.late_bytes.clone()]
+    }
+
+    fn counters(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        self.counters.each(show);
+    }
+
+    fn key_changed(cx: Cx<'_>, event: KeyEvent<'_>) {
+        foreign::key_changed(cx, event);
+    }
+
+    fn databases_changed(&self, dbs: &[i32]) {
+        self.tokens.forget(dbs, unix_us());
+    }
+
+    fn periodic(&self, now: Moment) {
+        self.tokens.periodic(now, self.bounds());
+    }
+}

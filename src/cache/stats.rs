@@ -1,18 +1,17 @@
-//! What happened to each cached value, for CACHE.INFO: in memory, for the values that were fetched
-//! last.
+//! What happened to each cached value, for CACHE.INFO and the totals: in memory, for the most recently
+//! fetched values.
 
-use crate::server::MainThread;
-use crate::stats::Recent;
-use std::cell::{LazyCell, RefCell};
+use super::Cache;
+use crate::time::Millis;
 
 /// The counters of one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// FETCH found it fresh.
+    /// FETCH found the value fresh.
     pub hits: u64,
     /// FETCH found no fresh value.
     pub misses: u64,
-    /// Leases given out.
+    /// Leases.
     pub loads: u64,
     /// Waiters that were answered by another client's fill.
     pub coalesced: u64,
@@ -22,49 +21,40 @@ pub struct Record {
     pub load_ms_max: u64,
 }
 
-static RECORDS: MainThread<LazyCell<RefCell<Recent<Record>>>> =
-    MainThread::new(LazyCell::new(RefCell::default));
-
-fn with(db: i32, key: &[u8], change: impl FnOnce(&mut Record)) {
-    if let Some(record) = RECORDS.get().borrow_mut().of_mut(db, key) {
-        change(record);
+impl Cache {
+    /// Counts a fetch that found a fresh value.
+    pub fn count_hit(&self, db: i32, key: &[u8]) {
+        self.counters.hits.add(1);
+        self.records.update(db, key, |record| record.hits += 1);
     }
-}
 
-/// FETCH found a fresh value.
-pub fn hit(db: i32, key: &[u8]) {
-    with(db, key, |record| record.hits += 1);
-}
+    /// Counts a fetch that found no fresh value.
+    pub fn count_miss(&self, db: i32, key: &[u8]) {
+        self.counters.misses.add(1);
+        self.records.update(db, key, |record| record.misses += 1);
+    }
 
-/// FETCH found no fresh value.
-pub fn missed(db: i32, key: &[u8]) {
-    with(db, key, |record| record.misses += 1);
-}
+    /// Counts a lease.
+    pub fn count_load(&self, db: i32, key: &[u8]) {
+        self.counters.loads.add(1);
+        self.records.update(db, key, |record| record.loads += 1);
+    }
 
-/// A lease was given out.
-pub fn loading(db: i32, key: &[u8]) {
-    with(db, key, |record| record.loads += 1);
-}
+    /// Counts a value that was stored, and how long its load took if it had a lease.
+    pub fn count_fill(&self, db: i32, key: &[u8], took: Option<Millis>) {
+        self.counters.fills.add(1);
+        if let Some(ms) = took.map(Millis::as_u64) {
+            self.counters.load_ms.add(ms);
+            self.records.update(db, key, |record| {
+                record.load_ms_sum += ms;
+                record.load_ms_max = record.load_ms_max.max(ms);
+            });
+        }
+    }
 
-/// A load took this long.
-pub fn loaded(db: i32, key: &[u8], ms: u64) {
-    with(db, key, |record| {
-        record.load_ms_sum += ms;
-        record.load_ms_max = record.load_ms_max.max(ms);
-    });
-}
-
-/// A waiter was answered by another client's fill.
-pub fn coalesced(db: i32, key: &[u8]) {
-    with(db, key, |record| record.coalesced += 1);
-}
-
-/// What is known of a value.
-pub fn of(db: i32, key: &[u8]) -> Record {
-    RECORDS.get().borrow().of(db, key).cloned().unwrap_or_default()
-}
-
-/// Forgets everything.
-pub fn forget() {
-    RECORDS.get().take();
+    /// Counts a waiter that was answered by another client's fill.
+    pub fn count_coalesced(&self, db: i32, key: &[u8]) {
+        self.counters.coalesced.add(1);
+        self.records.update(db, key, |record| record.coalesced += 1);
+    }
 }

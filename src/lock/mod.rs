@@ -1,68 +1,107 @@
-//! Locks: leased holders, and a line for those who wait.
+//! Locks: leased holders, and a FIFO of waiting clients.
 //!
 //! The lock `name` is the key `lock:{name}`. One exclusive holder is a string, its identifier: what
 //! `SET key id NX PX ttl` writes, so clients that lock with that command and clients of this module
-//! exclude each other. Shared holders are a sorted set of identifiers by the end of their leases.
-//! `fence:{name}` keeps the last fencing token.
+//! exclude each other. Shared holders are a sorted set of identifiers, scored by the end of their
+//! leases. `fence:{name}` holds the last fencing token.
 //!
-//! Invariants: there are never two incompatible holders, by the server's clock; the line is first
-//! come, first served across all modes, and nobody passes it; whoever frees the lock writes the
-//! next holder in the same step.
+//! Invariants: two incompatible holders never coexist, by the server's clock; the line is strictly
+//! FIFO across all modes; and the command that frees the lock also writes the next holder.
 //!
-//! [`rules`] decides, [`holders`] stores, [`line`] lets clients wait, [`evicted`] bars, [`stats`] counts.
+//! [`rules`] decides, [`store`] reads and writes the keys, [`line`] serves the waiters. The tables in
+//! memory are [`ranks`] (who waits where), [`evicted`] (leases whose key was evicted) and [`stats`].
 
-pub mod acquire;
+pub mod commands;
 mod evicted;
-pub mod extend;
-mod holders;
-pub mod info;
 mod line;
-pub mod release;
+mod ranks;
 mod rules;
 mod stats;
+mod store;
 
-pub use line::Locks;
-
+use crate::context::Context;
 use crate::family::Family;
-use crate::stats::Counter;
-use crate::waiting::{Queue, serve_restless};
+use crate::names::Prefix;
+use crate::server::config::Setting;
+use crate::server::events::{self, KeyEvent};
+use crate::server::timer::OnFire;
+use crate::stats::{Recent, counters};
+use crate::waiting::Queue;
+use evicted::Evicted;
+use ranks::Ranks;
+use stats::Record;
 
-static ACQUIRED: Counter = Counter::new(c"lock_acquired");
-static CONTENDED: Counter = Counter::new(c"lock_contended");
-static WAITS: Counter = Counter::new(c"lock_waits");
-static WAIT_TIMEOUTS: Counter = Counter::new(c"lock_wait_timeouts");
-static RELEASED: Counter = Counter::new(c"lock_released");
-static EXPIRED: Counter = Counter::new(c"lock_expired");
-static HANDOFFS: Counter = Counter::new(c"lock_handoffs");
-static WAIT_MS: Counter = Counter::new(c"lock_wait_ms_sum");
-static HOLD_MS: Counter = Counter::new(c"lock_hold_ms_sum");
+/// The holder or the holders of a lock.
+const LOCK: Prefix = Prefix(b"lock");
+/// The last fencing token of a lock.
+const FENCE: Prefix = Prefix(b"fence");
 
-const COUNTERS: &[&Counter] = &[
-    &ACQUIRED,
-    &CONTENDED,
-    &WAITS,
-    &WAIT_TIMEOUTS,
-    &RELEASED,
-    &EXPIRED,
-    &HANDOFFS,
-    &WAIT_MS,
-    &HOLD_MS,
-];
+/// The classes of keyspace events that can free a lock: `DEL`, `SET`, `ZREM`, an expiry, an eviction.
+/// Subscribed to when the first client waits.
+const EVENTS: i32 = events::KEYS | events::STRINGS | events::SORTED_SETS;
 
-/// The family's row in the table.
-pub const FAMILY: Family = Family {
-    counters: COUNTERS,
-    gauge: c"lock_waiters",
-    waiters: || Locks::hall().borrow().len(),
-    next_look: |now| Locks::hall().borrow().next_look(now),
-    look_again: serve_restless::<Locks>,
-    periodic: |_| {},
-    key_changed: line::key_changed,
-    disturb: |dbs| Locks::hall().borrow_mut().disturb_databases(dbs),
-    databases_changed: evicted::databases_changed,
-    forget: || {
-        evicted::forget();
-        line::forget();
-        stats::forget();
-    },
-};
+/// The server, and the state of this family.
+type Cx<'a> = Context<'a, Lock>;
+
+/// The state of the family.
+pub struct Lock {
+    queue: Queue<Self>,
+    ranks: Ranks,
+    evicted: Evicted,
+    records: Recent<Record>,
+    counters: Counters,
+    /// How long the last fencing token of a lock is kept after a grant, in ms.
+    fence_ttl: Setting,
+}
+
+counters! {
+    /// Grants.
+    acquired = "lock_acquired",
+    /// Requests that were not granted at once.
+    contended = "lock_contended",
+    /// Requests that began to wait.
+    waits = "lock_waits",
+    /// Waits that timed out.
+    wait_timeouts = "lock_wait_timeouts",
+    /// Releases by a holder.
+    released = "lock_released",
+    /// Leases that ended without a release, noticed at the next grant.
+    expired = "lock_expired",
+    /// Grants to a waiting client.
+    handoffs = "lock_handoffs",
+    /// Time from request to grant of clients that waited, in ms.
+    wait_ms = "lock_wait_ms_sum",
+    /// Time from grant to release, in ms.
+    hold_ms = "lock_hold_ms_sum",
+}
+
+impl Family for Lock {
+    const WAITERS: &'static str = "lock_waiters";
+
+    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+        Self {
+            queue: Queue::new(on_fire, wave_bytes),
+            ranks: Ranks::default(),
+            evicted: Evicted::default(),
+            records: Recent::default(),
+            counters: Counters::default(),
+            fence_ttl: Setting::new(c"fence-ttl-ms", 86_400_000, 1, 1 << 42),
+        }
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        vec![self.fence_ttl.clone()]
+    }
+
+    fn counters(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        self.counters.each(show);
+    }
+
+    fn key_changed(cx: Cx<'_>, event: KeyEvent<'_>) {
+        line::key_changed(cx, event);
+    }
+
+    fn databases_changed(&self, dbs: &[i32]) {
+        self.evicted.forget(dbs);
+    }
+}

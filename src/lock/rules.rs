@@ -1,43 +1,43 @@
-//! The rules of a lock: who may hold it together, who is served next, what a repeated request
-//! means. Nothing here knows a server, a clock or a key.
+//! The rules of a lock: which holders are compatible, who is served next, and what a repeated
+//! request means. Nothing here depends on a server, a clock or a key.
 //!
-//! A lock is a set of leased holders with a cap. An exclusive holder is alone. Shared holders are
-//! any number (SHARED) or fewer than a limit before each grant (LIMIT n); both kinds share the set.
-//! The line is strictly first come, first served across all modes: only its first may be granted,
-//! and with it whoever follows and is compatible.
+//! A lock is a set of leased holders with a cap. An exclusive holder is the only one. Shared holders
+//! may be any number (SHARED), or fewer than a limit before each grant (LIMIT n). Both kinds are in
+//! one set. The line is FIFO across all modes: only its head may be granted, and then each waiter
+//! behind it, up to the first that is not compatible.
 
 use crate::time::Moment;
 
 /// How a client wants to hold a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Alone.
+    /// As the only holder.
     Exclusive,
     /// With any number of other shared holders: a read lock.
     Shared,
-    /// With other shared holders, fewer than this many at the time of the grant: a semaphore.
+    /// With fewer than this many other shared holders at the time of the grant: a semaphore.
     Limit(u64),
 }
 
 impl Mode {
-    /// Whether a holder in this mode is one of the shared set.
+    /// Whether a holder in this mode is a shared one.
     pub fn is_shared(self) -> bool {
         self != Mode::Exclusive
     }
 }
 
-/// Who holds a lock now. Holders whose lease is over do not count.
+/// Who holds a lock. Holders whose lease has expired do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holders {
     /// Nobody.
     Free,
-    /// One, alone.
+    /// One exclusive holder.
     Exclusive,
     /// This many shared holders, at least one.
     Shared(u64),
-    /// Unknown: their record was evicted, and their leases are not over.
+    /// Unknown: the key was evicted before the leases expired.
     Evicted,
-    /// None: a key of another type is in the place of the lock.
+    /// None: the key has another type than a lock.
     Foreign,
 }
 
@@ -54,29 +54,29 @@ impl Holders {
     }
 }
 
-/// How the asking identifier holds the lock already.
+/// How the identifier of a request holds the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Not at all.
     No,
-    /// Alone.
+    /// As the exclusive holder.
     Exclusive,
-    /// As one of the shared set.
+    /// As a shared holder.
     Shared,
 }
 
-/// What a request to acquire comes to.
+/// The decision about a request to acquire a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is granted; a holder that asks again gets a new lease.
+    /// Grant it. A holder gets a new lease.
     Grant,
-    /// Not now: refused, or to the end of the line.
+    /// Refuse it, or let it wait in line.
     NotNow,
-    /// The identifier holds it in the other mode.
+    /// The identifier holds the lock in the other mode.
     OtherMode,
 }
 
-/// Decides a request that may be sent again. `others_wait`: somebody stands in line.
+/// Decides about a request that may be a repeated one. `others_wait` is whether the line has waiters.
 pub fn acquire(holders: Holders, held: Held, mode: Mode, others_wait: bool) -> Verdict {
     match held {
         Held::Exclusive if mode == Mode::Exclusive => Verdict::Grant,
@@ -87,23 +87,23 @@ pub fn acquire(holders: Holders, held: Held, mode: Mode, others_wait: bool) -> V
     }
 }
 
-/// What EXTEND does to a holder.
+/// What EXTEND does with a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
-    /// Nothing: it holds no lock, or cannot hold it alone.
+    /// Nothing: it does not hold the lock, or is not the only shared holder.
     Refused,
-    /// Its lease starts again.
+    /// Renew the lease.
     Renew,
-    /// From alone to shared.
+    /// Turn the exclusive holder into a shared one.
     Downgrade,
-    /// From the only shared holder to alone.
+    /// Turn the only shared holder into the exclusive one.
     Upgrade,
 }
 
-/// What a holder asks EXTEND to become.
+/// The mode that a holder asks for with EXTEND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Become {
-    /// What it is.
+    /// The present one.
     Same,
     /// A shared holder.
     Shared,
@@ -111,7 +111,7 @@ pub enum Become {
     Exclusive,
 }
 
-/// Decides EXTEND. `alone`: there is no other holder.
+/// Decides about EXTEND. `alone` is whether there is no other holder.
 pub fn extend(held: Held, to: Become, alone: bool) -> Extension {
     match (held, to) {
         (Held::No, _) => Extension::Refused,
@@ -122,50 +122,49 @@ pub fn extend(held: Held, to: Become, alone: bool) -> Extension {
     }
 }
 
-/// The fencing token that follows `previous`: larger, and not below the unix time in µs, so that
-/// tokens go on rising when the last one was lost. `None` if there is none below 2^53.
+/// The fencing token that follows `previous`. It is not below the Unix time in µs, so that tokens
+/// still rise if the previous one was lost. `None` if the next one would reach 2^53.
 pub fn next_fence(previous: Option<i64>, unix_us: i64) -> Option<i64> {
     let next = previous.map_or(Some(unix_us), |p| p.checked_add(1).map(|p| p.max(unix_us)))?;
     (next < 1 << 53).then_some(next)
 }
 
-/// A lock and its line, as the rules see them and act on them. The server is one implementation,
-/// the model of the tests is another.
-pub trait Desk {
-    /// Why something cannot be seen or done.
+/// A lock and its line, on the server or in a test.
+pub trait Ops {
+    /// The error of a failed operation.
     type Error;
 
-    /// The mode that the first in line asks for.
+    /// The mode that the head of the line asks for.
     fn first(&mut self) -> Option<Mode>;
-    /// Who holds the lock now.
+    /// Who holds the lock.
     fn holders(&mut self) -> Result<Holders, Self::Error>;
-    /// Makes the first in line a holder, and lets it go.
+    /// Grants the lock to the head of the line, which leaves the line.
     fn grant_first(&mut self) -> Result<(), Self::Error>;
-    /// When the lock may admit one more by itself: the end of the earliest lease.
+    /// When the earliest lease expires.
     fn next_end(&mut self) -> Result<Option<Moment>, Self::Error>;
-    /// Whether enough was done for now.
-    fn is_tired(&self) -> bool;
+    /// Whether the budget for the work of one step is used up.
+    fn is_out_of_budget(&self) -> bool;
 }
 
-/// What is left after a line was served.
+/// What remains to do for a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// Nobody waits, or it is known when to look again.
+    /// Nothing until this moment; nothing at all if there is none.
     Until(Option<Moment>),
-    /// More could be granted at once.
-    Tired,
+    /// The next waiter can be granted immediately.
+    OutOfBudget,
 }
 
-/// Serves a line: the first, and whoever follows while the lock admits it.
-pub fn serve<D: Desk>(desk: &mut D) -> Result<Rest, D::Error> {
-    while let Some(mode) = desk.first() {
-        if !desk.holders()?.admit(mode) {
-            return desk.next_end().map(Rest::Until);
+/// Serves a line: grants the lock to its head as long as the holders admit it.
+pub fn serve<D: Ops>(ops: &mut D) -> Result<Rest, D::Error> {
+    while let Some(mode) = ops.first() {
+        if !ops.holders()?.admit(mode) {
+            return ops.next_end().map(Rest::Until);
         }
-        if desk.is_tired() {
-            return Ok(Rest::Tired);
+        if ops.is_out_of_budget() {
+            return Ok(Rest::OutOfBudget);
         }
-        desk.grant_first()?;
+        ops.grant_first()?;
     }
     Ok(Rest::Until(None))
 }
@@ -173,3 +172,40 @@ pub fn serve<D: Desk>(desk: &mut D) -> Result<Rest, D::Error> {
 #[cfg(test)]
 #[path = "rules_model.rs"]
 mod model;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn evicted_holders_and_a_foreign_key_admit_no_holder() {
+        for mode in [Mode::Exclusive, Mode::Shared, Mode::Limit(u64::MAX)] {
+            assert!(!Holders::Evicted.admit(mode) && !Holders::Foreign.admit(mode));
+        }
+    }
+
+    #[test]
+    fn fencing_tokens_stay_below_two_to_the_53() {
+        assert_eq!(next_fence(Some((1 << 53) - 2), 0), Some((1 << 53) - 1));
+        assert_eq!(next_fence(Some((1 << 53) - 1), 0), None);
+        assert_eq!(next_fence(Some(i64::MAX), 0), None);
+        assert_eq!(next_fence(None, i64::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn fencing_tokens_rise_whatever_the_clock_does(
+            start in prop::option::of(0..1i64 << 52),
+            clocks in prop::collection::vec(0..1i64 << 52, 1..50),
+        ) {
+            let mut last = start;
+            for clock in clocks {
+                let token = next_fence(last, clock).unwrap();
+                prop_assert!(last.is_none_or(|last| token > last));
+                prop_assert!(token >= clock);
+                last = Some(token);
+            }
+        }
+    }
+}

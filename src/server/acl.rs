@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
-/// What became of a client's permission to run its command.
+/// Whether a client may still run its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// It may run the command.
@@ -19,7 +19,7 @@ pub enum Permission {
     Gone,
 }
 
-/// The outcome of a look at a user's rules.
+/// The result of checking a user's rules.
 enum Check {
     Permitted,
     Refused,
@@ -30,7 +30,7 @@ enum Check {
 struct User(NonNull<raw::RedisModuleUser>);
 
 impl User {
-    /// A user of the server's list.
+    /// An existing user of the server.
     fn named(name: &OwnedStr) -> Option<Self> {
         // SAFETY: the name is a valid string; null stands for a user that does not exist.
         let user =
@@ -56,21 +56,21 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // SAFETY: the handle is freed once; a user of the server's list stays.
+        // SAFETY: the handle is freed once; the server's user stays.
         unsafe { need(raw::RedisModule_FreeModuleUser)(self.0.as_ptr()) };
     }
 }
 
 impl Server {
-    /// Whether a client may still run the command that it sent, by the rules of today.
+    /// Whether a client may still run the command that it sent, by its user's current rules.
     pub fn permission(&self, client: u64, argv: &[OwnedStr]) -> Permission {
-        // Not RM_GetCurrentUserName, which Redis 7.0 and 7.4 crash in.
+        // Redis 7.0 and 7.4 crash in RM_GetCurrentUserName.
         // SAFETY: the context is valid.
         let name = unsafe { need(raw::RedisModule_GetClientUserNameById)(self.ctx, client) };
         let Some(name) = NonNull::new(name) else {
             return match io::Error::last_os_error().raw_os_error() {
                 Some(libc::ENOENT) => Permission::Gone,
-                // A connection without a user may do everything.
+                // A connection without a user is unrestricted.
                 _ => Permission::Granted,
             };
         };
@@ -82,15 +82,15 @@ impl Server {
         }
     }
 
-    /// Whether the server has a command under this name, as far as it tells.
+    /// Whether the server has a command of this name.
     pub fn has_command(&self, name: &'static CStr) -> bool {
         self.missing_command(&[name]).is_none()
     }
 
-    /// The first of these commands that the server does not have under its own name.
+    /// The first of these commands that the server does not have under this name.
     pub(super) fn missing_command(&self, commands: &[&'static CStr]) -> Option<&'static CStr> {
-        // Any user will do, and this one always exists. Redis 7.0 keeps some memory for each that
-        // a module makes.
+        // Any user will do, and this one always exists. Redis 7.0 leaks memory for each user that a
+        // module creates.
         let user = User::named(&OwnedStr::new(b"default"))?;
         commands.iter().copied().find(|name| {
             let name = OwnedStr::new(name.to_bytes());

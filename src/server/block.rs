@@ -1,55 +1,52 @@
-//! Clients that wait.
+//! Blocked clients.
 //!
-//! A client blocks on a key that nobody writes, so that the server itself redirects it when the
-//! slot of that key moves to another node, and nothing else wakes it. To answer it is O(1): the
-//! server then calls the time-out callback, on some versions at once, on others later in the same
-//! tick. So the waiter must hold its whole answer before [`Blocked::answer`] is called. A client is
-//! never answered inside the command that blocked it: Redis 7.2 aborts.
+//! A client blocks on a key that is never written, so that nothing wakes it, except that the server
+//! redirects it when the slot of the key moves to another node. Unblocking costs O(1): the server calls
+//! the time-out callback, on some versions at once, on others later in the same tick. So the reply has
+//! to be complete before [`Blocked::unblock`]. A client must not be unblocked inside the command that
+//! blocked it: Redis 7.2 aborts.
 
 use super::api::need;
 use super::call::Mode;
 use super::guard::guard;
-use super::{MainThread, OwnedStr, Server, Str, words};
-use crate::args::{Patience, integer};
+use super::integer::integer;
+use super::{OwnedStr, Reply, STATE, Server, Str, words};
 use crate::error::Error;
-use crate::server::Reply;
-use crate::time::{Millis, Moment};
+use crate::time::{Millis, Moment, Timeout};
 use redis_module::raw;
-use std::cell::Cell;
 use std::io;
 use std::os::raw::{c_int, c_void};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A waiter, as the server sees it.
+/// A waiting client as the server layer sees it.
 pub trait Waits: 'static {
-    /// The client leaves the line with this reply: what it was granted, why it was refused, or
-    /// nothing because its time ran out.
-    fn farewell(&self, server: &Server) -> Result<Reply<'static>, Error>;
+    /// The reply of a client that stops waiting: what it was granted, why it was rejected, or the
+    /// reply of a time-out.
+    fn on_unblock(&self, server: &Server) -> Result<Reply<'static>, Error>;
 
-    /// The client is gone: disconnected, killed, redirected, or unblocked with an error. Writes
-    /// nothing.
-    fn gone(&self, server: &Server);
+    /// The client is gone: disconnected, killed, redirected, or unblocked with an error. Must not
+    /// write.
+    fn on_disconnect(&self, server: &Server);
 }
 
-/// A client that the server has blocked for this module. It can be answered once, and only while it
-/// waits: whoever leaves the line gives this up.
+/// A client that the server has blocked for this module. It can be unblocked once, and only while it
+/// waits: a waiter that leaves its line drops this value.
 pub struct Blocked(NonNull<raw::RedisModuleBlockedClient>);
 
 impl Server {
-    /// Makes the calling client wait for `patience`. Only where [`Server::may_block`] allows it.
-    /// `None` where the server does not let this client wait all the same: Valkey 8.1 and later
-    /// refuse one that is subscribed to a channel.
+    /// Blocks the calling client. Only if [`Server::may_block`] allows it. Returns `None` if the server
+    /// still does not block it: Valkey 8.1 and later refuse a client that is subscribed to a channel.
     pub fn block<W: Waits>(
         &self,
         key: Str<'_>,
-        patience: Patience,
+        timeout: Timeout,
         waiter: &Rc<W>,
     ) -> Option<Blocked> {
-        let timeout = match patience {
-            Patience::Forever => 0,
-            Patience::For(span) => span.0,
+        let timeout = match timeout {
+            Timeout::Never => 0,
+            Timeout::After(span) => span.0,
         };
         let data = Rc::into_raw(waiter.clone());
         // SAFETY: the context is that of a command and may block; the server keeps the reference
@@ -80,25 +77,25 @@ impl Server {
         unsafe { need(raw::RedisModule_GetClientId)(self.ctx) }
     }
 
-    /// Whether a waiting client can still be answered. The server finds out that a client is gone
-    /// when it reads from it next, and closes the connection some time after that.
+    /// Whether a waiting client can still receive a reply. The server notices that a client is gone
+    /// when it reads from the connection, and closes it some time later.
     ///
-    /// Some servers look at every connection to tell of one (Valkey 9). Where that takes long, this
-    /// trusts the server to have called back for whoever is gone, and tries again after a second.
+    /// Valkey 9 walks all connections to find one. If that takes too long, this relies on the server's
+    /// disconnect callback, and checks again after a second.
     pub fn is_connected(&self, client: u64) -> bool {
-        if LOOKS.get().get().are_too_dear(self.moment()) {
+        if STATE.get().looks.get().are_too_dear(self.moment()) {
             return true;
         }
         let before = Instant::now();
         let connected = self.look_at(client);
-        LOOKS.get().set(LOOKS.get().get().after(before.elapsed(), self.moment()));
+        STATE.get().looks.set(STATE.get().looks.get().after(before.elapsed(), self.moment()));
         connected
     }
 
     fn look_at(&self, client: u64) -> bool {
         let id = OwnedStr::number(client as i64);
         let args = [words().list(), words().id(), id.borrow()];
-        // A server whose CLIENT command was renamed does not tell; then its callback will.
+        // If the CLIENT command was renamed, only the disconnect callback is left.
         let Ok(line) = self.call(c"CLIENT", Mode::Read, &args) else { return true };
         let fields = || line.root().bytes().split(|b| *b == b' ');
         let field = |name: &[u8]| fields().find_map(|field| field.strip_prefix(name));
@@ -109,20 +106,20 @@ impl Server {
     }
 }
 
-/// What it has cost lately to look at a connection.
+/// How long it has recently taken to check a connection.
 #[derive(Clone, Copy)]
-struct Looks {
-    /// How many looks in a row took too long: one can be the operating system's doing.
+pub(super) struct Looks {
+    /// How many checks in a row took too long. A single one can be due to the operating system.
     slow: u32,
     /// When one is tried again.
     again: Moment,
 }
 
-static LOOKS: MainThread<Cell<Looks>> =
-    MainThread::new(Cell::new(Looks { slow: 0, again: Moment(0) }));
-
 impl Looks {
-    /// Longer than any look takes that does not depend on the number of connections.
+    /// Before the first check.
+    pub(super) const NONE: Self = Self { slow: 0, again: Moment(0) };
+
+    /// Longer than any check takes that does not depend on the number of connections.
     const TOO_LONG: Duration = Duration::from_micros(30);
 
     fn are_too_dear(self, now: Moment) -> bool {
@@ -131,11 +128,11 @@ impl Looks {
 
     fn after(self, took: Duration, now: Moment) -> Self {
         let slow = if took > Self::TOO_LONG { self.slow.saturating_add(1) } else { 0 };
-        Self { slow, again: now.after(Millis(1000)) }
+        Self { slow, again: now + Millis(1000) }
     }
 }
 
-/// Whether the other end of a socket was closed, though nobody has read that yet.
+/// Whether the peer has closed a socket, even if the end of file has not been read yet.
 fn peer_is_gone(fd: c_int) -> bool {
     let mut byte = 0u8;
     // SAFETY: one byte is at most written to one byte; nothing is taken from the socket, and the
@@ -145,7 +142,7 @@ fn peer_is_gone(fd: c_int) -> bool {
     match peeked {
         0 => true,
         1.. => false,
-        // Other errors say nothing about the peer: not every connection is a socket.
+        // Other errors say nothing about the peer: a connection need not be a socket.
         _ => matches!(
             io::Error::last_os_error().kind(),
             io::ErrorKind::ConnectionReset
@@ -158,15 +155,15 @@ fn peer_is_gone(fd: c_int) -> bool {
 }
 
 impl Blocked {
-    /// Lets the client go with its waiter's [`Waits::farewell`]. No borrow may be held: the
+    /// Unblocks the client with the reply of [`Waits::on_unblock`]. No borrow may be held: the
     /// answer can be asked for before this returns.
-    pub fn answer(self) {
+    pub fn unblock(self) {
         // SAFETY: the waiter says goodbye once, and the server has not released it before.
         unsafe { need(raw::RedisModule_UnblockClient)(self.0.as_ptr(), std::ptr::null_mut()) };
     }
 }
 
-/// Somebody wrote the key on which nothing is ever written: the client goes on waiting.
+/// A client wrote the key that is never written: the blocked client goes on waiting.
 unsafe extern "C" fn key_was_written(
     _ctx: *mut raw::RedisModuleCtx,
     _argv: *mut *mut raw::RedisModuleString,
@@ -193,7 +190,7 @@ unsafe extern "C" fn answer_now<W: Waits>(
     let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
     guard((), || {
         let outcome = guard(Err(Error::Internal), || {
-            waiter.map_or(Ok(Reply::Null), |waiter| waiter.farewell(&server))
+            waiter.map_or(Ok(Reply::Null), |waiter| waiter.on_unblock(&server))
         });
         server.answer(&outcome);
     });
@@ -208,7 +205,7 @@ unsafe extern "C" fn disconnected<W: Waits>(
     let (server, waiter) = unsafe { (Server::new(ctx), waiter::<W>(ctx)) };
     guard((), || {
         if let Some(waiter) = waiter {
-            waiter.gone(&server);
+            waiter.on_disconnect(&server);
         }
     });
 }
@@ -224,10 +221,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_are_spared_for_a_second_when_several_in_a_row_took_long() {
+    fn checks_pause_for_a_second_after_several_slow_ones() {
         let (now, long, short) =
             (Moment(5_000_000), Duration::from_micros(90), Duration::from_micros(3));
-        let mut looks = Looks { slow: 0, again: Moment(0) };
+        let mut looks = Looks::NONE;
         for _ in 0..7 {
             looks = looks.after(long, now);
             assert!(!looks.are_too_dear(now));
@@ -236,7 +233,7 @@ mod tests {
         looks = looks.after(long, now);
         assert!(looks.are_too_dear(Moment(5_999_000)));
         assert!(!looks.are_too_dear(Moment(6_000_000)));
-        // One look tells whether it still takes long.
+        // One check shows whether it still takes long.
         assert!(looks.after(long, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
         assert!(!looks.after(short, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
     }

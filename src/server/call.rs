@@ -1,5 +1,5 @@
-//! Inner commands. All data changes go through here, so that replication, keyspace events, client
-//! tracking and the rules of cluster and memory are the server's own.
+//! Inner commands. Every change of data is one, so that replication, keyspace events, client tracking
+//! and the rules of cluster and memory are the server's own.
 
 use super::api::need;
 use super::{Server, Str, events};
@@ -9,27 +9,27 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// How an inner command runs. Errors always come back as replies.
+/// How an inner command runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Changes nothing.
     Read,
     /// Changes nothing; the reply is in the client's protocol and can be forwarded.
     ReadForward,
-    /// Changes data; replicated. In a timer, for which no command was admitted before, refused where
-    /// a client's write would be, but not for memory.
+    /// Changes data; replicated. In a timer, where the server has not checked an outer command, it is
+    /// rejected like a client's write, but not because of memory.
     Write,
-    /// Changes data; replicated; refused when memory is full, though the command itself is not.
+    /// Changes data; replicated; rejected when memory is full, even if the outer command is not.
     WriteIfMemory,
-    /// Changes data; replicated; refused where a script's write would be: on a replica, when memory
-    /// or disk is full, with too few replicas. For commands that are not flagged as writing.
+    /// Changes data; replicated; rejected like a write in a script: on a replica, when memory or disk
+    /// is full, with too few replicas. For outer commands without the write flag.
     WriteAsScript,
     /// Changes data; replicated; the reply is in the client's protocol and can be forwarded.
     WriteForward,
 }
 
-/// Every command that runs as an inner one. The module does not load where one of them is missing,
-/// such as by `rename-command`: half of a step would then be refused. CLIENT is optional.
+/// Every inner command. The module does not load if one of them is missing, for example because of
+/// `rename-command`: a step could then fail half-way. CLIENT is optional.
 pub(super) const INNER_COMMANDS: &[&CStr] = &[
     c"DEL",
     c"EXISTS",
@@ -58,11 +58,11 @@ pub(super) const INNER_COMMANDS: &[&CStr] = &[
     c"ZSCORE",
 ];
 
-/// How many strings the formats below have room for.
+/// How many single strings the formats below have.
 const SINGLES: usize = 10;
 
 impl Mode {
-    /// The server's format: strings, then flags. For fewer strings, the end of it.
+    /// The server's format: strings, then flags. With fewer strings a suffix of it is used.
     const fn singles(self, on_own_account: bool) -> &'static CStr {
         match self {
             Mode::Write if on_own_account => c"ssssssssss!ES",
@@ -101,10 +101,10 @@ impl Server {
             // SAFETY: a plain read; the pointers are filled in before any command runs.
             unsafe { raw::RedisModule_Call },
         );
-        // Whoever changes data here looks after those who wait for it.
-        let _quiet = (!matches!(mode, Mode::Read | Mode::ReadForward)).then(events::quiet);
+        // The caller of a writing command serves the waiters itself.
+        let _own = (!matches!(mode, Mode::Read | Mode::ReadForward)).then(events::own_write);
         let (ctx, name) = (self.ctx, command.as_ptr());
-        // Single strings spare the server the list that it would otherwise enlarge.
+        // With single strings the server does not have to grow a list.
         let room = SINGLES.checked_sub(args.len());
         let format =
             room.and_then(|room| mode.singles(self.on_own_account).to_bytes_with_nul().get(room..));
@@ -137,7 +137,7 @@ impl Server {
     }
 }
 
-/// The types of replies that the commands used here give.
+/// The types of replies of the inner commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A string, also a simple one.
@@ -183,7 +183,7 @@ impl<'r> Element<'r> {
         self.kind() == Kind::Null
     }
 
-    /// Its value, 0 if it is no integer.
+    /// Its value; 0 if it is not an integer.
     pub fn integer(self) -> i64 {
         match self.kind() {
             // SAFETY: the reply lives for 'r and is an integer.
@@ -192,7 +192,7 @@ impl<'r> Element<'r> {
         }
     }
 
-    /// Its bytes, none if it is no string and no error.
+    /// Its bytes; none if it is neither a string nor an error.
     pub fn bytes(self) -> &'r [u8] {
         let mut len = 0;
         // SAFETY: the reply lives for 'r; the pointer is null for other types.
@@ -249,7 +249,7 @@ impl<'r> Element<'r> {
         Self::wrap(value)
     }
 
-    /// The value behind `field` in a flat list of fields and values.
+    /// The value after `field` in a flat list of fields and values.
     pub fn field(self, field: &[u8]) -> Option<Element<'r>> {
         let position = (0..self.len())
             .step_by(2)
@@ -268,7 +268,7 @@ impl<'r> Element<'r> {
     }
 }
 
-/// The reply of an inner command. It does not outlive the command, timer or event.
+/// The reply of an inner command. It must not outlive the command, timer or event that made it.
 pub struct CallReply<'s> {
     element: Element<'s>,
 }

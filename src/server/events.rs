@@ -1,21 +1,18 @@
-//! What other clients do to keys that somebody waits for.
+//! What other clients do to keys and databases.
 //!
-//! Keyspace events are subscribed to when the first client waits or the first fact about a key is
-//! remembered, not before: every write of the server pays for a subscription. A callback writes
-//! nothing; it marks a line and arms the timer.
+//! The module subscribes to a class of keyspace events when a family first needs it, because every
+//! write of the server pays for a subscription. No server takes a subscription back before the module
+//! is unloaded. The callbacks write nothing.
 
 use super::api::need;
 use super::guard::guard;
-use super::{MainThread, Server, timer};
-use crate::{FAMILIES, waiting};
-use redis_module::raw;
-use std::cell::Cell;
+use super::{Module, STATE, Server};
+use redis_module::server_events::{LoadingSubevent, ServerRole, register_server_events};
+use redis_module::{Context, raw};
 use std::ffi::{CStr, c_char};
 use std::os::raw::{c_int, c_void};
 
-static QUIET: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
-
-/// Events of every type of key: deleted, renamed, restored, its expiry changed, expired, evicted.
+/// Events of keys of every type: deleted, renamed, restored, expiry changed, expired, evicted.
 pub const KEYS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
     | raw::REDISMODULE_NOTIFY_EXPIRED
     | raw::REDISMODULE_NOTIFY_EVICTED;
@@ -31,53 +28,60 @@ pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 /// What happened to a key.
 #[derive(Clone, Copy)]
 pub struct KeyEvent<'a> {
-    /// The server's word, such as `xadd` or `rename_to`.
+    /// The name of the event, such as `xadd` or `rename_to`.
     pub name: &'a [u8],
     /// The key.
     pub key: &'a [u8],
     /// Whether it is an event of the stream type.
     pub stream: bool,
-    /// Whether this module itself causes it and looks after those who wait.
+    /// Whether an inner command of this module caused it, whose caller serves the waiters itself.
     pub own: bool,
 }
 
-/// The classes of events that were asked for since the module was loaded.
-static ASKED: MainThread<Cell<c_int>> = MainThread::new(Cell::new(0));
+impl Server {
+    /// Subscribes to classes of keyspace events, each of them once.
+    pub fn subscribe(&self, classes: c_int) {
+        let subscribed = &STATE.get().subscribed;
+        let missing = classes & !subscribed.get();
+        if missing != 0 {
+            subscribed.set(subscribed.get() | missing);
+            // SAFETY: the context belongs to this module.
+            unsafe {
+                need(raw::RedisModule_SubscribeToKeyspaceEvents)(
+                    self.ctx,
+                    missing,
+                    Some(key_changed),
+                )
+            };
+        }
+    }
 
-/// Asks for classes of keyspace events, each once: every write of the server pays for each
-/// subscription. Every family is told.
-pub fn subscribe(server: &Server, classes: c_int) {
-    let missing = classes & !ASKED.get().get();
-    if missing != 0 {
-        ASKED.get().set(ASKED.get().get() | missing);
-        // SAFETY: the context belongs to this module.
-        unsafe {
-            need(raw::RedisModule_SubscribeToKeyspaceEvents)(server.ctx, missing, Some(key_changed))
-        };
+    /// Whether the module has subscribed to all these classes, so that what it remembers of keys
+    /// stays up to date.
+    pub fn is_subscribed(&self, classes: c_int) -> bool {
+        STATE.get().subscribed.get() & classes == classes
     }
 }
 
-/// Whether all these classes were asked for: what is remembered of keys is then kept up to date.
-pub fn are_told(classes: c_int) -> bool {
-    ASKED.get().get() & classes == classes
+/// Marks keyspace events as the module's own until the returned value is dropped.
+pub(super) fn own_write() -> OwnWrite {
+    OwnWrite(STATE.get().own_write.replace(true))
 }
 
-/// The module is unloaded, and the server forgets its subscriptions.
-pub(super) fn forget() {
-    ASKED.get().set(0);
-}
+pub(super) struct OwnWrite(bool);
 
-/// Until the returned value is dropped, also by a panic, events are the module's own.
-pub(super) fn quiet() -> Quiet {
-    Quiet(QUIET.get().replace(true))
-}
-
-pub(super) struct Quiet(bool);
-
-impl Drop for Quiet {
+impl Drop for OwnWrite {
     fn drop(&mut self) {
-        QUIET.get().set(self.0);
+        STATE.get().own_write.set(self.0);
     }
+}
+
+fn with_module(call: impl FnOnce(&Module)) {
+    guard((), || {
+        if let Some(module) = STATE.get().module.get() {
+            call(module);
+        }
+    });
 }
 
 unsafe extern "C" fn key_changed(
@@ -94,37 +98,33 @@ unsafe extern "C" fn key_changed(
             name: CStr::from_ptr(event).to_bytes(),
             key: std::slice::from_raw_parts(start.cast(), len),
             stream: class & raw::REDISMODULE_NOTIFY_STREAM != 0,
-            own: QUIET.get().get(),
+            own: STATE.get().own_write.get(),
         };
         (Server::new(ctx), event)
     };
-    guard((), || FAMILIES.iter().for_each(|family| (family.key_changed)(&server, event)));
+    with_module(|module| (module.key_changed)(&server, event));
     raw::REDISMODULE_OK as c_int
 }
 
-/// Subscribes to the events of whole databases, which raise no keyspace events, and to the server's
-/// periodic work.
+/// Subscribes to the events of whole databases, which raise no keyspace events, to changes of the
+/// replication role, and to the server's periodic event.
 pub(super) fn subscribe_to_server(server: &Server) {
     for (id, callback) in [
         (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
-        (raw::REDISMODULE_EVENT_LOADING, loaded),
         (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
-        (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, replaced),
         (raw::REDISMODULE_EVENT_CRON_LOOP, periodic),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
         unsafe { need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback)) };
     }
+    // A server without these events misses nothing else.
+    let _ = register_server_events(&Context::new(server.ctx));
 }
 
-/// See [`crate::family::Family::databases_changed`].
 fn databases_changed(server: &Server, dbs: &[i32]) {
-    guard((), || {
-        FAMILIES.iter().for_each(|family| (family.databases_changed)(dbs));
-        waiting::look_at_all(server, dbs);
-    });
+    with_module(|module| (module.databases_changed)(server, dbs));
 }
 
 type Callback =
@@ -160,23 +160,24 @@ unsafe extern "C" fn swapped(
     }
 }
 
-unsafe extern "C" fn loaded(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    phase: u64,
-    _data: *mut c_void,
-) {
-    if matches!(
-        phase,
-        raw::REDISMODULE_SUBEVENT_LOADING_ENDED | raw::REDISMODULE_SUBEVENT_LOADING_FAILED
-    ) {
-        // SAFETY: the server gives a valid context.
-        let server = unsafe { Server::new(ctx) };
+#[redis_module_macros::loading_event_handler]
+fn loaded(ctx: &Context, phase: LoadingSubevent) {
+    if matches!(phase, LoadingSubevent::Ended | LoadingSubevent::Failed) {
+        // SAFETY: the crate passes on the context that the server gave to its callback.
+        let server = unsafe { Server::new(ctx.ctx) };
         databases_changed(&server, &[]);
     }
 }
 
-/// The server's periodic work: ten times a second, unless `hz` says otherwise.
+/// This process has not seen what the other master wrote.
+#[redis_module_macros::role_changed_event_handler]
+fn role_changed(ctx: &Context, _role: ServerRole) {
+    // SAFETY: as above.
+    let server = unsafe { Server::new(ctx.ctx) };
+    databases_changed(&server, &[]);
+}
+
+/// The server's periodic event: ten times a second, unless `hz` says otherwise.
 unsafe extern "C" fn periodic(
     ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
@@ -185,14 +186,10 @@ unsafe extern "C" fn periodic(
 ) {
     // SAFETY: the server gives a valid context.
     let server = unsafe { Server::new(ctx) };
-    guard((), || {
-        timer::rearm_if_late(&server);
-        FAMILIES.iter().for_each(|family| (family.periodic)(&server));
-    });
+    with_module(|module| (module.periodic)(&server));
 }
 
-/// A replica has replaced its data by what it loaded beside them, or has given that up; or it was
-/// promoted, or a master became a replica: what the other one did has not been seen here.
+/// A replica has finished or aborted a load beside its data.
 unsafe extern "C" fn replaced(
     ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,

@@ -1,5 +1,5 @@
-//! Looking at a key without an inner command, where an inner command would cost too much. Never
-//! for writing: the key API knows nothing of moving slots.
+//! Reading a key without an inner command where that would cost too much. Never for writing: the key
+//! API does not check migrating slots.
 
 use super::api::need;
 use super::{OwnedStr, Server, Str};
@@ -31,13 +31,13 @@ pub struct Key<'s> {
 }
 
 impl Server {
-    /// Opens a key as a reading command does: hits and misses are counted.
+    /// Opens a key as a reading command does: the server counts a hit or a miss.
     pub fn read_key(&self, name: Str<'_>) -> Key<'_> {
         self.open(name, raw::REDISMODULE_READ)
     }
 
-    /// Opens a key without a trace in the statistics of reads. Opening for writing does that; no
-    /// client that watches or tracks the key is told, see [`super::module::load`].
+    /// Opens a key without counting a hit or a miss, which means opening it for writing. Clients that
+    /// watch or track the key are not notified, see [`super::module`].
     pub fn peek_key(&self, name: Str<'_>) -> Key<'_> {
         self.open(name, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
     }
@@ -81,17 +81,17 @@ impl Key<'_> {
         self.raw.map_or(0, |key| unsafe { need(raw::RedisModule_ValueLength)(key.as_ptr()) })
     }
 
-    /// When it expires, if it does so in the time that a clock can tell.
+    /// When it expires, unless that is too far away to be stored.
     pub fn deadline(&self) -> Option<UnixMs> {
         // Redis 8.2 and later crash if the key is open for writing and absent.
         let key = self.raw.filter(|_| self.kind() != Type::Absent);
         // SAFETY: the key is open and exists.
         let at = key.map(|key| unsafe { need(raw::RedisModule_GetAbsExpire)(key.as_ptr()) });
-        at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_within_reach())
+        at.filter(|at| *at >= 0).map(UnixMs).filter(|at| at.is_storable())
     }
 
-    /// Walks through the entries of a stream behind an id, `most` at the most: how many there are,
-    /// and the id of the first.
+    /// Walks through the entries of a stream after an id, at most `most` of them. Returns how many
+    /// there are, and the id of the first.
     pub fn entries_behind(&self, last: (u64, u64), most: usize) -> (usize, Option<(u64, u64)>) {
         let Some(key) = self.raw.filter(|_| self.kind() == Type::Stream) else {
             return (0, None);
@@ -117,7 +117,7 @@ impl Key<'_> {
             {
                 first = first.or(Some((id.ms, id.seq)));
                 count += 1;
-                // The walk stands still, and the server stops, unless every field is passed.
+                // The walk does not advance, and the server crashes, unless every field is read.
                 while need(raw::RedisModule_StreamIteratorNextField)(
                     key.as_ptr(),
                     std::ptr::null_mut(),
@@ -130,14 +130,14 @@ impl Key<'_> {
         (count, first)
     }
 
-    /// A copy of a string, which undoes the compact form that a short one can have in memory: for
-    /// long strings, and for those that this module stores for a short time.
+    /// A copy of a string. It undoes the compact encoding that a short string can have in memory, so
+    /// it is for long strings, and for those that this module stores for a short time.
     pub fn copy(&self) -> OwnedStr {
         OwnedStr::new(self.long_string())
     }
 
-    /// The bytes of a string. A value of up to 128 bytes can have a compact form in memory, which
-    /// this would undo for good: read such a value with an inner GET.
+    /// The bytes of a string. A value of up to 128 bytes can have a compact encoding in memory, which
+    /// this undoes for good. An inner GET leaves it as it is.
     pub(super) fn long_string(&self) -> &[u8] {
         let Some(key) = self.raw else { return &[] };
         let mut len = 0;

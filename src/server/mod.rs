@@ -1,55 +1,122 @@
 //! The only code that talks to the server, and the only unsafe code: a thin safe layer over the
-//! module API. What the families see of it is [`Server`], [`Str`], [`Reply`] and [`block::Waits`].
+//! module API. It is a leaf: it knows no family, no command and no key of the module, and calls back
+//! only what the module handed to it at load ([`module::Module`]).
 //!
-//! Every entry from C runs inside [`guard::guard`]; every function pointer that is used without a
+//! Every entry from C runs inside [`guard::guard`]. Every function pointer that is used without a
 //! check is checked once, when the module is loaded ([`module`]).
 
 pub mod acl;
-pub mod api;
+mod api;
 pub mod block;
 pub mod call;
 pub mod config;
 pub mod events;
 pub mod guard;
 pub mod info;
-pub mod key;
-#[cfg_attr(test, expect(dead_code, reason = "unit tests run without a server"))]
+mod integer;
+mod key;
 pub mod module;
 pub mod register;
-pub mod reply;
-pub mod string;
+mod reply;
+pub mod spec;
+mod string;
 pub mod timer;
 
 pub use api::MainThread;
 pub use call::Mode;
+pub use integer::integer;
 pub use key::{Key, Type};
-pub use reply::Reply;
+pub use reply::{Reply, WriteReply, Writer};
+pub(crate) use string::define_words;
 pub use string::{CowStr, OwnedStr, Str, words};
 
-use crate::args::Argument;
-use crate::error::Error;
-use crate::keys::{self, Prefix};
 use crate::time::{Moment, UnixMs};
 use api::need;
+use block::Looks;
+use config::Setting;
+use events::KeyEvent;
+use info::Section;
 use redis_module::raw;
-use std::cell::Cell;
+use register::Entry;
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::os::raw::c_int;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the module hands to the server layer at load: the server layer knows nothing else of it.
+pub struct Module {
+    /// Its name.
+    pub name: &'static CStr,
+    /// Its version: major * 10000 + minor * 100 + patch.
+    pub version: c_int,
+    /// Its version and the commit that it was built from, for people.
+    pub build: Build,
+    /// Its commands.
+    pub commands: &'static [Entry],
+    /// Creates its state, and returns its settings.
+    pub load: fn(&Server) -> Vec<Setting>,
+    /// The module is being unloaded: drops its state.
+    pub unload: fn(&Server),
+    /// A key was changed. Must not write.
+    pub key_changed: fn(&Server, KeyEvent<'_>),
+    /// Databases were flushed, swapped or replaced; all of them if none is named. Must not write.
+    pub databases_changed: fn(&Server, &[i32]),
+    /// A setting was changed. Must not write.
+    pub settings_changed: fn(&Server),
+    /// The server's periodic event. Must not write.
+    pub periodic: fn(&Server),
+    /// Writes the module's section of INFO.
+    pub info: fn(&mut Section),
+}
+
+/// Which build of the module this is.
+pub struct Build {
+    /// The version, such as `1.2.3`.
+    pub version: &'static str,
+    /// The commit.
+    pub commit: &'static str,
+}
+
+/// What the server layer itself remembers.
+struct State {
+    /// What the module registered at load.
+    module: Cell<Option<&'static Module>>,
+    /// Whether the server runs in cluster mode; fixed while it runs.
+    cluster: Cell<bool>,
+    /// The classes of keyspace events to which the module has subscribed.
+    subscribed: Cell<c_int>,
+    /// Whether an inner command of the module is writing right now.
+    own_write: Cell<bool>,
+    /// What it has cost recently to check a connection.
+    looks: Cell<Looks>,
+    /// The prepared words of inner commands.
+    words: Cell<Option<&'static string::Words>>,
+    /// The registered settings, to which the server holds pointers.
+    settings: RefCell<Vec<Setting>>,
+}
+
+static STATE: MainThread<State> = MainThread::new(State {
+    module: Cell::new(None),
+    cluster: Cell::new(false),
+    subscribed: Cell::new(0),
+    own_write: Cell::new(false),
+    looks: Cell::new(Looks::NONE),
+    words: Cell::new(None),
+    settings: RefCell::new(Vec::new()),
+});
 
 /// The server during one command, timer or event.
 pub struct Server {
     ctx: *mut raw::RedisModuleCtx,
-    /// Nobody has asked the server whether it accepts writes now: inner commands ask.
+    /// The server has not checked an outer command, so inner commands check whether it accepts writes.
     on_own_account: bool,
     /// The arguments of the command that runs, with its name; none outside a command.
     argv: *const Str<'static>,
     argc: usize,
 }
 
-/// Whether the server runs in cluster mode; fixed while it runs.
-static CLUSTER: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
-
-/// The server's clock.
-fn now() -> UnixMs {
+/// The server's wall clock.
+pub fn now() -> UnixMs {
     // SAFETY: takes no arguments; checked at load.
     UnixMs(unsafe { need(raw::RedisModule_Milliseconds)() })
 }
@@ -78,7 +145,7 @@ impl Server {
         Self { ctx, on_own_account: false, argv: argv.as_ptr().cast(), argc: argv.len() }
     }
 
-    /// The server as a timer sees it, in which no client's command was admitted before.
+    /// The server as a timer sees it, where the server has not checked a command of a client.
     ///
     /// # Safety
     /// As for [`Server::new`].
@@ -86,7 +153,7 @@ impl Server {
         Self { ctx, on_own_account: true, argv: std::ptr::null(), argc: 0 }
     }
 
-    /// The command that runs, kept beyond its end.
+    /// The arguments of the current command, kept beyond its end.
     pub fn hold_command(&self) -> Box<[OwnedStr]> {
         if self.argv.is_null() {
             return Box::default();
@@ -113,7 +180,7 @@ impl Server {
         Moment(i64::try_from(us).unwrap_or(i64::MAX))
     }
 
-    /// When the server's clock will be past `at`, or was, if nobody sets it.
+    /// The moment at which the wall clock passes `at`, or has passed it, unless the clock is set.
     pub fn moment_past(&self, at: UnixMs) -> Moment {
         let first_us = at.0.saturating_add(1).saturating_mul(1000);
         let left = first_us.saturating_sub(self.unix_us());
@@ -145,15 +212,15 @@ impl Server {
         unsafe { need(raw::RedisModule_GetContextFlags)(self.ctx) as u32 }
     }
 
-    /// Whether this client may be made to wait: not in MULTI, a script or a function, not on a
-    /// replica, and not where another module calls without a connection behind it.
+    /// Whether this client may be blocked: not in MULTI, a script or a function, not on a replica, and
+    /// not if another module runs the command without a connection.
     pub fn may_block(&self) -> bool {
         const NEVER: u32 = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING
             | raw::REDISMODULE_CTX_FLAGS_MULTI
             | raw::REDISMODULE_CTX_FLAGS_LUA
             | raw::REDISMODULE_CTX_FLAGS_REPLICATED
             | raw::REDISMODULE_CTX_FLAGS_SLAVE;
-        // SAFETY: with a null structure the server only tells whether it knows the client.
+        // SAFETY: with a null structure the server only reports whether it knows the client.
         self.flags() & NEVER == 0
             && unsafe {
                 need(raw::RedisModule_GetClientInfoById)(std::ptr::null_mut(), self.client_id())
@@ -172,56 +239,19 @@ impl Server {
 
     /// Whether the server runs in cluster mode.
     pub fn is_in_cluster(&self) -> bool {
-        CLUSTER.get().get()
+        STATE.get().cluster.get()
     }
 
-    /// Whether this is a replica in a cluster, where no inner command that is flagged as writing
-    /// runs, whatever it does.
+    /// Whether this is a replica in a cluster, where the server rejects every inner command with the
+    /// write flag.
     pub fn is_cluster_replica(&self) -> bool {
-        CLUSTER.get().get() && !self.is_master()
+        STATE.get().cluster.get() && !self.is_master()
     }
 
-    /// Whether a timer must not write now: clients are paused, for a failover say. A write would
-    /// abort the server.
+    /// Whether a timer must not write now because clients are paused, for a failover for example. A
+    /// write would abort the server.
     pub fn writes_are_paused(&self) -> bool {
         // SAFETY: takes no arguments; checked at load.
         unsafe { need(raw::RedisModule_AvoidReplicaTraffic)() != 0 }
-    }
-
-    /// The key that belongs to `name`, see [`keys::derive`].
-    pub fn key_of(&self, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr, Error> {
-        Ok(OwnedStr::concat(&keys::derive(prefix, name.bytes(), CLUSTER.get().get())?))
-    }
-
-    /// The key of a task that is published once, see [`keys::unique`].
-    pub fn unique_key_of(&self, name: Str<'_>, id: Str<'_>) -> Result<OwnedStr, Error> {
-        Ok(OwnedStr::new(&keys::unique(name.bytes(), id.bytes(), CLUSTER.get().get())?))
-    }
-
-    /// Refuses names that do not share a cluster slot. The server does this itself, but for the
-    /// keys in a legacy range only.
-    pub fn refuse_other_slots<const N: usize>(&self, names: [Str<'_>; N]) -> Result<(), Error> {
-        let mut slots = names.iter().map(|name| keys::slot(name.bytes()));
-        let first = slots.next();
-        if CLUSTER.get().get() && slots.any(|slot| Some(slot) != first) {
-            return Err(Error::CrossSlot);
-        }
-        Ok(())
-    }
-
-    /// Refuses a command that writes while the slot of `name` moves between cluster nodes: the
-    /// name is often no key, so the server would send the client on to the other node, which would
-    /// grant as well. The server refuses an inner command on two keys that do not exist exactly
-    /// while their slot is migrated or imported.
-    pub fn refuse_while_slot_moves(&self, name: Str<'_>) -> Result<(), Error> {
-        if !CLUSTER.get().get() {
-            return Ok(());
-        }
-        let wait = self.key_of(Prefix::Wait, name)?;
-        let lock = self.key_of(Prefix::Lock, name)?;
-        match self.call(c"EXISTS", Mode::Read, &[wait.borrow(), lock.borrow()]) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::SlotMoves),
-        }
     }
 }

@@ -1,42 +1,69 @@
 //! Loading and unloading.
+//!
+//! The crate's `redis_module!` is not used: its load function leaks a context, and logs a warning on
+//! every server that lacks its defragmentation callbacks.
 
 use super::api::need;
 use super::call::INNER_COMMANDS;
 use super::guard::{forget_panics, guard, log, log_panics};
-use super::{CLUSTER, Server, Str, events, info, string, timer};
-use crate::args::Argument;
-use crate::{COMMANDS, FAMILIES};
+use super::{Build, Module, STATE, Server, Str, events, info, string};
 use redis_module::raw;
-use std::ffi::CStr;
 use std::os::raw::c_int;
 
-/// Valkey 9 moves slots in one step only if every module says that it can live with that. Nothing
-/// is remembered of a key that its events do not correct. Servers that do not know the bit ignore
-/// it.
+/// Valkey 9 moves slots in one step only if every module declares that it supports this. Keyspace
+/// events correct whatever is remembered of a key. Servers that do not know the bit ignore it.
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 
-/// The name and the version (major * 10000 + minor * 100 + patch) of the module.
-const NAME: &CStr = c"corral";
-const VERSION: c_int = 100;
+/// Exports the two functions that the server calls, for a constant [`Module`].
+macro_rules! export {
+    ($module:expr) => {
+        /// Called by the server when it loads the module.
+        ///
+        /// # Safety
+        /// Only the server calls this, with a valid context and `argc` valid strings.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[allow(non_snake_case, reason = "the server looks for this name")]
+        pub unsafe extern "C" fn RedisModule_OnLoad(
+            ctx: *mut redis_module::raw::RedisModuleCtx,
+            argv: *mut *mut redis_module::raw::RedisModuleString,
+            argc: std::os::raw::c_int,
+        ) -> std::os::raw::c_int {
+            // SAFETY: the server keeps the promises above.
+            unsafe { $crate::server::module::on_load(ctx, argv, argc, $module) }
+        }
 
-/// Called by the server when it loads the module. `argv` are the module's arguments.
-///
-/// Written out here: the crate's `redis_module!` makes a context that nothing frees, and logs a
-/// warning on every server that does not know its defragmentation callbacks.
+        /// Called by the server before it unloads the module, which it does only while no client
+        /// waits.
+        ///
+        /// # Safety
+        /// Only the server calls this, with a valid context.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[allow(non_snake_case, reason = "the server looks for this name")]
+        pub unsafe extern "C" fn RedisModule_OnUnload(
+            ctx: *mut redis_module::raw::RedisModuleCtx,
+        ) -> std::os::raw::c_int {
+            // SAFETY: the server keeps the promise above.
+            unsafe { $crate::server::module::on_unload(ctx) }
+        }
+    };
+}
+pub(crate) use export;
+
+/// Loads the module.
 ///
 /// # Safety
-/// Only the server calls this, with a valid context and `argc` valid strings.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-#[allow(non_snake_case, reason = "the server looks for this name")]
-pub unsafe extern "C" fn RedisModule_OnLoad(
+/// `ctx` is the context of loading, and `argv` are the `argc` arguments of the module.
+pub unsafe fn on_load(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
+    module: &'static Module,
 ) -> c_int {
     const API: c_int = raw::REDISMODULE_APIVER_1 as c_int;
     // SAFETY: the context is valid, and the name a C string that lives for ever. Nothing is
     // allocated before this has found the server's allocator.
-    let known = unsafe { raw::Export_RedisModule_Init(ctx, NAME.as_ptr(), VERSION, API) };
+    let known =
+        unsafe { raw::Export_RedisModule_Init(ctx, module.name.as_ptr(), module.version, API) };
     if known != raw::REDISMODULE_OK as c_int {
         return raw::REDISMODULE_ERR as c_int;
     }
@@ -51,31 +78,32 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     log_panics();
     // SAFETY: the server gives a valid context and arguments until this function returns.
     let (server, args) = unsafe { (Server::new(ctx), string::arguments(argv, argc)) };
-    match guard(Err("a bug".into()), || load(&server, args)) {
+    match guard(Err("a bug".into()), || load(&server, args, module)) {
         Ok(()) => raw::REDISMODULE_OK as c_int,
         Err(reason) => {
             log(c"warning", &format!("not loaded: {reason}"));
-            release();
+            release(&server);
             raw::REDISMODULE_ERR as c_int
         }
     }
 }
 
-fn load(server: &Server, args: &[Str<'_>]) -> Result<(), String> {
+fn load(server: &Server, args: &[Str<'_>], module: &'static Module) -> Result<(), String> {
     if let Some(missing) = server.missing_command(INNER_COMMANDS) {
         let name = missing.to_str().unwrap_or_default();
         return Err(format!("the server has no command {name}, which may have been renamed"));
     }
-    CLUSTER.get().set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
+    let state = STATE.get();
+    state.module.set(Some(module));
+    state.cluster.set(server.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0);
     let args: Vec<&[u8]> = args.iter().map(|arg| arg.bytes()).collect();
-    server.register_settings(&args)?;
-    COMMANDS.iter().try_for_each(|entry| server.register(entry))?;
+    server.register_settings((module.load)(server), &args)?;
+    module.commands.iter().try_for_each(|entry| server.register(entry))?;
     events::subscribe_to_server(server);
     // SAFETY: the context is the one of loading.
     unsafe {
         need(raw::RedisModule_RegisterInfoFunc)(server.ctx, Some(info::write));
-        // Data is written by inner commands only, so a key that is closed is unchanged. What
-        // is remembered of the data is forgotten when they are replaced.
+        // Only inner commands write data, so closing a key never means that it was changed.
         need(raw::RedisModule_SetModuleOptions)(
             server.ctx,
             (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
@@ -87,38 +115,40 @@ fn load(server: &Server, args: &[Str<'_>]) -> Result<(), String> {
         log(
             c"warning",
             "maxmemory-policy evicts keys: locks, leases and queues may disappear. \
-             Use noeviction here and another server for what may be evicted.",
+             Use noeviction here, and another server for data that may be evicted.",
         );
     }
+    let Build { version, commit } = &module.build;
+    log(c"notice", &format!("loaded: version {version}, build {commit}"));
     Ok(())
 }
 
-/// Called by the server before it unloads the module, which it does only while nobody waits.
+/// Unloads the module.
 ///
 /// # Safety
-/// Only the server calls this, with a valid context.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-#[allow(non_snake_case, reason = "the server looks for this name")]
-pub unsafe extern "C" fn RedisModule_OnUnload(ctx: *mut raw::RedisModuleCtx) -> c_int {
+/// `ctx` is the context of unloading.
+pub unsafe fn on_unload(ctx: *mut raw::RedisModuleCtx) -> c_int {
     // SAFETY: the context is valid until this function returns.
-    let server = unsafe { Server::new(ctx) };
-    guard((), || timer::disarm(&server));
-    release();
+    release(&unsafe { Server::new(ctx) });
     raw::REDISMODULE_OK as c_int
 }
 
-/// Gives back what would otherwise stay behind when the library is unmapped.
-fn release() {
+/// Frees what would otherwise stay behind when the library is unmapped.
+fn release(server: &Server) {
     guard((), || {
-        FAMILIES.iter().for_each(|family| (family.forget)());
+        let state = STATE.get();
+        if let Some(module) = state.module.take() {
+            (module.unload)(server);
+        }
         string::forget_words();
-        events::forget();
+        state.settings.take();
+        state.subscribed.set(0);
     });
     forget_panics();
 }
 
-/// Every function that is used through [`super::api::need`] must be there; a server without one
-/// of them refuses the module instead of meeting the gap later.
+/// The first function used through [`super::api::need`] that the server lacks. Such a server rejects
+/// the module at load instead of crashing later.
 fn missing_function() -> Option<&'static str> {
     /// One list of names gives both the texts and the pointers.
     macro_rules! functions {
@@ -158,6 +188,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_GetContextFlags
             RedisModule_GetModuleUserFromUserName
             RedisModule_GetSelectedDb
+            RedisModule_InfoAddFieldString
             RedisModule_InfoAddFieldULongLong
             RedisModule_InfoAddSection
             RedisModule_KeyType

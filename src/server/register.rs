@@ -1,14 +1,12 @@
-//! Makes the commands of the table known to the server, with all that it wants to know of them.
+//! Registers the commands with the server, together with their documentation.
 
 use super::api::need;
 use super::guard::guard;
+use super::spec::{Access, Arg, ArgKind, Key, Spec};
 use super::string::arguments;
-use super::{Server, now};
-use crate::args::Args;
-use crate::command::{Access, Arg, ArgKind, Command, Entry, Key, Spec};
-use crate::error::Error;
+use super::{Server, Str};
 use redis_module::raw;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::raw::{c_int, c_uint};
 use std::ptr;
 
@@ -19,11 +17,25 @@ pub type Handler = unsafe extern "C" fn(
     c_int,
 ) -> c_int;
 
-/// The entry from C of the command `C`.
+/// A command as the server layer sees it.
+pub trait Handle {
+    /// Runs the command and replies. `args` begins with the name.
+    fn handle<'a>(server: &'a Server, args: &'a [Str<'a>]);
+}
+
+/// A row of the table of commands.
+pub struct Entry {
+    /// Its specification.
+    pub spec: Spec,
+    /// Its entry from C.
+    pub handler: Handler,
+}
+
+/// The entry from C of a command.
 ///
 /// # Safety
 /// Only the server calls it, with a valid context and `argc` valid arguments.
-pub unsafe extern "C" fn handler<C: Command>(
+pub unsafe extern "C" fn handler<H: Handle>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
@@ -33,17 +45,7 @@ pub unsafe extern "C" fn handler<C: Command>(
         let args = arguments(argv, argc);
         (Server::in_command(ctx, args), args)
     };
-    let run = || {
-        let name = C::SPEC.name.to_str().unwrap_or_default();
-        let mut args = Args::new(args.get(1..).unwrap_or_default(), name, now);
-        let request = C::parse(&mut args)?;
-        args.finish()?;
-        C::run(request, &server)
-    };
-    guard((), || {
-        let outcome = guard(Err(Error::Internal), run);
-        server.answer(&outcome);
-    });
+    guard((), || H::handle(&server, args));
     raw::REDISMODULE_OK as c_int
 }
 
@@ -51,14 +53,16 @@ impl Server {
     /// Registers one command.
     pub(super) fn register(&self, entry: &Entry) -> Result<(), &'static str> {
         let spec = &entry.spec;
-        let (first, last, step) = spec.legacy_keys;
-        // SAFETY: the context is the one of loading; the strings are C strings that live for ever.
+        let (first, last, step) = spec.legacy_keys();
+        let text = |text: &str| CString::new(text).map_err(|_| "a specification contains NUL");
+        let (flags, categories) = (text(spec.flags)?, text(&spec.categories())?);
+        // SAFETY: the context is the one of loading; the server copies the flags, and the other strings live for ever.
         let (created, command) = unsafe {
             let created = need(raw::RedisModule_CreateCommand)(
                 self.ctx,
                 spec.name.as_ptr(),
                 Some(entry.handler),
-                spec.flags.as_ptr(),
+                flags.as_ptr(),
                 first,
                 last,
                 step,
@@ -66,21 +70,20 @@ impl Server {
             (created, need(raw::RedisModule_GetCommand)(self.ctx, spec.name.as_ptr()))
         };
         if created != raw::REDISMODULE_OK as c_int || command.is_null() {
-            return Err("the server refused a command");
+            return Err("the server rejected a command");
         }
         describe(command, spec)?;
         // SAFETY: a function that only newer servers have; the command was created above.
         unsafe {
             if let Some(set_categories) = raw::RedisModule_SetCommandACLCategories {
-                // The server takes a list that replaces nothing it derives from the flags.
-                set_categories(command, spec.categories.as_ptr());
+                set_categories(command, categories.as_ptr());
             }
         }
         Ok(())
     }
 }
 
-/// The version of the description structures, for servers that know newer ones.
+/// The version of the structures below, for servers that know newer ones.
 static INFO_VERSION: InfoVersion = InfoVersion(raw::RedisModuleCommandInfoVersion {
     version: 1,
     sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
@@ -114,7 +117,7 @@ fn describe(command: *mut raw::RedisModuleCommand, spec: &Spec) -> Result<(), &'
     // until the call returns.
     match unsafe { need(raw::RedisModule_SetCommandInfo)(command, &info) } as isize {
         raw::REDISMODULE_OK => Ok(()),
-        _ => Err("the server refused the description of a command"),
+        _ => Err("the server rejected the description of a command"),
     }
 }
 

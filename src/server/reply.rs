@@ -1,21 +1,44 @@
-//! What a command answers.
+//! Replies.
 
 use super::Server;
 use super::api::need;
 use super::call::{CallReply, Element, Kind};
 use super::key::Key;
 use super::string::OwnedStr;
-use crate::args::Argument;
 use crate::error::Error;
 use redis_module::raw;
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_int, c_long};
 use std::rc::Rc;
 
-/// Finds a part of a reply.
-pub type PartOf = for<'r> fn(&'r CallReply<'_>) -> Option<Element<'r>>;
+/// A reply that a family writes itself.
+pub trait WriteReply {
+    /// Writes it, as exactly one value.
+    fn write(&self, writer: &Writer<'_>);
+}
 
-/// A reply. In RESP3 nil is null; else both protocols see the same.
+/// Writes a reply value by value.
+pub struct Writer<'a>(&'a Server);
+
+impl Writer<'_> {
+    /// Begins an array of `len` values, which follow.
+    pub fn array(&self, len: usize) {
+        // SAFETY: the context is valid, see `Server::new`.
+        unsafe { need(raw::RedisModule_ReplyWithArray)(self.0.ctx, len as c_long) };
+    }
+
+    /// Writes an integer.
+    pub fn integer(&self, value: i64) {
+        self.0.send(&Reply::Integer(value));
+    }
+
+    /// Writes a part of the reply of an inner command, which must be in the client's protocol.
+    pub fn forward(&self, element: Element<'_>) {
+        self.0.forward(element);
+    }
+}
+
+/// A reply. It is the same in both protocols, except for maps and for nil, which is null in RESP3.
 pub enum Reply<'a> {
     /// An integer.
     Integer(i64),
@@ -25,9 +48,9 @@ pub enum Reply<'a> {
     Bulk(Vec<u8>),
     /// A bulk string that several replies share.
     Shared(Rc<OwnedStr>),
-    /// Nil in the place of a string.
+    /// Nil instead of a string.
     Null,
-    /// Nil in the place of an array.
+    /// Nil instead of an array.
     NullArray,
     /// An array.
     Array(Vec<Reply<'a>>),
@@ -35,12 +58,30 @@ pub enum Reply<'a> {
     Map(Vec<(Reply<'a>, Reply<'a>)>),
     /// The reply of an inner command, byte for byte.
     Forward(CallReply<'a>),
-    /// The arrays in a part of the reply of an inner command, each with two integers added.
-    Extended(CallReply<'a>, PartOf, [i64; 2]),
-    /// The string that an open key holds.
+    /// Written by the family itself.
+    Custom(Box<dyn WriteReply + 'a>),
+    /// The string in an open key.
     Value(Key<'a>),
-    /// None yet: the client waits.
+    /// None yet: the client is blocked.
     Later,
+}
+
+impl<'a> Reply<'a> {
+    /// A bulk string.
+    pub fn bulk(bytes: &[u8]) -> Self {
+        Reply::Bulk(bytes.to_vec())
+    }
+
+    /// A map with these fields.
+    pub fn map(fields: impl IntoIterator<Item = (&'static str, Reply<'a>)>) -> Self {
+        let pair = |(name, value): (&str, Reply<'a>)| (Reply::bulk(name.as_bytes()), value);
+        Reply::Map(fields.into_iter().map(pair).collect())
+    }
+
+    /// A number. Counters beyond 2^63 do not occur.
+    pub fn number(value: u64) -> Self {
+        Reply::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+    }
 }
 
 impl Reply<'static> {
@@ -56,7 +97,7 @@ impl Reply<'static> {
 }
 
 impl Reply<'_> {
-    /// Roughly the bytes that the reply takes on the wire.
+    /// The approximate size of the reply in bytes.
     pub fn size(&self) -> usize {
         match self {
             Reply::Bulk(bytes) => bytes.len() + 16,
@@ -112,24 +153,14 @@ impl Server {
                     });
                 }
                 Reply::Forward(reply) => self.forward(reply.root()),
-                Reply::Extended(reply, part, added) => {
-                    let items = part(reply);
-                    let len = items.map_or(0, Element::len);
-                    need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
-                    for item in items.into_iter().flat_map(Element::elements) {
-                        let len = item.len() + added.len();
-                        need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
-                        item.elements().for_each(|element| self.forward(element));
-                        added.iter().for_each(|number| self.send(&Reply::Integer(*number)));
-                    }
-                }
+                Reply::Custom(reply) => reply.write(&Writer(self)),
                 Reply::Value(key) => self.send_bulk(key.long_string()),
                 Reply::Later => {}
             }
         }
     }
 
-    /// Sends an inner reply, or a part of one. The server refuses one of another protocol.
+    /// Sends a reply of an inner command, or a part of one. The server rejects one in another protocol.
     fn forward(&self, element: Element<'_>) {
         // SAFETY: the context is valid and the reply lives.
         let sent = unsafe { need(raw::RedisModule_ReplyWithCallReply)(self.ctx, element.as_ptr()) };

@@ -1,10 +1,8 @@
-//! The server's strings. Arguments are passed on to inner commands by pointer, never copied.
+//! The server's strings. Arguments go on to inner commands by pointer, without a copy.
 
-use super::MainThread;
+use super::STATE;
 use super::api::need;
-use crate::args::Argument;
 use redis_module::raw;
-use std::cell::Cell;
 use std::io::Write;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -17,14 +15,13 @@ pub struct Str<'a> {
     life: PhantomData<&'a [u8]>,
 }
 
-impl Str<'_> {
+impl<'a> Str<'a> {
     pub(super) fn as_ptr(self) -> *mut raw::RedisModuleString {
         self.raw.as_ptr()
     }
-}
 
-impl<'a> Argument<'a> for Str<'a> {
-    fn bytes(self) -> &'a [u8] {
+    /// Its bytes.
+    pub fn bytes(self) -> &'a [u8] {
         let mut len = 0;
         // SAFETY: the string lives for 'a and the server does not change it meanwhile.
         unsafe {
@@ -34,7 +31,7 @@ impl<'a> Argument<'a> for Str<'a> {
     }
 }
 
-/// The arguments of a command, as C hands them over.
+/// The arguments of a command.
 ///
 /// # Safety
 /// `argv` points to `argc` strings that live for 'a.
@@ -46,7 +43,7 @@ pub(super) unsafe fn arguments<'a>(
     unsafe { std::slice::from_raw_parts(argv.cast(), usize::try_from(argc).unwrap_or(0)) }
 }
 
-/// A string of the server that this module made.
+/// A string of the server that this module owns.
 pub struct OwnedStr(NonNull<raw::RedisModuleString>);
 
 impl OwnedStr {
@@ -59,7 +56,7 @@ impl OwnedStr {
         Self(need(NonNull::new(raw)))
     }
 
-    /// Takes over a string that the server has made for this module.
+    /// Takes ownership of a string that the server has created for this module.
     pub(super) fn take(raw: NonNull<raw::RedisModuleString>) -> Self {
         Self(raw)
     }
@@ -71,7 +68,7 @@ impl OwnedStr {
         Self(need(NonNull::new(raw)))
     }
 
-    /// A string of these parts, put together without an allocation of its own if it is short.
+    /// A string of these parts. A short one is assembled without an allocation of its own.
     pub fn concat(parts: &[&[u8]]) -> Self {
         let mut buffer = [0; 256];
         let mut rest = buffer.as_mut_slice();
@@ -99,11 +96,11 @@ impl OwnedStr {
     }
 }
 
-/// A string that was given, or that had to be made.
+/// A string that was given, or that had to be created.
 pub enum CowStr<'a> {
-    /// Somebody else's.
+    /// Borrowed.
     Given(Str<'a>),
-    /// Made for this.
+    /// Owned.
     Made(OwnedStr),
 }
 
@@ -124,50 +121,47 @@ impl Drop for OwnedStr {
     }
 }
 
+/// Defines a struct of constant strings that inner commands are built from, each created once.
 macro_rules! words {
     ($($name:ident = $text:literal),* $(,)?) => {
-        /// Words that inner commands are made of, created once.
-        #[allow(missing_docs, reason = "each is its own text")]
-        pub struct Words { $($name: OwnedStr),* }
+        /// Constant strings for inner commands.
+        pub struct Words { $($name: $crate::server::OwnedStr),* }
 
         impl Words {
-            fn new() -> Self {
-                Self { $($name: OwnedStr::new($text)),* }
+            /// Creates the strings; only after the module is loaded.
+            pub fn new() -> Self {
+                Self { $($name: $crate::server::OwnedStr::new($text)),* }
             }
-            $(pub fn $name(&self) -> Str<'_> { self.$name.borrow() })*
+            $(pub fn $name(&self) -> $crate::server::Str<'_> { self.$name.borrow() })*
         }
     };
 }
+pub(crate) use words as define_words;
 
-words! {
+define_words! {
     zero = b"0", one = b"1", any_id = b"*", new_entries = b">",
     nx = b"NX", pxat = b"PXAT",
     group = b"GROUP", count = b"COUNT", streams = b"STREAMS",
     create = b"CREATE", groups = b"GROUPS", mkstream = b"MKSTREAM",
-    payload = b"payload", timestamp = b"timestamp", retry_count = b"retry_count",
-    original_id = b"original_id",
     list = b"LIST", id = b"ID",
     infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
     last = b"-1", minimum = b"-", maximum = b"+", stream = b"STREAM",
     just_id = b"JUSTID", retries = b"RETRYCOUNT",
-    group_field = b"group", reason = b"reason", deliveries = b"deliveries", priority = b"priority",
     del_consumer = b"DELCONSUMER", consumers = b"CONSUMERS",
 }
 
-static WORDS: MainThread<Cell<Option<&'static Words>>> = MainThread::new(Cell::new(None));
-
-/// The prepared words.
+/// The words of the server's own commands.
 pub fn words() -> &'static Words {
-    WORDS.get().get().unwrap_or_else(|| {
+    STATE.get().words.get().unwrap_or_else(|| {
         let words = Box::leak(Box::new(Words::new()));
-        WORDS.get().set(Some(words));
+        STATE.get().words.set(Some(words));
         words
     })
 }
 
-/// Frees the prepared words when the module is unloaded; nothing uses them any more.
+/// Frees the words when the module is unloaded and nothing uses them any more.
 pub(super) fn forget_words() {
-    if let Some(words) = WORDS.get().take() {
+    if let Some(words) = STATE.get().words.take() {
         // SAFETY: the pointer came from the `Box` in `words`, and only unloading calls this.
         drop(unsafe { Box::from_raw(ptr::from_ref(words).cast_mut()) });
     }

@@ -1,77 +1,74 @@
-//! Tasks that are not due: members of the sorted set `delayed:{stream}`, scored by when they are.
+//! Delayed tasks: members of the sorted set `delayed:{stream}`, scored by when they are due.
 
-use super::PROMOTED;
-use super::entry::{self, Delayed, Task};
+use super::entry::{self, Task};
 use super::id::{EntryId, Priority};
-use super::memory::{self, Priorities, Refused};
+use super::known::{Delayed, Priorities, Refused};
 use super::rules::Entered;
 use super::store::{self, Target};
-use crate::args::Argument;
+use super::{Cx, DELAYED};
 use crate::error::Error;
-use crate::keys::Prefix;
-use crate::server::{MainThread, Mode, OwnedStr, Server, Str, Type, words};
+use crate::names;
+use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
 use crate::time::{Millis, Moment, UnixMs};
-use std::cell::Cell;
-
-/// The µs of the last id that was made: ids rise.
-static LAST_US: MainThread<Cell<i64>> = MainThread::new(Cell::new(0));
 
 /// Adds a task that is due later. Its id is valid until then.
 pub fn add(
-    server: &Server,
+    cx: Cx<'_>,
     queue: Str<'_>,
     priority: Priority,
     task: &Task<'_>,
     due: UnixMs,
 ) -> Result<EntryId, Error> {
-    let key = server.key_of(Prefix::Delayed, queue)?;
+    let Cx { server, family } = cx;
+    let key = names::key_of(server, DELAYED, queue)?;
     let score = OwnedStr::number(due.0);
     loop {
-        let us = server.unix_us().max(LAST_US.get().get().saturating_add(1));
-        LAST_US.get().set(us);
+        let us = server.unix_us().max(family.last_us.get().saturating_add(1));
+        family.last_us.set(us);
         let id = EntryId::delayed(due, us);
         let member = OwnedStr::new(&entry::encode(id, priority, task));
         let args = [key.borrow(), words().nx(), score.borrow(), member.borrow()];
-        // The id can be taken if another server gave it whose clock was ahead: then the next one.
+        // The id can exist if another server created it whose clock was ahead. Then the next one is
+        // tried.
         if server.call(c"ZADD", Mode::Write, &args)?.root().integer() > 0 {
-            memory::delayed(server.db(), queue.bytes(), priority, due);
+            family.queues.delayed_added(server.db(), queue.bytes(), priority, due);
             return Ok(id);
         }
     }
 }
 
-/// How many tasks are read at once, at first and at most.
+/// How many tasks the first page has, and how many any page has at most.
 const FIRST_PAGE: usize = 16;
 const PAGE: usize = 1024;
 
-/// How many bytes a page has about, if its tasks are like those of the one before.
+/// How many bytes a page should have. Its length follows from the tasks of the page before.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// How many bytes of tasks are read at most that nobody asks for.
+/// The limit of bytes that are read beyond the tasks that were asked for.
 const BYTES: usize = 8 << 20;
 
-/// How much one call does at most for tasks that nobody asks for: to look at one costs 1.
+/// The limit of the work of one call, where looking at a task costs 1.
 const EFFORT: usize = 16_384;
 
-/// What it costs to let a task enter.
+/// The cost of moving a task into its stream.
 const ENTRY: usize = 8;
 
-/// How long tasks that were refused are left alone: what cures it mostly raises an event.
+/// How long refused tasks are left alone. Usually an event reports earlier that they may enter.
 const AFTER_REFUSAL: Millis = Millis(1_000);
 
-/// No moment comes behind it.
+/// Later than every other moment.
 const NEVER: Moment = Moment(i64::MAX);
 
-/// What came of letting tasks enter.
+/// The result of moving due tasks into their streams.
 #[derive(Default)]
 pub struct Promoted {
-    /// How many entered, and whether others are due.
+    /// How many were moved, and whether more are due.
     pub entered: Entered,
-    /// Why one could not enter, if one could not.
+    /// Why a task was refused, if one was.
     pub trouble: Option<Error>,
 }
 
-/// Which tasks a walk lets in.
+/// Which tasks a walk moves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
     /// Those of a priority above 0.
@@ -80,10 +77,10 @@ enum Which {
     All,
 }
 
-/// A walk through the tasks that are due, those that were due first before the others. What is
-/// refused stays and is passed by: it keeps back nobody.
+/// A walk through the due tasks, in the order in which they became due. It passes by what a stream
+/// refuses, so that a refused task does not hold up the others.
 struct Walk<'a> {
-    server: &'a Server,
+    cx: Cx<'a>,
     queue: Str<'a>,
     key: Str<'a>,
     now: UnixMs,
@@ -97,7 +94,7 @@ struct Walk<'a> {
     closed: Priorities,
     /// Why the last one was refused.
     trouble: Option<Error>,
-    /// Whether nothing at all can be written now.
+    /// Whether the server refuses every write now.
     stopped: bool,
 }
 
@@ -106,14 +103,15 @@ struct Walk<'a> {
 enum End {
     /// Others follow that may be due.
     Open,
-    /// The next task is due then, if there is one.
+    /// The next task, if there is one, is due at this time.
     Due(Option<UnixMs>),
 }
 
 impl Walk<'_> {
-    /// Reads the next page of at most `most` tasks. How many of them stay, and how it ends.
+    /// Reads the next page of at most `most` tasks. Returns how many of them stay, and how it ends.
     fn next_page(&mut self, which: Which, most: usize) -> Result<(usize, End), Error> {
-        let (server, w, length) = (self.server, words(), self.page.min(most).max(1));
+        let (cx, server) = (self.cx, self.cx.server);
+        let (w, length) = (words(), self.page.min(most).max(1));
         let (first, bytes) = (self.rank, self.bytes);
         let (from, to) =
             (OwnedStr::number(first as i64), OwnedStr::number((first + length - 1) as i64));
@@ -122,7 +120,7 @@ impl Walk<'_> {
         let mut gone: Vec<OwnedStr> = Vec::new();
         let mut end = if found.root().len() < 2 * length { End::Due(None) } else { End::Open };
         for (member, score) in found.root().pairs() {
-            let due = memory::due_of(score).unwrap_or(UnixMs(i64::MAX));
+            let due = due_of(score).unwrap_or(UnixMs(i64::MAX));
             if due > self.now {
                 end = End::Due(Some(due));
                 break;
@@ -134,7 +132,7 @@ impl Walk<'_> {
             let priority = task.priority;
             let stays = which == Which::AboveZero && priority == Priority::LOWEST;
             if !stays && !self.closed.contains(priority) {
-                match enter(server, self.queue, task) {
+                match enter(cx, self.queue, task) {
                     Ok(()) => {
                         gone.push(OwnedStr::new(member));
                         continue;
@@ -157,7 +155,7 @@ impl Walk<'_> {
             server.call(c"ZREM", Mode::Write, &args)?;
             self.entered += gone.len();
             self.effort += gone.len() * ENTRY;
-            PROMOTED.add(gone.len() as u64);
+            cx.family.counters.promoted.add(gone.len() as u64);
         }
         let average = (self.bytes - bytes) / length;
         self.page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
@@ -169,36 +167,37 @@ impl Walk<'_> {
     }
 }
 
-/// Lets tasks that are due enter their streams: those of a priority above 0, and at most `most` of
-/// the others; `least`, if there are as many.
+/// Moves due tasks into their streams: all those of a priority above 0, and of the others between
+/// `least` and `most`, if that many are due.
 pub fn promote(
-    server: &Server,
+    cx: Cx<'_>,
     queue: Str<'_>,
     (least, most): (usize, usize),
     now: UnixMs,
 ) -> Result<Promoted, Error> {
+    let Cx { server, family } = cx;
     let (db, name) = (server.db(), queue.bytes());
-    let key = server.key_of(Prefix::Delayed, queue)?;
+    let key = names::key_of(server, DELAYED, queue)?;
     let key = key.borrow();
     let moment = server.moment();
-    let remember = |delayed| memory::with(db, name, |known| known.delayed = delayed);
+    let remember = |delayed| family.queues.set_delayed(db, name, delayed);
     match server.type_of(key) {
         Type::Absent => {
-            remember(memory::Delayed::default());
+            remember(Delayed::default());
             return Ok(Promoted::default());
         }
         Type::SortedSet => {}
         _ => {
             let error = Error::WrongType;
-            let again = moment.after(AFTER_REFUSAL);
+            let again = moment + AFTER_REFUSAL;
             let refused = Some(Refused { number: 0, error: error.clone(), again });
-            remember(memory::Delayed { refused, above_zero: true, ..memory::Delayed::default() });
+            remember(Delayed { refused, above_zero: true, ..Delayed::default() });
             return Ok(Promoted { entered: Entered::default(), trouble: Some(error) });
         }
     }
-    let known = memory::with(db, name, |known| known.delayed.clone());
-    let mut known = known.unwrap_or(memory::Delayed { above_zero: true, ..Default::default() });
-    // What was refused before is passed by until it is tried again.
+    let known = family.queues.delayed(db, name);
+    let mut known = known.unwrap_or(Delayed { above_zero: true, ..Delayed::default() });
+    // Tasks that were refused before are passed by until they are tried again.
     if known.refused.as_ref().is_some_and(|refused| refused.again <= moment) {
         (known.refused, known.looked_at) = (None, 0);
     }
@@ -207,7 +206,7 @@ pub fn promote(
         None => (0, None, None),
     };
     let mut walk = Walk {
-        server,
+        cx,
         queue,
         key,
         now,
@@ -220,7 +219,8 @@ pub fn promote(
         trouble,
         stopped: false,
     };
-    // First those of a higher priority, wherever they are: a lower one is never delivered before.
+    // Tasks of a higher priority come first, wherever they are: none of a lower one may be delivered
+    // before them.
     let mut ahead = End::Open;
     while known.above_zero && ahead == End::Open && !walk.is_spent() {
         let (stay, end) = walk.next_page(Which::AboveZero, usize::MAX)?;
@@ -253,11 +253,11 @@ pub fn promote(
         End::Due(due) if !walk.stopped => due,
         _ => Some(now),
     };
-    // They are tried again when all others were looked at.
+    // Refused tasks are tried again once all others were looked at.
     let again = match again {
         _ if more => NEVER,
         Some(again) if again < NEVER => again,
-        _ => moment.after(AFTER_REFUSAL),
+        _ => moment + AFTER_REFUSAL,
     };
     let error = walk.trouble.clone().filter(|_| !walk.stopped);
     known.refused = error.map(|error| Refused { number: walk.rank, error, again });
@@ -267,16 +267,16 @@ pub fn promote(
     Ok(Promoted { entered, trouble: walk.trouble })
 }
 
-/// A task enters its stream.
-fn enter(server: &Server, queue: Str<'_>, delayed: Delayed<'_>) -> Result<(), Error> {
+/// Moves a task into its stream.
+fn enter(cx: Cx<'_>, queue: Str<'_>, delayed: entry::Delayed<'_>) -> Result<(), Error> {
     let id = delayed.id.map(|id| id.to_string());
     let mut task = delayed.task;
     task.original_id = task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
-    store::add_copy(server, Target::Queue(queue, delayed.priority), &task, &[])
+    store::add_copy(cx, Target::Queue(queue, delayed.priority), &task, &[])
 }
 
-/// What keeps every task of a queue from being delivered that has none in its own stream, if
-/// anything does: a key of a foreign type. Looked at before a group is created for it.
+/// The key of another type, if there is one, that keeps every task of a queue from being delivered.
+/// It is looked for before a group is created for a consumer that would only get an error.
 pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error> {
     let is_empty = |stream: Str<'_>| server.peek_key(stream).entries() == 0;
     let mut closed = Priorities::default();
@@ -289,7 +289,7 @@ pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error>
             _ => closed.insert(priority),
         }
     }
-    let key = server.key_of(Prefix::Delayed, queue)?;
+    let key = names::key_of(server, DELAYED, queue)?;
     match server.type_of(key.borrow()) {
         Type::SortedSet => {
             const LOOKED_AT: usize = 128;
@@ -297,7 +297,7 @@ pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error>
             let args = [key.borrow(), words().zero(), last.borrow(), words().with_scores()];
             let found = server.call(c"ZRANGE", Mode::Read, &args)?;
             let now = Some(server.now());
-            let due = found.root().pairs().take_while(|(_, score)| memory::due_of(score) <= now);
+            let due = found.root().pairs().take_while(|(_, score)| due_of(score) <= now);
             let mut looked_at = 0;
             for (member, _) in due {
                 let group = entry::group_of(member);
@@ -306,7 +306,7 @@ pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error>
                 }
                 looked_at += 1;
             }
-            // What comes behind those may enter.
+            // Later tasks may enter.
             if looked_at == LOOKED_AT {
                 return Ok(None);
             }
@@ -317,18 +317,19 @@ pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error>
     Ok((closed != Priorities::default()).then_some(Error::WrongType))
 }
 
-/// Refuses what is no sorted set in the place of the delayed tasks.
+/// Returns WRONGTYPE if the key of the delayed tasks is not a sorted set.
 pub fn check(server: &Server, queue: Str<'_>) -> Result<(), Error> {
-    let key = server.key_of(Prefix::Delayed, queue)?;
+    let key = names::key_of(server, DELAYED, queue)?;
     match server.type_of(key.borrow()) {
         Type::Absent | Type::SortedSet => Ok(()),
         _ => Err(Error::WrongType),
     }
 }
 
-/// Removes the task of this id. True if it was there.
-pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Error> {
-    let key = server.key_of(Prefix::Delayed, queue)?;
+/// Removes the task with this id. Returns whether it existed.
+pub fn remove(cx: Cx<'_>, queue: Str<'_>, id: EntryId) -> Result<bool, Error> {
+    let server = cx.server;
+    let key = names::key_of(server, DELAYED, queue)?;
     let key = key.borrow();
     if server.type_of(key) == Type::Absent {
         return Ok(false);
@@ -344,8 +345,8 @@ pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Erro
         let rank = OwnedStr::number(rank);
         server.call(c"ZRANGE", Mode::Read, &[key, rank.borrow(), rank.borrow()])
     };
-    // Members that are due together are in the order of their bytes. The original id of a copy
-    // stands behind a colon.
+    // Members with the same score are sorted by their bytes. In a copy a colon and the original id
+    // follow the id.
     for begin in [format!("{id} "), format!("{id}:")] {
         let (mut low, mut high) = (first, last);
         while low < high {
@@ -359,15 +360,27 @@ pub fn remove(server: &Server, queue: Str<'_>, id: EntryId) -> Result<bool, Erro
         if let Some(member) = found {
             let member = OwnedStr::new(member.bytes());
             server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
-            // Those that were refused are not as many as before.
-            memory::try_refused_again(server.db(), queue.bytes());
+            // The number of refused tasks may have changed.
+            cx.family.queues.retry_refused(server.db(), queue.bytes());
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The module is unloaded.
-pub fn forget() {
-    LAST_US.get().set(0);
+/// When the first delayed task is due.
+pub fn first_due(server: &Server, delayed: Str<'_>) -> Result<Option<UnixMs>, Error> {
+    if server.type_of(delayed) == Type::Absent {
+        return Ok(None);
+    }
+    let w = words();
+    let args = [delayed, w.zero(), w.zero(), w.with_scores()];
+    let first = server.call(c"ZRANGE", Mode::Read, &args)?;
+    Ok(first.root().at(1).and_then(|score| due_of(score.bytes())))
+}
+
+/// The time that a score stands for. Scores out of range become the nearest time within it.
+fn due_of(score: &[u8]) -> Option<UnixMs> {
+    let score = std::str::from_utf8(score).ok()?.parse::<f64>().ok()?;
+    Some(UnixMs(score.ceil() as i64))
 }

@@ -1,35 +1,34 @@
-//! What a task carries from one place to the next, and how it is written where it waits to be due.
-//! Nothing here knows a server.
+//! The contents of a task, and how a delayed task is stored. Nothing here depends on a server.
 //!
 //! A member of `delayed:{stream}` is `<id> <priority> <retry_count> <group> <payload>`. The group is
-//! percent-encoded, `-` for none. In a copy the id is followed by `:` and the original id. A task
-//! with fields of its own has a `+` behind its retry count, and in the place of the payload all
-//! fields and values, each as `<length>:<bytes>`. Whatever is not of this form, such as what other
-//! clients add, is a task of which it is the payload: nothing is lost.
+//! percent-encoded, or `-` if there is none. In a copy, `:` and the original id follow the id. A
+//! task with additional fields has a `+` after its retry count, and instead of the payload all its
+//! fields and values, each as `<length>:<bytes>`. A member of any other form, which another client
+//! added, is the payload of a task: nothing is lost.
 
 use super::id::{EntryId, Priority};
-use crate::args::integer;
+use crate::server::integer;
 
 /// A field and its value.
 pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// What a task carries.
+/// The contents of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Task<'a> {
-    /// The payload, which an entry that another client added may not have.
+    /// The payload. Entries that other clients added may have none.
     pub payload: Option<&'a [u8]>,
-    /// How often it was tried before.
+    /// How often it was attempted before.
     pub retry_count: i64,
-    /// The id that PUBLISH replied, in a copy of a task.
+    /// In a copy of a task, the id that PUBLISH replied.
     pub original_id: Option<&'a [u8]>,
-    /// The only consumer group that it is for.
+    /// In a copy for one consumer group, that group.
     pub group: Option<&'a [u8]>,
-    /// Fields that mean nothing here.
+    /// All other fields.
     pub other: Vec<Pair<'a>>,
 }
 
 impl<'a> Task<'a> {
-    /// A task from the fields of its entry. A bad retry count is 0.
+    /// Reads a task from the fields of its entry. An invalid retry count is 0.
     pub fn of(fields: impl Iterator<Item = Pair<'a>>) -> Self {
         let mut task = Self::default();
         let (mut retry_count, mut timestamp) = (None, None);
@@ -41,7 +40,7 @@ impl<'a> Task<'a> {
                 b"retry_count" => &mut retry_count,
                 b"timestamp" => &mut timestamp,
                 b"original_id" => &mut task.original_id,
-                // Only a copy is for one group; anybody may have a field of that name.
+                // Only in a copy is this field ours: publishers may use the name too.
                 b"group" if behind == b"original_id" => &mut task.group,
                 _ => {
                     task.other.push((field, value));
@@ -54,7 +53,7 @@ impl<'a> Task<'a> {
                 task.other.push((field, value));
             }
         }
-        // What is no id tells nothing.
+        // An original id that is not an id is ignored.
         task.original_id = task.original_id.filter(|id| EntryId::parse(id).is_some());
         if task.original_id.is_none()
             && let Some(group) = task.group.take()
@@ -65,9 +64,9 @@ impl<'a> Task<'a> {
         task
     }
 
-    /// Takes out what a dead letter tells beside its task, which comes last: `reason`, `deliveries`
-    /// and, if it was above 0, `priority`, which is returned. Dead letters that others have written
-    /// may have fields of these names for themselves.
+    /// Removes the last fields of a dead letter, which describe its death: `reason`, `deliveries`
+    /// and `priority`, which is there if it was above 0 and is returned. Dead letters that other
+    /// clients wrote keep their fields of these names.
     pub fn forget_death(&mut self) -> Option<&'a [u8]> {
         let named = |index: usize, name: &[u8]| {
             let index = self.other.len().checked_sub(index)?;
@@ -86,18 +85,18 @@ impl<'a> Task<'a> {
     }
 }
 
-/// A task that is not due.
+/// A delayed task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delayed<'a> {
-    /// Its id; what another client added has none.
+    /// Its id. A member that another client added has none.
     pub id: Option<EntryId>,
-    /// Into which stream it will be added.
+    /// The priority of the stream to which it will be added.
     pub priority: Priority,
     /// The task.
     pub task: Task<'a>,
 }
 
-/// The member that stands for a task until it is due.
+/// The member that stores a task until it is due.
 pub fn encode(id: EntryId, priority: Priority, task: &Task<'_>) -> Vec<u8> {
     let mut member = id.to_string().into_bytes();
     if let Some(original) = task.original_id {
@@ -123,12 +122,12 @@ pub fn encode(id: EntryId, priority: Priority, task: &Task<'_>) -> Vec<u8> {
     member
 }
 
-/// The group of a member, to be kept as long as what [`decode`] makes of it.
+/// The decoded group of a member, from which the result of [`decode`] borrows.
 pub fn group_of(member: &[u8]) -> Option<Vec<u8>> {
     member.splitn(5, |b| *b == b' ').nth(3).filter(|group| *group != b"-").and_then(decode_group)
 }
 
-/// The task that a member stands for; `group` is what [`group_of`] tells.
+/// The task that a member stores. `group` is the result of [`group_of`].
 pub fn decode<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Delayed<'a> {
     read(member, group).unwrap_or_else(|| Delayed {
         id: None,
@@ -163,7 +162,7 @@ fn read<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Option<Delayed<'a>> {
     Some(Delayed { id: Some(id), priority, task })
 }
 
-/// The id of a member, and what stands behind it in a copy.
+/// The id of a member, and the original id in a copy.
 fn ids(word: &[u8]) -> Option<(EntryId, Option<&[u8]>)> {
     let mut words = word.splitn(2, |b| *b == b':');
     let id = EntryId::parse(words.next()?).filter(|id| id.priority().is_none())?;
@@ -181,7 +180,7 @@ fn pairs(mut text: &[u8]) -> Option<Vec<Pair<'_>>> {
     Some(pairs)
 }
 
-/// `<length>:<bytes>`, and what follows it.
+/// The bytes of the leading `<length>:<bytes>`, and the rest of the text.
 fn part(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = text.iter().position(|b| *b == b':')?;
     let length = integer(text.get(..colon)?).and_then(|n| usize::try_from(n).ok())?;
@@ -191,7 +190,7 @@ fn part(text: &[u8]) -> Option<(&[u8], &[u8])> {
 fn encode_group(group: Option<&[u8]>, member: &mut Vec<u8>) {
     match group {
         None => member.push(b'-'),
-        // It would stand for none.
+        // A bare `-` means no group.
         Some(b"-") => member.extend(b"%2D"),
         Some(group) => {
             for byte in group {
@@ -230,7 +229,7 @@ mod tests {
     type Owned = (Vec<u8>, Vec<u8>);
 
     #[test]
-    fn a_member_is_readable() {
+    fn a_member_is_readable_text() {
         let id = EntryId::parse(b"1700000000000-1001700000000000000").unwrap();
         let task = Task { payload: Some(b"send mail"), ..Task::default() };
         let first = encode(id, Priority::new(3).unwrap(), &task);
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_clients_add_is_a_payload() {
+    fn a_member_of_another_form_is_a_payload() {
         for member in ["", "x", "1-1 0 0 - p", "a b c d e", "5-1000000000000000000 10 0 - p"] {
             let group = group_of(member.as_bytes());
             let found = decode(member.as_bytes(), group.as_deref());
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_stand_twice_or_mean_nothing_here_are_kept() {
+    fn repeated_and_unknown_fields_are_kept() {
         let fields: [(&[u8], &[u8]); 5] = [
             (b"payload", b"a"),
             (b"payload", b"b"),
@@ -276,7 +275,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
-        fn whatever_a_task_carries_is_read_back(
+        fn an_encoded_task_decodes_to_itself(
             (due, us) in (0..1i64 << 53, 0..1i64 << 55),
             priority in 0..10u64,
             payload: Option<Vec<u8>>,
@@ -292,7 +291,7 @@ mod tests {
             let mut other: Vec<Pair> =
                 other.iter().map(|(f, v)| (f.as_slice(), v.as_slice())).collect();
             if payload.is_none() {
-                // The first of that name is the payload.
+                // The first field of this name would be the payload.
                 other.retain(|(field, _)| *field != b"payload");
             }
             let task = Task {
@@ -308,7 +307,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(member: Vec<u8>, text in "[-0-9:+ %a]{0,60}") {
+        fn no_member_makes_the_decoder_panic(member: Vec<u8>, text in "[-0-9:+ %a]{0,60}") {
             for member in [member, text.into_bytes()] {
                 let _ = decode(&member, group_of(&member).as_deref());
             }

@@ -1,31 +1,31 @@
-//! Stream entry ids: `<ms>-<seq>`, both unsigned 64-bit, in the order in which entries were added.
+//! Stream entry ids: `<ms>-<seq>`, both unsigned 64-bit integers, in the order of the entries.
 //!
-//! The sequence tells where a task is, so that every command takes the one name of the queue: by
-//! 10^17 it is the priority, 0 to 9, or at least 10 for a task that is not due. Every id that is
-//! made here fits a signed 64-bit pair.
+//! The sequence number encodes where a task is, so that every command takes the same queue name:
+//! divided by 10^17 it is the priority from 0 to 9, or at least 10 for a delayed task. Every id that
+//! is made here fits into a pair of signed 64-bit integers.
 
-use crate::args::Argument;
 use crate::error::Error;
+use crate::names::Prefix;
 use crate::server::{CowStr, OwnedStr, Str};
 use crate::time::UnixMs;
 use std::fmt;
 
-/// How many sequence numbers a priority has.
+/// How many sequence numbers each priority has.
 const CLASS: u64 = 100_000_000_000_000_000;
 
-/// A priority from 0, the default, to 9, which is served first.
+/// A priority from 0 (the default) to 9 (served first).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(u8);
 
 impl Priority {
-    /// The default: the task is in the stream of the queue's name.
+    /// The default. Its stream has the name of the queue.
     pub const LOWEST: Self = Self(0);
 
-    /// All of them, the lowest first.
+    /// All priorities, the lowest first.
     pub const ALL: [Self; 10] =
         [Self(0), Self(1), Self(2), Self(3), Self(4), Self(5), Self(6), Self(7), Self(8), Self(9)];
 
-    /// A priority from a number.
+    /// The priority with this number.
     pub fn new(value: u64) -> Option<Self> {
         u8::try_from(value).ok().filter(|value| *value < 10).map(Self)
     }
@@ -35,8 +35,8 @@ impl Priority {
         self.0
     }
 
-    /// The first part of the key of its stream; the stream of priority 0 is the name itself.
-    pub const fn prefix(self) -> &'static [u8] {
+    /// The prefix of the key of its stream. The stream of priority 0 is the name of the queue itself.
+    pub const fn prefix(self) -> Prefix {
         const ALL: [&[u8]; 9] = [
             b"priority1",
             b"priority2",
@@ -49,16 +49,16 @@ impl Priority {
             b"priority9",
         ];
         match self.0 {
-            1 => ALL[0],
-            2 => ALL[1],
-            3 => ALL[2],
-            4 => ALL[3],
-            5 => ALL[4],
-            6 => ALL[5],
-            7 => ALL[6],
-            8 => ALL[7],
-            9 => ALL[8],
-            _ => b"priority0",
+            1 => Prefix(ALL[0]),
+            2 => Prefix(ALL[1]),
+            3 => Prefix(ALL[2]),
+            4 => Prefix(ALL[3]),
+            5 => Prefix(ALL[4]),
+            6 => Prefix(ALL[5]),
+            7 => Prefix(ALL[6]),
+            8 => Prefix(ALL[7]),
+            9 => Prefix(ALL[8]),
+            _ => Prefix(b"priority0"),
         }
     }
 }
@@ -71,18 +71,18 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// No id comes behind it.
+    /// The greatest id.
     pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
 
-    /// The id of a task that is due at `due`, made at `us` µs since the Unix epoch. Ids rise with
-    /// what they are made of.
+    /// The id of a delayed task that is due at `due` and was added at `us` µs since the Unix epoch.
+    /// Ids are ordered by `due`, then by `us`.
     pub fn delayed(due: UnixMs, us: i64) -> Self {
         let (ms, us) = (u64::try_from(due.0).unwrap_or(0), u64::try_from(us).unwrap_or(0));
         Self { ms, seq: (10 * CLASS).saturating_add(us) }
     }
 
-    /// The next id of a stream of this priority, above 0, at `now`, behind the `last` one there.
-    /// None if there is none left.
+    /// The next id at `now` in the stream of this priority, which is above 0, after the `last` one.
+    /// None if no id is left.
     pub fn next(priority: Priority, last: Option<Self>, now: UnixMs) -> Option<Self> {
         let now = u64::try_from(now.0).unwrap_or(0);
         let first = u64::from(priority.0) * CLASS;
@@ -98,12 +98,12 @@ impl EntryId {
         last.ms.checked_add(1).map(|ms| Self { ms, seq: first })
     }
 
-    /// The priority of the stream to which it points; none if it points to the delayed tasks.
+    /// The priority that it encodes; none if it is that of a delayed task.
     pub fn priority(self) -> Option<Priority> {
         Priority::new(self.seq / CLASS)
     }
 
-    /// Milliseconds and sequence.
+    /// The milliseconds and the sequence number.
     pub fn parts(self) -> (u64, u64) {
         (self.ms, self.seq)
     }
@@ -113,8 +113,8 @@ impl EntryId {
         self.ms
     }
 
-    /// Reads `<ms>-<seq>`; `<ms>` alone means `<ms>-0`, as in the server's own commands, which
-    /// take up to 127 characters, zeros in front included.
+    /// Parses `<ms>-<seq>`. `<ms>` alone means `<ms>-0`. As in the server, an id has at most 127
+    /// characters, leading zeros included.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > 127 {
             return None;
@@ -132,19 +132,18 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// An id among the arguments, in the one form that means the same entry to every inner command:
-/// as the end of a range, `5` would mean all entries of that millisecond.
+/// An id argument, in the form in which every inner command understands it as one entry: at the
+/// end of a range, `5` would mean all entries of that millisecond.
 pub struct IdArg<'a> {
-    /// What it says.
+    /// The id.
     pub id: EntryId,
     text: CowStr<'a>,
 }
 
 impl<'a> IdArg<'a> {
-    /// Reads an argument; what is no entry id is refused in the server's words.
+    /// Parses an argument, or returns the error of the server.
     pub fn read(arg: Str<'a>) -> Result<Self, Error> {
         let id = EntryId::parse(arg.bytes()).ok_or(Error::StreamId)?;
-        // As it is written, unless that means something else elsewhere.
         let text = if is_canonical(arg.bytes()) {
             CowStr::Given(arg)
         } else {
@@ -153,13 +152,13 @@ impl<'a> IdArg<'a> {
         Ok(Self { id, text })
     }
 
-    /// The id, as long as this value lives.
+    /// The argument of an inner command.
     pub fn borrow(&self) -> Str<'_> {
         self.text.borrow()
     }
 }
 
-/// Whether an id is written as the server writes it.
+/// Whether an id is in the form in which the server writes it.
 fn is_canonical(text: &[u8]) -> bool {
     let mut parts = text.splitn(2, |b| *b == b'-');
     let plain = |part: &[u8]| part == b"0" || !part.starts_with(b"0");
@@ -182,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn special_and_broken_ids_are_no_ids() {
+    fn special_and_malformed_ids_are_rejected() {
         for text in
             ["", "-", "+", "$", ">", "*", "1-", "-1", "1-*", "1-1-1", "a-1", "1 -1", "1-1\0"]
         {
@@ -203,14 +202,14 @@ mod tests {
         }
 
         #[test]
-        fn an_id_that_is_taken_as_it_is_written_has_no_other_form(text in "[0-2]{0,3}-?[0-2]{0,3}") {
+        fn a_canonical_id_is_in_the_form_of_the_server(text in "[0-2]{0,3}-?[0-2]{0,3}") {
             if let Some(id) = EntryId::parse(text.as_bytes()) {
                 prop_assert_eq!(is_canonical(text.as_bytes()), id.to_string() == text);
             }
         }
 
         #[test]
-        fn the_next_id_is_behind_the_last_and_tells_its_priority(
+        fn the_next_id_follows_the_last_and_encodes_its_priority(
             priority in 1..=9u64,
             last in prop::option::of((any::<u64>(), any::<u64>())),
             now in 0..1i64 << 53,
@@ -232,7 +231,7 @@ mod tests {
         }
 
         #[test]
-        fn ids_of_delayed_tasks_rise_and_point_nowhere_else(
+        fn ids_of_delayed_tasks_rise_and_encode_no_priority(
             due in 0..1i64 << 53,
             us in 0..1i64 << 55,
         ) {
@@ -243,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(text: Vec<u8>) {
+        fn no_input_makes_the_parser_panic(text: Vec<u8>) {
             let _ = EntryId::parse(&text);
         }
     }

@@ -1,46 +1,46 @@
-//! Which entries of a stream are leased in a group since when, as far as this process knows, the
-//! oldest first. Nothing here knows a server.
+//! The leases of a consumer group that this process knows, the oldest first. Nothing here depends
+//! on a server.
 //!
-//! What is remembered is a hint: whoever acts on it asks the server first. A lease that is not known
-//! here, such as one that a plain client took, is found by a sweep.
+//! A remembered lease is a hint: the caller asks the server before acting on it. A sweep finds the
+//! leases that are not remembered, such as those that a plain client took.
 
 use super::id::EntryId;
 use crate::time::{Millis, Moment, UnixMs};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// How many leases of one stream and group are remembered. Beyond that the sweep finds them.
+/// How many leases of one stream and group are remembered. The sweep finds the others.
 const REMEMBERED: usize = 1 << 20;
 
-/// Since when a lease is that nobody has: another client has given the entry back to the group by
-/// `XNACK`. It is over, whatever the policy says.
+/// Stands for the start of a lease without a consumer: another client gave the entry back to the
+/// group with `XNACK`. Such a lease has expired, whatever the policy says.
 pub const RELEASED: UnixMs = UnixMs(0);
 
 /// The leases of one stream in one group.
 #[derive(Default)]
 pub struct Leases {
-    /// First deliveries: both times and ids rise. One that has ended leaves a gap, and gaps are
-    /// closed when they outnumber the leases.
+    /// First deliveries: times and ids both rise. A lease that ends leaves a gap. The gaps are
+    /// removed once they outnumber the leases.
     rising: VecDeque<(EntryId, Option<UnixMs>)>,
     live: usize,
-    /// All others: leases that began again, or that were found later.
+    /// The other leases: renewed ones, and those that a sweep found.
     since: HashMap<EntryId, UnixMs>,
     others: BTreeSet<(UnixMs, EntryId)>,
 }
 
 impl Leases {
-    /// A lease begins, or begins again.
+    /// Remembers a lease that begins or is renewed.
     pub fn begin(&mut self, id: EntryId, now: UnixMs) {
         // The last one is never a gap.
         let is_next = |(last, since): &(EntryId, Option<UnixMs>)| *last < id && *since <= Some(now);
         let rises = self.rising.back().is_none_or(is_next);
-        // One that comes behind all others is known to these only if it is one of them.
+        // An id that follows all of `rising` can only be known among the others.
         if !rises || !self.since.is_empty() {
             self.end(id);
         }
         if self.len() >= REMEMBERED {
             return;
         }
-        // By its end the last one can have become another.
+        // Ending the former lease may have changed the last one.
         if rises || self.rising.back().is_none_or(is_next) {
             self.rising.push_back((id, Some(now)));
             self.live += 1;
@@ -50,7 +50,7 @@ impl Leases {
         }
     }
 
-    /// A lease has ended.
+    /// Forgets a lease that has ended.
     pub fn end(&mut self, id: EntryId) {
         if let Some(since) = self.since.remove(&id) {
             self.others.remove(&(since, id));
@@ -79,7 +79,7 @@ impl Leases {
         self.rising.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 
-    /// How many are known.
+    /// How many leases are known.
     pub fn len(&self) -> usize {
         self.live + self.others.len()
     }
@@ -90,7 +90,7 @@ impl Leases {
         self.since.contains_key(&id) || in_order.is_some_and(|(_, since)| since.is_some())
     }
 
-    /// The oldest lease, and since when it is.
+    /// The oldest lease, and when it began.
     pub fn oldest(&self) -> Option<(UnixMs, EntryId)> {
         // The front is never a gap.
         let rising = self.rising.front().and_then(|(id, since)| Some(((*since)?, *id)));
@@ -98,44 +98,44 @@ impl Leases {
     }
 }
 
-/// A walk through everything that is leased in a group, page by page. The first one fills what a
-/// start, or a promotion, has left unknown, and hurries; those after it look for what plain clients
-/// have leased, and take their time.
+/// A walk through all leases of a group, page by page. The first walk hurries: after a restart or a
+/// failover no lease is known. The later ones look for leases that plain clients took, and pause
+/// between pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
     due: Moment,
     hurries: bool,
-    /// Whether the last one found nothing because there was no lease.
+    /// Whether the last walk read nothing, because leases did not expire.
     was_idle: bool,
 }
 
 impl Sweep {
-    /// The first one, which is due at once.
+    /// The first walk, which is due immediately.
     pub fn first() -> Self {
         Self { due: Moment::default(), hurries: true, was_idle: false }
     }
 
-    /// When the next page is due; `lease` is what the policy says.
+    /// When the next page is due. `lease` is the one of the policy.
     pub fn due(&self, lease: Option<Millis>) -> Moment {
         if self.was_idle && lease.is_some() { Moment::default() } else { self.due }
     }
 
-    /// Whether pages follow each other without a pause.
+    /// Whether the pages follow each other without a pause.
     pub fn hurries(&self) -> bool {
         self.hurries
     }
 
-    /// A page was read, and more follow.
+    /// Records that a page was read and more follow.
     pub fn page_read(&mut self, now: Moment) {
         const PAUSE: Millis = Millis(100);
-        self.due = if self.hurries { now } else { now.after(PAUSE) };
+        self.due = if self.hurries { now } else { now + PAUSE };
     }
 
-    /// All pages were read, or need not be; `lease` is what the policy says.
+    /// Records the end of a walk, or that none is needed. `lease` is the one of the policy.
     pub fn finished(&mut self, now: Moment, lease: Option<Millis>) {
         const SELDOM: Millis = Millis(600_000);
         let pause = lease.map_or(SELDOM, |lease| lease.clamp(Millis(1_000), Millis(60_000)));
-        self.due = now.after(pause);
+        self.due = now + pause;
         self.hurries = false;
         self.was_idle = lease.is_none();
     }
@@ -147,14 +147,18 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    fn at(ms: i64) -> Moment {
+        Moment::default() + Millis(ms)
+    }
+
     fn id(n: u8) -> EntryId {
         EntryId::parse(format!("{n}-0").as_bytes()).unwrap()
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-        /// Against a map from id to time.
+        /// Compares the leases with a map from id to time.
         #[test]
         fn the_oldest_lease_is_always_known(
             steps in prop::collection::vec((any::<bool>(), any::<u8>(), -1..3i64), 1..400),
@@ -164,7 +168,7 @@ mod tests {
             for (begins, n, passed) in steps {
                 now += passed;
                 let touched = if begins {
-                    // Most begin in the order of their ids.
+                    // Most leases begin in the order of their ids.
                     next = next.wrapping_add(1);
                     let n = if n % 3 == 0 { n } else { next };
                     leases.begin(id(n), UnixMs(now));
@@ -186,6 +190,43 @@ mod tests {
                 }
             }
         }
+
+        /// The first walk reads a page with each call. Each later walk starts one lease after the
+        /// former one, but at least a second and at most a minute, and pauses between pages.
+        #[test]
+        fn each_page_is_read_again_in_time_and_not_too_often(
+            lease in prop_oneof![1..3_000i64, 3_000..150_000i64],
+            often in 1..20i64,
+            pages in 1..20usize,
+        ) {
+            let every = (lease / often).max(50);
+            let pause = lease.clamp(1_000, 60_000);
+            let (mut sweep, mut read) = (Sweep::first(), Vec::new());
+            for now in (0..10_000i64).map(|call| call * every) {
+                if sweep.due(Some(Millis(lease))) > at(now) {
+                    continue;
+                }
+                prop_assert_eq!(sweep.hurries(), read.len() < pages);
+                read.push(now);
+                if read.len() % pages > 0 {
+                    sweep.page_read(at(now));
+                } else {
+                    sweep.finished(at(now), Some(Millis(lease)));
+                }
+                if read.len() == 3 * pages {
+                    break;
+                }
+            }
+            prop_assert_eq!(read.len(), 3 * pages);
+            for (index, times) in read.windows(2).enumerate() {
+                let wait = match index + 1 {
+                    next if next % pages == 0 => pause,
+                    next if next < pages => every,
+                    _ => 100,
+                };
+                prop_assert!((wait..wait + every).contains(&(times[1] - times[0])));
+            }
+        }
     }
 
     #[test]
@@ -193,11 +234,40 @@ mod tests {
         let mut leases = Leases::default();
         for n in 0..1_000_000u64 {
             leases.begin(EntryId::parse(format!("{n}-0").as_bytes()).unwrap(), UnixMs(n as i64));
-            if n >= 50 {
+            // The first one stays leased, so that the others leave gaps behind it.
+            if n > 50 {
                 leases.end(EntryId::parse(format!("{}-0", n - 50).as_bytes()).unwrap());
             }
         }
-        assert_eq!(leases.live, 50);
+        assert_eq!(leases.live, 51);
         assert!(leases.rising.capacity() < 1_000, "{}", leases.rising.capacity());
+    }
+
+    #[test]
+    fn without_a_lease_sweeps_are_rare_until_the_policy_sets_one() {
+        let lease = Some(Millis(30_000));
+        let mut sweep = Sweep::first();
+        assert_eq!(sweep.due(None), at(0));
+        sweep.finished(at(5), None);
+        assert!(!sweep.hurries());
+        assert_eq!(sweep.due(None), at(600_005));
+        // The policy may change without a notice, by CONFIG SET.
+        assert_eq!(sweep.due(lease), at(0));
+        sweep.finished(at(7), lease);
+        assert_eq!((sweep.due(lease), sweep.due(None)), (at(30_007), at(30_007)));
+    }
+
+    #[test]
+    fn no_more_leases_are_remembered_than_the_bound() {
+        let mut leases = Leases::default();
+        let id = |n| EntryId::delayed(UnixMs(n), 0);
+        (0..REMEMBERED as i64 + 10).for_each(|n| leases.begin(id(n), UnixMs(n)));
+        assert_eq!(leases.len(), REMEMBERED);
+        leases.end(id(7));
+        leases.begin(id(3), UnixMs(1 << 40));
+        leases.begin(id(1 << 30), UnixMs(1 << 41));
+        leases.begin(id(1 << 31), UnixMs(1 << 42));
+        assert_eq!(leases.len(), REMEMBERED);
+        assert!(leases.knows(id(3)) && leases.knows(id(1 << 30)) && !leases.knows(id(1 << 31)));
     }
 }

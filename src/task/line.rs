@@ -1,208 +1,206 @@
 //! Consumers that wait: one line for each group of a stream.
 
-use super::desk::{ServerDesk, Shape};
+use super::consumer::Consumer;
+use super::deliver::{Delivered, Outcome, deliver};
+use super::delivery::{Delivery, Shape};
 use super::store::{self, IfMissing};
-use super::{groups, memory};
-use crate::args::Argument;
+use super::{Cx, Task};
+use crate::args::Parsed;
 use crate::error::Error;
-use crate::server::events::{self, KeyEvent};
-use crate::server::{OwnedStr, Reply, Server, Str};
-use crate::time::{Millis, UnixMs};
-use crate::waiting::{self, Budget, Hall, Lines, Queue, Waiter, no_lines};
-use std::cell::RefCell;
-use std::rc::Rc;
-
-/// The family of waiting consumers.
-pub struct Tasks;
+use crate::names;
+use crate::server::call::{CallReply, Element};
+use crate::server::events::KeyEvent;
+use crate::server::{Mode, OwnedStr, Reply, Server, Str};
+use crate::time::Millis;
+use crate::waiting::{self, Budget, Queue, Waiter, Waiting};
 
 /// What a waiting consumer asked for.
-pub struct Wanted {
+pub struct Request {
     /// Its name.
     pub consumer: Box<[u8]>,
-    /// How many tasks at most.
+    /// The maximum number of tasks.
     pub count: i64,
-    /// In which shape.
+    /// The shape of the reply.
     pub shape: Shape,
 }
 
-static HALL: Lines<Tasks> = no_lines();
+impl Waiting for Task {
+    type Request = Request;
 
-impl Queue for Tasks {
-    type Request = Wanted;
-
-    fn hall() -> &'static RefCell<Hall<Rc<Waiter<Self>>>> {
-        HALL.get()
+    fn queue(&self) -> &Queue<Self> {
+        &self.queue
     }
 
-    fn nothing(_server: &Server, waiter: &Waiter<Self>) -> Reply<'static> {
+    fn timeout_reply(_cx: Cx<'_>, waiter: &Waiter<Self>) -> Reply<'static> {
         waiter.request.shape.nothing()
     }
 
-    fn serve(server: &Server, db: i32, stream: &[u8], budget: &mut Budget) {
+    fn serve(cx: Cx<'_>, db: i32, stream: &[u8], budget: &mut Budget) {
         let queue = OwnedStr::new(stream);
-        let outcome = server
-            .refuse_while_slot_moves(queue.borrow())
-            .and_then(|()| serve_all(server, db, stream, usize::MAX, budget));
+        let outcome = names::reject_moving_slot(cx.server, queue.borrow())
+            .and_then(|()| serve_all(cx, db, stream, usize::MAX, budget));
         match outcome {
-            Ok(()) => schedule(server, db, stream),
-            Err(_) => waiting::look_later::<Self>(server, db, stream),
+            Ok(()) => set_due(cx, db, stream),
+            Err(_) => waiting::retry_later(cx, db, stream),
         }
     }
 }
 
-/// One task was added to `stream`: in every group the first in line gets it.
-pub fn hand_over_one(server: &Server, stream: &[u8]) {
-    hand_over(server, stream, 1);
+/// One task was added to `stream`: in every group the first waiter gets it.
+pub fn hand_over_one(cx: Cx<'_>, stream: &[u8]) {
+    hand_over(cx, stream, 1);
 }
 
-/// Tasks were added to `stream`: in every group those who wait get them.
-pub fn hand_over_all(server: &Server, stream: &[u8]) {
-    hand_over(server, stream, usize::MAX);
+/// Tasks were added to `stream`: in every group the waiters get them.
+pub fn hand_over_all(cx: Cx<'_>, stream: &[u8]) {
+    hand_over(cx, stream, usize::MAX);
 }
 
-fn hand_over(server: &Server, stream: &[u8], most: usize) {
-    if HALL.get().borrow().len() == 0 {
+fn hand_over(cx: Cx<'_>, stream: &[u8], most: usize) {
+    let queue = &cx.family.queue;
+    if queue.lines.is_empty() {
         return;
     }
-    let db = server.db();
-    // The task is there whatever becomes of this: then the timer looks.
-    match serve_all(server, db, stream, most, &mut Budget::wave()) {
-        Ok(()) => schedule(server, db, stream),
+    let db = cx.server.db();
+    match serve_all(cx, db, stream, most, &mut queue.wave()) {
+        Ok(()) => set_due(cx, db, stream),
+        // The task has been added in any case. The timer serves the line.
         Err(_) => {
-            HALL.get().borrow_mut().disturb(db, stream);
+            queue.lines.mark_dirty(db, stream);
         }
     }
-    waiting::settle(server);
+    waiting::schedule(cx);
 }
 
-/// Somebody may be served: whoever waits for `stream` is looked at by the timer, right after this.
-pub fn look_at(server: &Server, stream: &[u8]) {
-    if HALL.get().borrow_mut().disturb(server.db(), stream) {
-        waiting::settle(server);
+/// The time of the next delivery may have changed.
+pub fn reschedule(cx: Cx<'_>, stream: &[u8]) {
+    if !cx.family.queue.lines.is_empty() {
+        set_due(cx, cx.server.db(), stream);
+        waiting::schedule(cx);
     }
 }
 
-/// When there will be something to hand out has changed.
-pub fn reschedule(server: &Server, stream: &[u8]) {
-    if HALL.get().borrow().len() > 0 {
-        schedule(server, server.db(), stream);
-        waiting::settle(server);
-    }
-}
+/// How soon a queue is checked again of which nothing is known.
+const UNKNOWN: Millis = Millis(100);
 
-/// How soon a queue is looked at of which nothing is known.
-const FORGOTTEN: Millis = Millis(100);
-
-/// Sets when whoever waits for `stream` is looked at again: when the first delayed task is due or
-/// the first lease ends.
-fn schedule(server: &Server, db: i32, stream: &[u8]) {
-    let groups = HALL.get().borrow().parts(db, stream);
+/// Sets when the lines of `stream` are checked next: when the first delayed task is due, or the first
+/// lease ends.
+fn set_due(cx: Cx<'_>, db: i32, stream: &[u8]) {
+    let Cx { server, family } = cx;
+    let groups = family.queue.lines.parts(db, stream);
     if groups.is_empty() {
         return;
     }
     // Never in the past: the server's clock inside a command can lag a little.
     let now = server.moment();
-    let due = match memory::next_look(db, stream, &groups) {
+    let due = match family.queues.next_check(db, stream, &groups) {
         Some(next) => {
             // The moment at which the clock reads the due time.
-            let at = next.at.map(|due| server.moment_past(UnixMs(due.0.saturating_sub(1))));
+            let at = next.at.map(|due| server.moment_past(due.before(Millis(1))));
             let due = [at, next.by_moment].into_iter().flatten().min();
-            due.map(|due| due.max(now.after(Millis(1))))
+            due.map(|due| due.max(now + Millis(1)))
         }
-        // It was forgotten for another queue: then everything is learned anew at each look.
-        None => Some(now.after(FORGOTTEN)),
+        // It was dropped for another queue. Then each check looks everything up again.
+        None => Some(now + UNKNOWN),
     };
-    HALL.get().borrow_mut().set_due(db, stream, due, now);
+    family.queue.lines.set_due(db, stream, due, now);
 }
 
 /// How many consumers wait for tasks of `stream`.
-pub fn length(server: &Server, stream: &[u8]) -> usize {
-    let (db, hall) = (server.db(), HALL.get().borrow());
-    hall.parts(db, stream).iter().map(|group| hall.len_of(db, stream, group)).sum()
+pub fn length(cx: Cx<'_>, stream: &[u8]) -> usize {
+    let (db, lines) = (cx.server.db(), &cx.family.queue.lines);
+    lines.parts(db, stream).iter().map(|group| lines.len_of(db, stream, group)).sum()
 }
 
-/// Serves a group's line before somebody new reads. True if some still wait after that: then
-/// there is nothing left to read, or what is left is theirs.
-pub fn serve_before_reading(server: &Server, queue: Str<'_>, group: &[u8]) -> Result<bool, Error> {
-    if HALL.get().borrow().len() == 0 {
+/// Serves a group's line before another consumer reads. Returns whether consumers still wait: then
+/// there is nothing left to read, or the rest is theirs.
+pub fn serve_before_reading(cx: Cx<'_>, queue: Str<'_>, group: &[u8]) -> Result<bool, Error> {
+    let lines = &cx.family.queue.lines;
+    if lines.is_empty() {
         return Ok(false);
     }
-    let (db, stream) = (server.db(), queue.bytes());
-    // A calm line has nothing to be handed out. Whoever comes to what is no stream is told so.
-    let calm = HALL.get().borrow().is_calm(db, stream, group);
-    if calm && is_stream(server, queue) {
+    let (db, stream) = (cx.server.db(), queue.bytes());
+    // The group of a clean line has nothing to deliver. If the key is not a stream, the pass reports
+    // it to every waiter.
+    if lines.is_clean(db, stream, group) && is_stream(cx.server, queue) {
         return Ok(true);
     }
-    serve_group(server, db, stream, group, usize::MAX, &mut Budget::wave())?;
-    waiting::settle(server);
-    Ok(HALL.get().borrow().first(db, stream, group).is_some())
+    serve_group(cx, db, stream, group, usize::MAX, &mut cx.family.queue.wave())?;
+    waiting::schedule(cx);
+    Ok(lines.first(db, stream, group).is_some())
 }
 
 /// Serves the lines of every group.
 fn serve_all(
-    server: &Server,
+    cx: Cx<'_>,
     db: i32,
     stream: &[u8],
     most: usize,
     budget: &mut Budget,
 ) -> Result<(), Error> {
-    let groups = HALL.get().borrow().parts(db, stream);
-    // One group's trouble is not another's.
+    // An error in one group does not affect the others.
     let mut outcome = Ok(());
-    for group in &groups {
-        outcome = outcome.and(serve_group(server, db, stream, group, most, budget));
+    for group in &cx.family.queue.lines.parts(db, stream) {
+        outcome = outcome.and(serve_group(cx, db, stream, group, most, budget));
     }
     outcome
 }
 
-/// Serves a line until it is empty, nothing is left to hand out, `most` are served or the budget is
-/// spent; then the timer goes on.
+/// Serves a line until it is empty, nothing is left to deliver, `most` consumers are served or the
+/// budget is spent. In the last case the timer continues.
 fn serve_group(
-    server: &Server,
+    cx: Cx<'_>,
     db: i32,
     stream: &[u8],
     group: &[u8],
     most: usize,
     budget: &mut Budget,
 ) -> Result<(), Error> {
+    let Cx { server, family } = cx;
+    let lines = &family.queue.lines;
     let (queue, group_name) = (OwnedStr::new(stream), OwnedStr::new(group));
     let mut served = 0;
     while served < most
-        && let Some(first) = Waiter::<Tasks>::first(db, stream, group)
+        && let Some(first) = Waiter::first(cx, db, stream, group)
     {
         if budget.is_spent() {
-            HALL.get().borrow_mut().disturb(db, stream);
+            lines.mark_dirty(db, stream);
             break;
         }
         if !first.may_be_served(server, budget) {
             continue;
         }
-        let consumer = OwnedStr::new(&first.request.consumer);
-        let desk = ServerDesk {
-            server,
+        let (name, count) =
+            (OwnedStr::new(&first.request.consumer), OwnedStr::number(first.request.count));
+        let consumer = Consumer {
+            cx,
             queue: queue.borrow(),
             group: group_name.borrow(),
-            consumer: consumer.borrow(),
+            name: name.borrow(),
             if_missing: IfMissing::CreateGroup,
         };
-        let found = match desk.serve(first.request.count) {
-            Ok(found) => found,
-            // It may be served later: when the server takes writes, or what belongs to the queue is
-            // what it ought to be.
+        let count = Parsed { arg: count.borrow(), value: first.request.count };
+        let found = match deliver(consumer, count, Mode::Write) {
+            Ok(Outcome::Read(found)) => {
+                Delivered { tasks: first_deliveries(&found), ..Delivered::default() }
+            }
+            Ok(Outcome::Tasks(found)) => found,
+            // It may be served later: once the server accepts writes, or the keys of the queue have
+            // the right types.
             Err(error) if error.passes() => return Err(error),
             Err(error) if error.is_wrong_type() && is_stream(server, queue.borrow()) => {
                 return Err(error);
             }
             Err(error) => {
                 budget.spend(0);
-                first.refuse(server, error);
+                first.reject(server, error);
                 continue;
             }
         };
-        budget.grants = budget.grants.saturating_sub(found.moved);
+        budget.spend_steps(found.moved);
         if found.tasks.is_empty() {
             if found.more {
-                HALL.get().borrow_mut().disturb(db, stream);
+                lines.mark_dirty(db, stream);
             }
             break;
         }
@@ -211,43 +209,42 @@ fn serve_group(
         served += 1;
         first.answer(reply);
         if found.moved > 0 {
-            // It got what others were looking for, or more came to light: they are served by the
-            // timer, right after this.
-            HALL.get().borrow_mut().disturb(db, stream);
+            // Tasks have moved, perhaps to where others wait for them.
+            lines.mark_dirty(db, stream);
         }
     }
     Ok(())
 }
 
-/// Whether a queue is a stream, or may become one.
+fn first_deliveries(found: &CallReply<'_>) -> Vec<Delivery> {
+    let entries = store::entries(found).into_iter().flat_map(Element::elements);
+    entries.map(Delivery::first).collect()
+}
+
+/// Whether a queue is a stream, or can become one.
 fn is_stream(server: &Server, queue: Str<'_>) -> bool {
     store::expect_stream(server, queue).is_ok()
 }
 
-/// The events that matter here.
-pub const EVENTS: i32 = events::STREAMS | events::KEYS | events::SORTED_SETS | events::HASHES;
-
-/// See [`crate::family::Family::key_changed`].
-pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
+/// A key was changed.
+pub fn key_changed(cx: Cx<'_>, event: KeyEvent<'_>) {
     if matches!(event.name, b"expire" | b"persist") {
         return;
     }
-    let db = server.db();
-    if groups::may_change(event) {
-        groups::forget(db, event.key);
-    }
+    let (db, queues) = (cx.server.db(), &cx.family.queues);
+    queues.groups_may_have_changed(db, &event);
     if event.own {
         return;
     }
-    // Of the queue itself, or of what belongs to it.
-    let belongs = memory::key_changed(db, &event);
+    // The key can be a queue, or belong to one.
+    let belongs = queues.key_changed(db, &event);
     let ready = may_be_ready(event).then_some(event.key);
     for name in [ready, belongs].into_iter().flatten() {
-        look_at(server, name);
+        waiting::serve_soon(cx, db, name);
     }
 }
 
-/// Whether an event can have brought a group something to read.
+/// Whether an event can have given a group something to read.
 fn may_be_ready(event: KeyEvent<'_>) -> bool {
     match event.name {
         b"xadd" | b"xgroup-create" | b"xgroup-setid" | b"xgroup-destroy" => event.stream,

@@ -1,106 +1,191 @@
 //! Tasks: a reliable queue on plain streams.
 //!
-//! At every instant a task is in exactly one of these states:
+//! A task is always in exactly one of these states:
 //!
 //! * *delayed*: a member of the sorted set `delayed:{stream}` ([`delayed`], [`entry`]);
-//! * *ready*: an entry of the stream that a group has not read: `stream` itself, or
+//! * *ready*: an entry of the stream that a group has not read: of `stream` itself, or of
 //!   `priority<1-9>:{stream}` for a higher priority ([`store`]);
-//! * *leased*: an entry that is pending for a consumer of the group ([`leases`], [`sweep`]);
+//! * *leased*: a pending entry of a consumer of the group ([`leases`], [`sweep`]);
 //! * *dead*: an entry of `dead:{stream}` ([`moves`]);
-//! * *done*: every group has acknowledged it, and the entry is deleted ([`groups`]).
+//! * *done*: acknowledged by every group, so the entry is deleted ([`groups`]).
 //!
-//! What a consumer gets next, and what becomes of a task that failed, is decided in [`rules`];
-//! [`desk`] carries it out on the server. The sequence part of an id tells where its task is
-//! ([`id`]). Every move is one step: the copy is added and the entry finished, or neither. A copy
-//! carries its `original_id` and, where a stream has several groups, the `group` that it is for.
+//! [`rules`] decides what a consumer gets next and what happens to a failed task; [`pass`] carries it
+//! out on the server. The sequence part of an id encodes which stream its task is in ([`id`]). Every
+//! move is one step: the copy is added and the entry finished, or neither. A copy carries its
+//! `original_id` and, if the stream has several groups, the `group` it is for.
 //!
-//! Invariant: while a consumer waits in a group's line ([`line`]), the group has nothing to hand out.
-//! Whatever adds a task serves the line in the same step; what other clients add is seen by its
-//! event; for what comes with time there is the timer, as long as somebody waits.
+//! Invariant: while a consumer waits in the line of a group ([`line`]), the group has nothing to
+//! deliver. A command that adds a task also serves the line. Keyspace events report what other clients
+//! add, and the timer handles what becomes due.
 //!
-//! [`memory`] is what this process knows of the queues that are consumed here. All of it can be found
-//! again in the data.
+//! [`queues`] is what this process knows of the queues that it serves. All of it can be rebuilt from
+//! the data.
 
-pub mod ack;
-pub mod cancel;
-pub mod consume;
+pub mod commands;
+mod consumer;
 mod delayed;
-mod desk;
+mod deliver;
+mod delivery;
 mod entry;
-pub mod extend;
+mod facts;
 mod groups;
 mod id;
-pub mod info;
+mod known;
 mod leases;
 mod line;
-mod memory;
 mod moves;
-pub mod nack;
-pub mod policy;
-pub mod publish;
-pub mod redrive;
-pub mod retry;
+mod pass;
+mod policy;
+mod queues;
 mod rules;
 mod store;
 mod sweep;
 mod table;
+mod words;
 
-pub use id::Priority;
-pub use line::Tasks;
-
+use crate::context::Context;
+use crate::error::Error;
 use crate::family::Family;
-use crate::stats::Counter;
-use crate::waiting::{Queue, serve_restless};
+use crate::names::{self, Prefix};
+use crate::server::config::Setting;
+use crate::server::events::{self, KeyEvent};
+use crate::server::timer::OnFire;
+use crate::server::{OwnedStr, Server, Str};
+use crate::stats::counters;
+use crate::waiting::Queue;
+use queues::Queues;
+use std::cell::Cell;
+use store::Clock;
+use words::Words;
 
-static PUBLISHED: Counter = Counter::new(c"task_published");
-static DELIVERED: Counter = Counter::new(c"task_delivered");
-static ACKED: Counter = Counter::new(c"task_acked");
-static REQUEUED: Counter = Counter::new(c"task_requeued");
-static DEAD_LETTERED: Counter = Counter::new(c"task_dead_lettered");
-static RECLAIMED: Counter = Counter::new(c"task_reclaimed");
-static DELAYED: Counter = Counter::new(c"task_delayed");
-static PROMOTED: Counter = Counter::new(c"task_promoted");
-static DEDUPLICATED: Counter = Counter::new(c"task_deduplicated");
-static REFUSED: Counter = Counter::new(c"task_refused");
-static CANCELLED: Counter = Counter::new(c"task_cancelled");
-static REDRIVEN: Counter = Counter::new(c"task_redriven");
+/// Tasks that are not due.
+const DELAYED: Prefix = Prefix(b"delayed");
+/// Dead letters.
+const DEAD: Prefix = Prefix(b"dead");
+/// The policy of a queue.
+const POLICY: Prefix = Prefix(b"policy");
+/// The deduplication window of a published task, see [`unique_key`].
+const UNIQUE: Prefix = Prefix(b"unique");
 
-const COUNTERS: &[&Counter] = &[
-    &PUBLISHED,
-    &DELIVERED,
-    &ACKED,
-    &REQUEUED,
-    &DEAD_LETTERED,
-    &RECLAIMED,
-    &DELAYED,
-    &PROMOTED,
-    &DEDUPLICATED,
-    &REFUSED,
-    &CANCELLED,
-    &REDRIVEN,
-];
+/// The classes of keyspace events that can add a task, or change what is known of a queue: `XADD`,
+/// `XGROUP`, `ZADD`, `HSET`, `DEL`, `RENAME`. Subscribed to when the first consumer waits, or when the
+/// first fact about a queue is remembered.
+const EVENTS: i32 = events::STREAMS | events::KEYS | events::SORTED_SETS | events::HASHES;
 
-/// The family's row in the table.
-pub const FAMILY: Family = Family {
-    counters: COUNTERS,
-    gauge: c"task_waiters",
-    waiters: || Tasks::hall().borrow().len(),
-    next_look: |now| Tasks::hall().borrow().next_look(now),
-    look_again: serve_restless::<Tasks>,
-    periodic: |_| {},
-    key_changed: line::key_changed,
-    disturb: |dbs| Tasks::hall().borrow_mut().disturb_databases(dbs),
-    databases_changed: |dbs| {
-        groups::databases_changed(dbs);
-        memory::databases_changed(dbs);
-        store::databases_changed(dbs);
-    },
-    forget: || {
-        groups::databases_changed(&[]);
-        memory::databases_changed(&[]);
-        store::databases_changed(&[]);
-        store::forget();
-        delayed::forget();
-        Tasks::hall().take();
-    },
-};
+/// The server, and the state of this family.
+type Cx<'a> = Context<'a, Task>;
+
+/// The state of the family.
+pub struct Task {
+    queue: Queue<Self>,
+    queues: Queues,
+    words: Words,
+    clock: Clock,
+    /// The µs of the last id of a delayed task: ids rise.
+    last_us: Cell<i64>,
+    /// Whether the server has XNACK, once that is known: with it other clients return entries to a
+    /// group, and no event reports that.
+    has_xnack: Cell<Option<bool>>,
+    /// Whether the log says already that finished tasks are not deleted.
+    logged_too_many_groups: Cell<bool>,
+    counters: Counters,
+    settings: Settings,
+}
+
+/// The settings of the family.
+struct Settings {
+    /// How many consumer groups a stream may have before TASK.CONSUME creates no further one. The
+    /// server reports all groups of a stream or none.
+    groups: Setting,
+    /// How long a task is leased to a consumer, in ms, unless the queue's policy says otherwise; 0
+    /// means without end.
+    lease: Setting,
+    /// How often a task is tried, unless the queue's policy says otherwise; 0 means without limit.
+    tries: Setting,
+}
+
+counters! {
+    /// Tasks added by TASK.PUBLISH.
+    published = "task_published",
+    /// Deliveries to consumers.
+    delivered = "task_delivered",
+    /// Tasks finished by TASK.ACK or TASK.RETRY.
+    acked = "task_acked",
+    /// Tasks that were given back and are retried.
+    requeued = "task_requeued",
+    /// Tasks moved to the dead-letter queue.
+    dead_lettered = "task_dead_lettered",
+    /// Deliveries of tasks whose lease had expired.
+    reclaimed = "task_reclaimed",
+    /// Tasks published with a delay.
+    delayed = "task_delayed",
+    /// Delayed tasks that became ready.
+    promoted = "task_promoted",
+    /// Publishes answered with the id of an earlier task.
+    deduplicated = "task_deduplicated",
+    /// Publishes rejected because the queue was full.
+    refused = "task_refused",
+    /// Tasks removed by TASK.CANCEL.
+    cancelled = "task_cancelled",
+    /// Dead letters moved back by TASK.REDRIVE.
+    redriven = "task_redriven",
+}
+
+impl Family for Task {
+    const WAITERS: &'static str = "task_waiters";
+
+    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+        let lease = Setting::new(c"task-lease-ms", 300_000, 0, 1 << 42);
+        Self {
+            queue: Queue::new(on_fire, wave_bytes),
+            queues: Queues::new(lease.clone()),
+            words: Words::new(),
+            clock: Clock::default(),
+            last_us: Cell::new(0),
+            has_xnack: Cell::new(None),
+            logged_too_many_groups: Cell::new(false),
+            counters: Counters::default(),
+            settings: Settings {
+                groups: Setting::new(c"task-groups", 256, 1, 1_000_000),
+                lease,
+                tries: Setting::new(c"task-tries", 20, 0, 1_000_000_000),
+            },
+        }
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        let Settings { groups, lease, tries } = &self.settings;
+        vec![groups.clone(), lease.clone(), tries.clone()]
+    }
+
+    fn counters(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        self.counters.each(show);
+    }
+
+    fn key_changed(cx: Cx<'_>, event: KeyEvent<'_>) {
+        line::key_changed(cx, event);
+    }
+
+    fn databases_changed(&self, dbs: &[i32]) {
+        self.queues.forget(dbs);
+    }
+}
+
+impl Task {
+    /// Whether other clients can return entries to a group, so that nobody holds them.
+    fn others_may_release(&self, server: &Server) -> bool {
+        if self.has_xnack.get().is_none() {
+            self.has_xnack.set(Some(server.has_command(c"XNACK")));
+        }
+        self.has_xnack.get() == Some(true)
+    }
+}
+
+/// The key that remembers a task which is published once for each `id`. The length of the name says
+/// where the id begins.
+fn unique_key(server: &Server, name: Str<'_>, id: Str<'_>) -> Result<OwnedStr, Error> {
+    let [prefix, before, queue, after] =
+        names::derive(UNIQUE, name.bytes(), server.is_in_cluster())?;
+    let length = queue.len().to_string();
+    Ok(OwnedStr::concat(&[prefix, length.as_bytes(), before, queue, after, b":", id.bytes()]))
+}

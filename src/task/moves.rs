@@ -1,17 +1,17 @@
-//! How a task that is leased gets from one place to another: a copy is added, and the entry is
-//! finished, in one step.
+//! Moves of a leased task from one place to another: a copy is added and the entry is finished, in
+//! one step.
 
 use super::entry::Task;
 use super::id::{EntryId, Priority};
 use super::store::{self, Target};
-use super::{DEAD_LETTERED, REQUEUED, delayed, groups, line};
-use crate::args::Argument;
+use super::{Cx, DEAD, delayed, groups};
 use crate::error::Error;
-use crate::keys::Prefix;
-use crate::server::{OwnedStr, Server, Str, words};
-use crate::time::{Millis, UnixMs};
+use crate::names;
+use crate::server::{OwnedStr, Str};
+use crate::time::Millis;
+use crate::waiting;
 
-/// An entry that is leased in a group.
+/// An entry that is pending in a group.
 pub struct Leased<'a> {
     /// The queue.
     pub queue: Str<'a>,
@@ -23,21 +23,21 @@ pub struct Leased<'a> {
     pub id: (EntryId, Str<'a>),
 }
 
-/// Why a task is dead.
-pub struct Obituary<'a> {
-    /// The reason, of which the first 1024 bytes are kept.
+/// What a dead letter records beside the task.
+pub struct DeathRecord<'a> {
+    /// Why the task failed for good. The first 1024 bytes are kept.
     pub reason: &'a [u8],
     /// How often the entry was delivered.
     pub deliveries: i64,
 }
 
-/// How much of a reason is kept.
+/// How many bytes of a reason are kept.
 const REASON: usize = 1024;
 
-/// The copy of a task whose entry `id` is finished for a group: it tells its first id and, if the
-/// queue has several groups, the one that it is for.
+/// The copy of a task whose entry `id` is finished for a group. It carries the original id and, if the
+/// queue has several groups, the group it is for.
 pub fn copy<'t>(
-    server: &Server,
+    cx: Cx<'_>,
     queue: Str<'_>,
     stream: Str<'_>,
     group: Option<Str<'t>>,
@@ -47,7 +47,7 @@ pub fn copy<'t>(
     task.original_id = task.original_id.or(Some(id.bytes()));
     if let Some(group) = group
         && task.group.is_none()
-        && !groups::is_only(server, queue, stream, group)?
+        && !groups::is_only(cx, queue, stream, group)?
     {
         task.group = Some(group.bytes());
     }
@@ -55,73 +55,68 @@ pub fn copy<'t>(
 }
 
 impl Leased<'_> {
-    fn copy<'t>(
-        &'t self,
-        server: &Server,
-        mut task: Task<'t>,
-        count: i64,
-    ) -> Result<Task<'t>, Error> {
+    fn copy<'t>(&'t self, cx: Cx<'_>, mut task: Task<'t>, count: i64) -> Result<Task<'t>, Error> {
         task.retry_count = count;
-        let stream = store::stream_of(server, self.queue, self.priority)?;
-        copy(server, self.queue, stream.borrow(), Some(self.group), self.id.1, task)
+        let stream = store::stream_of(cx.server, self.queue, self.priority)?;
+        copy(cx, self.queue, stream.borrow(), Some(self.group), self.id.1, task)
     }
 
-    /// The task is ready again after a delay, at the tail.
+    /// Makes the task ready again after a delay, at the end of its stream.
     pub fn requeue(
         &self,
-        server: &Server,
+        cx: Cx<'_>,
         task: Task<'_>,
         retry_count: i64,
         delay: Millis,
     ) -> Result<(), Error> {
-        let task = self.copy(server, task, retry_count)?;
+        let task = self.copy(cx, task, retry_count)?;
         if delay > Millis(0) {
-            let due = UnixMs(server.now().0.saturating_add(delay.0));
-            delayed::add(server, self.queue, self.priority, &task, due)?;
+            let due = cx.server.now() + delay;
+            delayed::add(cx, self.queue, self.priority, &task, due)?;
         } else {
             let target = Target::Queue(self.queue, self.priority);
-            store::add_copy(server, target, &task, &[])?;
+            store::add_copy(cx, target, &task, &[])?;
         }
-        REQUEUED.add(1);
-        self.finish(server)
+        cx.family.counters.requeued.add(1);
+        self.finish(cx)
     }
 
-    /// The task goes to the dead letters.
-    pub fn bury(
+    /// Moves the task to the dead-letter queue.
+    pub fn dead_letter(
         &self,
-        server: &Server,
+        cx: Cx<'_>,
         task: Task<'_>,
         retry_count: i64,
-        obituary: &Obituary<'_>,
+        death: &DeathRecord<'_>,
     ) -> Result<(), Error> {
-        let w = words();
-        let task = self.copy(server, task, retry_count)?;
-        let reason = obituary.reason.get(..REASON).unwrap_or(obituary.reason);
+        let w = &cx.family.words;
+        let task = self.copy(cx, task, retry_count)?;
+        let reason = death.reason.get(..REASON).unwrap_or(death.reason);
         let mut last = vec![
             (w.reason(), OwnedStr::new(reason)),
-            (w.deliveries(), OwnedStr::number(obituary.deliveries)),
+            (w.deliveries(), OwnedStr::number(death.deliveries)),
         ];
         if self.priority > Priority::LOWEST {
             last.push((w.priority(), OwnedStr::number(self.priority.number().into())));
         }
-        let dead = server.key_of(Prefix::Dead, self.queue)?;
-        store::add_copy(server, Target::Stream(dead.borrow()), &task, &last)?;
-        DEAD_LETTERED.add(1);
-        // Somebody may consume the dead letters.
-        line::look_at(server, dead.borrow().bytes());
-        self.finish(server)
+        let dead = names::key_of(cx.server, DEAD, self.queue)?;
+        store::add_copy(cx, Target::Stream(dead.borrow()), &task, &last)?;
+        cx.family.counters.dead_lettered.add(1);
+        // Clients can consume the dead letters as well.
+        waiting::serve_soon(cx, cx.server.db(), dead.borrow().bytes());
+        self.finish(cx)
     }
 
-    /// An entry whose id points elsewhere comes again, at the tail, with one that tells where it is.
-    pub fn place_anew(&self, server: &Server, task: Task<'_>) -> Result<(), Error> {
+    /// Adds an entry whose id belongs to another stream again, at the end, with an id of this one.
+    pub fn reinsert(&self, cx: Cx<'_>, task: Task<'_>) -> Result<(), Error> {
         let retry_count = task.retry_count;
-        let task = self.copy(server, task, retry_count)?;
-        store::add_copy(server, Target::Queue(self.queue, self.priority), &task, &[])?;
-        self.finish(server)
+        let task = self.copy(cx, task, retry_count)?;
+        store::add_copy(cx, Target::Queue(self.queue, self.priority), &task, &[])?;
+        self.finish(cx)
     }
 
-    /// The entry is finished for the group.
-    pub fn finish(&self, server: &Server) -> Result<(), Error> {
-        store::finish(server, self.queue, self.priority, self.group, &[self.id]).map(drop)
+    /// Finishes the entry for the group.
+    pub fn finish(&self, cx: Cx<'_>) -> Result<(), Error> {
+        store::finish(cx, self.queue, self.priority, self.group, &[self.id]).map(drop)
     }
 }

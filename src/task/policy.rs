@@ -1,48 +1,54 @@
-//! TASK.POLICY, and what a queue's policy says.
+//! The policy of a queue: the hash `policy:{stream}`. What the hash does not name has its default.
 
-use super::{line, memory, store};
-use crate::args::{Args, Argument, integer};
-use crate::command::{Access, Arg, Command, Key, Spec};
+use super::{Cx, EVENTS, POLICY};
 use crate::error::Error;
-use crate::keys::Prefix;
-use crate::server::config::{TASK_LEASE, TASK_TRIES};
-use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type};
+use crate::names;
+use crate::server::{Mode, OwnedStr, Str, Type, integer};
 use crate::time::Millis;
 
-/// How a queue is to be served. What the hash of the policy does not name is as by default.
+/// The stored policy of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    lease: Option<i64>,
-    tries: Option<i64>,
-    backoff: Option<i64>,
-    backoff_max: Option<i64>,
-    limit: Option<i64>,
-    keep: Option<i64>,
-    paused: Option<i64>,
+    /// How long a task is leased to a consumer, in ms; 0 means without end.
+    pub lease: Option<i64>,
+    /// How often a task is tried; 0 means without limit.
+    pub tries: Option<i64>,
+    /// The longest wait after the first failure, in ms. It doubles with each further one.
+    pub backoff: Option<i64>,
+    /// The longest wait after any failure, in ms.
+    pub backoff_max: Option<i64>,
+    /// How many tasks the queue may hold; 0 means without limit.
+    pub limit: Option<i64>,
+    /// Whether finished tasks stay in their stream: 0 or 1.
+    pub keep: Option<i64>,
+    /// Whether no task is delivered: 0 or 1.
+    pub paused: Option<i64>,
 }
 
 impl Policy {
-    /// How long a task is leased to a consumer; none is without end.
-    pub fn lease(&self) -> Option<Millis> {
-        Some(self.lease.unwrap_or_else(|| TASK_LEASE.get())).filter(|ms| *ms > 0).map(Millis)
+    /// How long a task is leased to a consumer. `default` is the setting for queues whose policy says
+    /// nothing. `None` means without end.
+    pub fn lease(&self, default: i64) -> Option<Millis> {
+        Some(self.lease.unwrap_or(default)).filter(|ms| *ms > 0).map(Millis)
     }
 
-    /// How often a task is tried; none is without end.
-    pub fn tries(&self) -> Option<i64> {
-        Some(self.tries.unwrap_or_else(|| TASK_TRIES.get())).filter(|tries| *tries > 0)
+    /// How often a task is tried. `default` is the setting for queues whose policy says nothing.
+    /// `None` means without limit.
+    pub fn tries(&self, default: i64) -> Option<i64> {
+        Some(self.tries.unwrap_or(default)).filter(|tries| *tries > 0)
     }
 
-    /// The longest wait behind the first failure; it doubles with each one.
+    /// The longest wait after the first failure.
     pub fn backoff(&self) -> Millis {
         Millis(self.backoff.unwrap_or(1000))
     }
 
-    /// The longest wait behind any failure.
+    /// The longest wait after any failure.
     pub fn backoff_max(&self) -> Millis {
         Millis(self.backoff_max.unwrap_or(600_000))
     }
 
-    /// How many tasks the queue may hold; none is without end.
+    /// How many tasks the queue may hold. `None` means without limit.
     pub fn limit(&self) -> Option<i64> {
         self.limit.filter(|limit| *limit > 0)
     }
@@ -52,25 +58,13 @@ impl Policy {
         self.keep == Some(1)
     }
 
-    /// Whether no task is handed out.
+    /// Whether no task is delivered.
     pub fn is_paused(&self) -> bool {
         self.paused == Some(1)
     }
 
-    /// The fields as the hash and TASK.INFO name them, with the values in force.
-    pub fn fields(&self) -> [(&'static str, i64); 7] {
-        [
-            ("lease_ms", self.lease().map_or(0, |lease| lease.0)),
-            ("tries", self.tries().unwrap_or(0)),
-            ("backoff_base_ms", self.backoff().0),
-            ("backoff_max_ms", self.backoff_max().0),
-            ("limit", self.limit().unwrap_or(0)),
-            ("keep", self.keeps().into()),
-            ("paused", self.is_paused().into()),
-        ]
-    }
-
-    fn named(&mut self) -> [(&'static str, &mut Option<i64>); 7] {
+    /// Its fields under their names in the hash.
+    pub fn named(&mut self) -> [(&'static str, &mut Option<i64>); 7] {
         [
             ("lease_ms", &mut self.lease),
             ("tries", &mut self.tries),
@@ -82,31 +76,8 @@ impl Policy {
         ]
     }
 
-    /// The policy of a queue. What is no number in its hash is as by default.
-    pub fn of(server: &Server, stream: Str<'_>) -> Result<Self, Error> {
-        if let Some(policy) = memory::policy(server, stream) {
-            return Ok(policy);
-        }
-        let key = server.key_of(Prefix::Policy, stream)?;
-        let mut policy = Self::default();
-        if server.type_of(key.borrow()) == Type::Absent {
-            memory::learn_policy(server, stream, policy);
-            return Ok(policy);
-        }
-        let names = policy.named().map(|(name, _)| OwnedStr::new(name.as_bytes()));
-        let mut args = vec![key.borrow()];
-        args.extend(names.iter().map(OwnedStr::borrow));
-        let found = server.call(c"HMGET", Mode::Read, &args)?;
-        for (index, (_, value)) in policy.named().into_iter().enumerate() {
-            let stored = found.root().at(index);
-            *value = stored.and_then(|stored| integer(stored.bytes())).filter(|n| *n >= 0);
-        }
-        memory::learn_policy(server, stream, policy);
-        Ok(policy)
-    }
-
-    /// This policy with what another one names.
-    fn changed_by(mut self, mut change: Self) -> Self {
+    /// This policy with the changes that another one names.
+    pub fn changed_by(mut self, mut change: Self) -> Self {
         for ((_, old), (_, new)) in self.named().into_iter().zip(change.named()) {
             *old = new.or(*old);
         }
@@ -114,87 +85,51 @@ impl Policy {
     }
 }
 
-/// `TASK.POLICY stream [LEASE ms] [TRIES n] [BACKOFF base_ms max_ms] [LIMIT n] [KEEP 0|1]
-/// [PAUSED 0|1]` says how a queue is to be served, in the hash `policy:{stream}`. What is not named
-/// stays. 0 as LEASE, TRIES or LIMIT is without end.
-pub struct SetPolicy;
-
-/// The arguments of TASK.POLICY.
-pub struct Request<'a> {
-    stream: Str<'a>,
-    change: Policy,
+/// The policy of a queue. Fields of the hash that are not numbers have their defaults.
+pub fn policy_of(cx: Cx<'_>, queue: Str<'_>) -> Result<Policy, Error> {
+    let Cx { server, family } = cx;
+    let (db, name) = (server.db(), queue.bytes());
+    if let Some(policy) = family.queues.policy(db, name) {
+        return Ok(policy);
+    }
+    let key = names::key_of(server, POLICY, queue)?;
+    let mut policy = Policy::default();
+    if server.type_of(key.borrow()) != Type::Absent {
+        let fields = policy.named().map(|(name, _)| OwnedStr::new(name.as_bytes()));
+        let mut args = vec![key.borrow()];
+        args.extend(fields.iter().map(OwnedStr::borrow));
+        let found = server.call(c"HMGET", Mode::Read, &args)?;
+        for (index, (_, value)) in policy.named().into_iter().enumerate() {
+            let stored = found.root().at(index);
+            *value = stored.and_then(|stored| integer(stored.bytes())).filter(|n| *n >= 0);
+        }
+    }
+    // Only what events keep up to date may be remembered.
+    let always = server.is_subscribed(EVENTS) && server.type_of(queue) == Type::Stream;
+    family.queues.set_policy(db, name, policy, always);
+    Ok(policy)
 }
 
-impl Command for SetPolicy {
-    const SPEC: Spec = Spec {
-        name: c"task.policy",
-        summary: c"Says how a queue is to be served.",
-        complexity: c"O(1), plus O(N) for N waiting consumers that can be served now.",
-        since: c"0.1.0",
-        arity: -4,
-        flags: c"write fast",
-        categories: c"write stream fast",
-        keys: &[Key { position: 1, access: Access::Update }],
-        legacy_keys: (1, 1, 1),
-        args: &[
-            Arg::key(c"stream", 0),
-            Arg::integer(c"lease_ms").after(c"LEASE").optional(),
-            Arg::integer(c"tries").after(c"TRIES").optional(),
-            Arg::block(c"backoff", &[Arg::integer(c"base_ms"), Arg::integer(c"max_ms")])
-                .after(c"BACKOFF")
-                .optional(),
-            Arg::integer(c"limit").after(c"LIMIT").optional(),
-            Arg::integer(c"keep").after(c"KEEP").optional(),
-            Arg::integer(c"paused").after(c"PAUSED").optional(),
-        ],
-    };
-    type Request<'a> = Request<'a>;
-
-    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        let stream = args.name()?;
-        let mut change = Policy::default();
-        while let Some(option) = args.keyword() {
-            if option.is("LEASE") && change.lease.is_none() {
-                change.lease = Some(args.span()?.0);
-            } else if option.is("TRIES") && change.tries.is_none() {
-                change.tries = Some(args.at_least(0)?.value);
-            } else if option.is("BACKOFF") && change.backoff.is_none() {
-                let (base, max) = (args.span()?.0, args.span()?.0);
-                if max < base {
-                    return Err(Error::OutOfRange);
-                }
-                (change.backoff, change.backoff_max) = (Some(base), Some(max));
-            } else if option.is("LIMIT") && change.limit.is_none() {
-                change.limit = Some(args.at_least(0)?.value);
-            } else if option.is("KEEP") && change.keep.is_none() {
-                change.keep = Some(args.between(0, 1)?);
-            } else if option.is("PAUSED") && change.paused.is_none() {
-                change.paused = Some(args.between(0, 1)?);
-            } else {
-                return Err(Error::Syntax);
-            }
-        }
-        Ok(Request { stream, change })
+impl super::Task {
+    /// How long a task of this queue is leased to a consumer. `None` means without end.
+    pub fn lease(&self, policy: &Policy) -> Option<Millis> {
+        policy.lease(self.settings.lease.get())
     }
 
-    fn run<'a>(request: Request<'a>, server: &'a Server) -> Result<Reply<'a>, Error> {
-        let Request { stream, mut change } = request;
-        server.refuse_while_slot_moves(stream)?;
-        store::expect_stream(server, stream)?;
-        let policy = Policy::of(server, stream)?.changed_by(change);
-        if policy.limit().is_some() && policy.keeps() {
-            return Err(Error::LimitAndKeep);
-        }
-        let key = server.key_of(Prefix::Policy, stream)?;
-        let named = change.named().into_iter().filter_map(|(name, value)| Some((name, (*value)?)));
-        let texts: Vec<OwnedStr> = named
-            .flat_map(|(name, value)| [OwnedStr::new(name.as_bytes()), OwnedStr::number(value)])
-            .collect();
-        let mut args = vec![key.borrow()];
-        args.extend(texts.iter().map(OwnedStr::borrow));
-        server.call(c"HSET", Mode::Write, &args)?;
-        memory::policy_changed(server.db(), stream.bytes());
-        line::look_at(server, stream.bytes());
-        Ok(Reply::Simple(c"OK"))
+    /// How often a task of this queue is tried. `None` means without limit.
+    pub fn tries(&self, policy: &Policy) -> Option<i64> {
+        policy.tries(self.settings.tries.get())
+    }
+    /// The effective values of a policy, under their names in the hash and in TASK.INFO.
+    pub fn effective(&self, policy: &Policy) -> [(&'static str, i64); 7] {
+        [
+            ("lease_ms", self.lease(policy).map_or(0, |lease| lease.0)),
+            ("tries", self.tries(policy).unwrap_or(0)),
+            ("backoff_base_ms", policy.backoff().0),
+            ("backoff_max_ms", policy.backoff_max().0),
+            ("limit", policy.limit().unwrap_or(0)),
+            ("keep", policy.keeps().into()),
+            ("paused", policy.is_paused().into()),
+        ]
     }
 }

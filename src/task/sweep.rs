@@ -1,15 +1,14 @@
-//! The walk through what is leased in a group, page by page: it finds the leases that this process
-//! does not know, and consumers that are gone.
+//! The walk through the leases of a group, page by page. It finds leases that this process does not
+//! know, entries that other clients have returned to the group, and idle consumers.
 
-use super::groups;
 use super::id::{EntryId, Priority};
-use super::leases::{RELEASED, Sweep};
-use super::memory::{self, Group};
-use super::store::{self, NOBODY};
-use crate::args::Argument;
+use super::known::Position;
+use super::leases::RELEASED;
+use super::store::{self, RELEASED_IDLE};
+use super::{Cx, groups};
 use crate::error::Error;
 use crate::server::call::Element;
-use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
+use crate::server::{Mode, OwnedStr, Str, Type, words};
 use crate::time::{Millis, UnixMs};
 
 /// Entries in a page.
@@ -19,7 +18,7 @@ const PAGE: usize = 128;
 #[derive(Clone, Copy)]
 pub struct Walk<'a> {
     /// The server.
-    pub server: &'a Server,
+    pub cx: Cx<'a>,
     /// The queue.
     pub queue: Str<'a>,
     /// The group.
@@ -28,244 +27,222 @@ pub struct Walk<'a> {
     pub lease: Option<Millis>,
 }
 
-impl Walk<'_> {
-    fn with<R>(&self, look: impl FnOnce(&mut Group) -> R) -> Option<R> {
-        let Self { server, queue, group, .. } = *self;
-        memory::with_group(server.db(), queue.bytes(), group.bytes(), look)
+/// The outcome of one page.
+struct Page {
+    /// How many of its entries were released by another client.
+    released: i64,
+    /// Whether it was the last one.
+    last: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// Database, queue and group.
+    fn names(&self) -> (i32, &'a [u8], &'a [u8]) {
+        (self.cx.server.db(), self.queue.bytes(), self.group.bytes())
     }
 
     /// Reads about one page, if it is due.
-    pub fn look(&self) -> Result<(), Error> {
-        let now = self.server.moment();
-        if self.with(|group| group.sweep.due(self.lease) <= now) == Some(true) {
-            self.step(false)?;
+    pub fn read_due_page(&self) -> Result<(), Error> {
+        let (db, queue, group) = self.names();
+        let now = self.cx.server.moment();
+        if self.cx.family.queues.is_sweep_due(db, queue, group, self.lease, now) {
+            self.read_page(false)?;
         }
         Ok(())
     }
 
-    /// Reads about one page. How many of its entries nobody has, and whether it was the last.
-    fn step(&self, searches: bool) -> Result<(i64, bool), Error> {
-        let Self { server, queue, group, lease } = *self;
+    /// Reads about one page. `search` reads it even if no lease ever ends.
+    fn read_page(&self, search: bool) -> Result<Page, Error> {
+        let Cx { server, family } = self.cx;
+        let ((db, queue, group), lease) = (self.names(), self.lease);
         let (now, moment) = (server.now(), server.moment());
-        let Some(seen) = self.with(|group| group.seen) else { return Ok((0, true)) };
-        // Without a lease nothing ends.
-        let walks = lease.is_some() || seen.is_some() || searches;
-        let mut next = seen.or(Some((Priority::LOWEST, None)));
+        let Some(position) = family.queues.sweep_position(db, queue, group) else {
+            return Ok(Page { released: 0, last: true });
+        };
+        let walks = lease.is_some() || position.is_some() || search;
+        let mut next = if walks { position.or(Some((Priority::LOWEST, None))) } else { None };
         let (mut found, mut released) = (0, 0);
-        while walks
-            && found < PAGE
+        while found < PAGE
             && let Some((priority, last)) = next
         {
-            let leases = page(server, queue, group, priority, last)?;
+            let leases = self.leases_after(priority, last, now)?;
             found += leases.len();
+            released += leases.iter().filter(|(_, since)| *since == RELEASED).count();
             next = match leases.last() {
                 Some((last, _)) if leases.len() >= PAGE => Some((priority, Some(*last))),
-                _ => next_stream(server.db(), queue.bytes(), priority),
+                _ => self.next_stream(priority),
             };
-            self.with(|group| {
-                for (id, idle) in leases {
-                    let once = [id].into_iter();
-                    if idle == NOBODY {
-                        released += 1;
-                        group.begin(priority, once, RELEASED);
-                    } else if lease.is_some() && !group.knows(priority, id) {
-                        group.begin(priority, once, UnixMs(now.0.saturating_sub(idle)));
-                    }
-                }
-            });
+            let all = lease.is_some();
+            family.queues.found_leases(db, queue, group, priority, &leases, all);
         }
-        let finished = next.is_none() || !walks;
-        self.with(|group| {
-            group.seen = next.filter(|_| !finished);
-            if finished {
-                group.sweep.finished(moment, lease);
-            } else {
-                group.sweep.page_read(moment);
+        family.queues.page_read(db, queue, group, next, lease, moment);
+        if next.is_none() {
+            self.drop_idle_consumers()?;
+        }
+        Ok(Page { released: released as i64, last: next.is_none() })
+    }
+
+    /// At most a page of the leases after `last`: ids, and since when.
+    fn leases_after(
+        &self,
+        priority: Priority,
+        last: Option<EntryId>,
+        now: UnixMs,
+    ) -> Result<Vec<(EntryId, UnixMs)>, Error> {
+        let server = self.cx.server;
+        let stream = store::stream_of(server, self.queue, priority)?;
+        let w = words();
+        let after = last.map(|id| OwnedStr::new(format!("({id}").as_bytes()));
+        let from = after.as_ref().map_or(w.minimum(), OwnedStr::borrow);
+        let count = OwnedStr::number(PAGE as i64);
+        let args = [stream.borrow(), self.group, from, w.maximum(), count.borrow()];
+        let reply = match server.call(c"XPENDING", Mode::Read, &args) {
+            Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
+                return Ok(Vec::new());
             }
-        });
-        if finished {
-            tidy(self)?;
-        }
-        Ok((released, finished))
+            // A priority key that is not a stream holds no lease.
+            Err(error) if priority > Priority::LOWEST && error.is_wrong_type() => {
+                return Ok(Vec::new());
+            }
+            other => other?,
+        };
+        let lease = |lease: Element<'_>| {
+            let since = match lease.at(2)?.integer() {
+                RELEASED_IDLE => RELEASED,
+                idle => now.before(Millis(idle)),
+            };
+            Some((EntryId::parse(lease.at(0)?.bytes())?, since))
+        };
+        Ok(reply.root().elements().filter_map(lease).collect())
     }
 
-    /// How many entries other clients have given back: they are pending, and nobody has them. No
-    /// event tells of that. The server is asked for the sums, which takes it a step for each
-    /// consumer: not where there are more than `most`.
-    pub fn released(&self, most: i64) -> Result<i64, Error> {
-        if !store::others_may_release() || self.consumers()? > most {
-            return Ok(0);
-        }
-        let mut all = 0;
-        self.for_each_stream(|stream| {
-            all += store::released(self.server, stream, self.group)?;
-            Ok(())
-        })?;
-        Ok(all)
-    }
-
-    /// How many consumers the group has in the stream that has most.
-    fn consumers(&self) -> Result<i64, Error> {
-        if let Some(consumers) = self.with(|group| group.consumers).flatten() {
-            return Ok(consumers);
-        }
-        let mut most = 0;
-        self.for_each_stream(|stream| {
-            let consumers = groups::consumers(self.server, stream, self.group)?;
-            most = most.max(consumers.unwrap_or(i64::MAX));
-            Ok(())
-        })?;
-        self.with(|group| group.consumers = Some(most));
-        Ok(most)
+    /// The beginning of the stream after that of a priority.
+    fn next_stream(&self, priority: Priority) -> Option<Position> {
+        let (db, queue, _) = self.names();
+        let streams = self.cx.family.queues.streams(db, queue)?;
+        let mut above = Priority::ALL.into_iter().filter(|next| *next > priority);
+        above.find(|next| streams.contains(*next)).map(|next| (next, None))
     }
 
     fn for_each_stream(
         &self,
         mut look: impl FnMut(Str<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Self { server, queue, .. } = *self;
+        let server = self.cx.server;
         let mut next = Some(Priority::LOWEST);
         while let Some(priority) = next {
-            let stream = store::stream_of(server, queue, priority)?;
+            let stream = store::stream_of(server, self.queue, priority)?;
             if server.type_of(stream.borrow()) == Type::Stream {
                 look(stream.borrow())?;
             }
-            next = next_stream(server.db(), queue.bytes(), priority).map(|(next, _)| next);
+            next = self.next_stream(priority).map(|(next, _)| next);
         }
         Ok(())
     }
 
-    /// Looks for what was given back, and finds it: all of it, or as much as there is in so many
-    /// entries.
+    /// How many entries other clients have returned to the group: they are pending without a
+    /// consumer, and no event reports it. The server needs a step for each consumer to count them,
+    /// so the answer is 0 if the group has more than `most`.
+    pub fn released(&self, most: i64) -> Result<i64, Error> {
+        let Cx { server, family } = self.cx;
+        if !family.others_may_release(server) || self.consumers()? > most {
+            return Ok(0);
+        }
+        let mut all = 0;
+        self.for_each_stream(|stream| {
+            all += store::released(server, stream, self.group)?;
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The number of consumers in the group's stream that has most.
+    fn consumers(&self) -> Result<i64, Error> {
+        let ((db, queue, group), queues) = (self.names(), &self.cx.family.queues);
+        if let Some(consumers) = queues.consumers(db, queue, group) {
+            return Ok(consumers);
+        }
+        let mut most = 0;
+        self.for_each_stream(|stream| {
+            let consumers = groups::consumers(self.cx, stream, self.group)?;
+            most = most.max(consumers.unwrap_or(i64::MAX));
+            Ok(())
+        })?;
+        queues.set_consumers(db, queue, group, most);
+        Ok(most)
+    }
+
+    /// Finds entries that other clients have returned to the group: all of them, or as many as there
+    /// are among a bounded number of entries.
     pub fn find_released(&self) -> Result<(), Error> {
         const ENTRIES: usize = 4096;
-        let moment = self.server.moment();
-        let due = self.with(|group| {
-            let due = group.release_due.is_some_and(|due| due <= moment);
-            if due {
-                group.release_due = Some(moment.after(RELEASED_EVERY));
-            }
-            due
-        });
-        let most = if due == Some(true) { CONSUMERS } else { FEW };
-        let number = self.released(most)?;
+        let ((db, queue, group), queues) = (self.names(), &self.cx.family.queues);
+        let now = self.cx.server.moment();
+        let thorough = queues.is_release_due(db, queue, group, now, RELEASED_EVERY);
+        let number = self.released(if thorough { CONSUMERS } else { FEW_CONSUMERS })?;
         if number == 0 {
             return Ok(());
         }
-        let begin = |group: &mut Group| (group.sweep, group.seen) = (Sweep::first(), None);
-        // A walk that hurries goes on where it is, and begins again if that was not enough.
-        let goes_on = self.with(|group| {
-            let goes_on = group.sweep.hurries() && group.seen.is_some();
-            if !goes_on {
-                begin(group);
-            }
-            goes_on
-        });
-        let (mut is_whole, mut left) = (goes_on != Some(true), number);
+        // A first walk continues. If that was not enough, it begins again.
+        let (mut is_whole, mut left) = (!queues.hurry_sweep(db, queue, group), number);
         for _ in 0..ENTRIES / PAGE {
-            let (found, finished) = self.step(true)?;
-            left -= found;
-            if left <= 0 || (finished && is_whole) {
+            let page = self.read_page(true)?;
+            left -= page.released;
+            if left <= 0 || (page.last && is_whole) {
                 break;
             }
-            if finished {
-                self.with(begin);
+            if page.last {
+                queues.restart_sweep(db, queue, group);
                 (is_whole, left) = (true, number);
             }
         }
         Ok(())
     }
+
+    /// Drops consumers that have been idle for long: unused names would pile up.
+    fn drop_idle_consumers(&self) -> Result<(), Error> {
+        let (db, queue, group) = self.names();
+        let now = self.cx.server.moment();
+        if !self.cx.family.queues.is_tidy_due(db, queue, group, now, TIDY_EVERY) {
+            return Ok(());
+        }
+        self.for_each_stream(|stream| match groups::consumers(self.cx, stream, self.group)? {
+            Some(consumers) if consumers <= CONSUMERS => self.drop_idle(stream),
+            _ => Ok(()),
+        })
+    }
+
+    fn drop_idle(&self, stream: Str<'_>) -> Result<(), Error> {
+        let (server, w) = (self.cx.server, words());
+        let reply = match server.call(c"XINFO", Mode::Read, &[w.consumers(), stream, self.group]) {
+            Err(Error::Server(refused)) if refused.code() == "NOGROUP" => return Ok(()),
+            other => other?,
+        };
+        let is_idle = |consumer: &Element<'_>| {
+            let number = |field| consumer.field(field).map(Element::integer);
+            number(b"pending".as_slice()) == Some(0) && number(b"idle") >= Some(IDLE)
+        };
+        for consumer in reply.root().elements().filter(is_idle) {
+            let name = OwnedStr::new(consumer.field(b"name").map_or(&[], Element::bytes));
+            let args = [w.del_consumer(), stream, self.group, name.borrow()];
+            server.call(c"XGROUP", Mode::Write, &args)?;
+        }
+        Ok(())
+    }
 }
 
-/// How often is looked for what other clients have given back, where there are too many consumers
-/// to do so each time.
+/// How often released entries are looked for in a group with many consumers.
 const RELEASED_EVERY: Millis = Millis(500);
 
-/// How many consumers a group may have for that to be done each time.
-pub const FEW: i64 = 1_000;
+/// How many consumers a group may have for released entries to be looked for every time.
+pub const FEW_CONSUMERS: i64 = 1_000;
 
-/// The stream that follows that of a priority.
-fn next_stream(db: i32, queue: &[u8], priority: Priority) -> Option<(Priority, Option<EntryId>)> {
-    let streams = memory::with(db, queue, |known| known.streams)?;
-    let mut above = Priority::ALL.into_iter().filter(|next| *next > priority);
-    above.find(|next| streams.contains(*next)).map(|next| (next, None))
-}
-
-/// At most a page of the leases behind `last`: ids, and how long ago they began, in ms.
-fn page(
-    server: &Server,
-    queue: Str<'_>,
-    group: Str<'_>,
-    priority: Priority,
-    last: Option<EntryId>,
-) -> Result<Vec<(EntryId, i64)>, Error> {
-    let stream = store::stream_of(server, queue, priority)?;
-    let w = words();
-    let behind = last.map(|id| OwnedStr::new(format!("({id}").as_bytes()));
-    let from = behind.as_ref().map_or(w.minimum(), OwnedStr::borrow);
-    let count = OwnedStr::number(PAGE as i64);
-    let args = [stream.borrow(), group, from, w.maximum(), count.borrow()];
-    let reply = match server.call(c"XPENDING", Mode::Read, &args) {
-        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => {
-            return Ok(Vec::new());
-        }
-        // A priority key that is not a stream holds no lease.
-        Err(error) if priority > Priority::LOWEST && error.is_wrong_type() => {
-            return Ok(Vec::new());
-        }
-        other => other?,
-    };
-    let lease =
-        |lease: Element<'_>| Some((EntryId::parse(lease.at(0)?.bytes())?, lease.at(2)?.integer()));
-    Ok(reply.root().elements().filter_map(lease).collect())
-}
-
-/// How long a consumer without leases must have been idle to be taken for gone, in ms.
-const GONE: i64 = 3_600_000;
-
-/// How often consumers that are gone are looked for.
-const EVERY: Millis = Millis(600_000);
-
-/// How many consumers a group may have for them to be looked at: the server tells of all of them or
-/// of none, which takes it about 5 µs each.
+/// How many consumers a group may have for all of them to be looked at. The server reports all of
+/// them or none, which takes it about 5 µs each.
 const CONSUMERS: i64 = 10_000;
 
-/// Drops consumers that are gone: names that no worker uses any more would pile up.
-fn tidy(walk: &Walk<'_>) -> Result<(), Error> {
-    let Walk { server, group, .. } = *walk;
-    let now = server.moment();
-    let due = walk.with(|group| {
-        let due = group.tidy_due <= now;
-        if due {
-            group.tidy_due = now.after(EVERY);
-            group.consumers = None;
-        }
-        due
-    });
-    if due != Some(true) {
-        return Ok(());
-    }
-    walk.for_each_stream(|stream| match groups::consumers(server, stream, group)? {
-        Some(consumers) if consumers <= CONSUMERS => drop_idle(server, stream, group),
-        _ => Ok(()),
-    })
-}
+/// How long a consumer without leases is kept, in ms.
+const IDLE: i64 = 3_600_000;
 
-/// Drops consumers of one stream.
-fn drop_idle(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<(), Error> {
-    let w = words();
-    let reply = match server.call(c"XINFO", Mode::Read, &[w.consumers(), stream, group]) {
-        Err(Error::Server(refused)) if refused.code() == "NOGROUP" => return Ok(()),
-        other => other?,
-    };
-    let is_gone = |consumer: &Element<'_>| {
-        let number = |field| consumer.field(field).map(Element::integer);
-        number(b"pending".as_slice()) == Some(0) && number(b"idle") >= Some(GONE)
-    };
-    for consumer in reply.root().elements().filter(is_gone) {
-        let name = OwnedStr::new(consumer.field(b"name").map_or(&[], Element::bytes));
-        let args = [w.del_consumer(), stream, group, name.borrow()];
-        server.call(c"XGROUP", Mode::Write, &args)?;
-    }
-    Ok(())
-}
+/// How often idle consumers are looked for.
+const TIDY_EVERY: Millis = Millis(600_000);

@@ -1,0 +1,50 @@
+//! CACHE.GET
+
+use crate::args::Args;
+use crate::cache::{Cx, value};
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::server::{Reply, Str, Type};
+
+/// `CACHE.GET key` returns a cached value, or nil.
+pub struct Get;
+
+impl Command for Get {
+    const SPEC: Spec = Spec {
+        name: c"cache.get",
+        summary: c"Returns a cached value.",
+        arity: 2,
+        flags: "readonly fast",
+        types: "string",
+        keys: &[Key { position: 1, access: Access::Read }],
+        args: &[Arg::key(c"key", 0)],
+        ..Spec::DEFAULT
+    };
+    type Family = crate::cache::Cache;
+    type Request<'a> = Str<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Str<'a>, Error> {
+        args.name()
+    }
+
+    fn run<'a>(key: Str<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
+        let Cx { server, family } = *cx;
+        let (kind, len) = {
+            let value = server.peek_key(key);
+            (value.kind(), value.len())
+        };
+        match kind {
+            Type::String => {
+                family.counters.hits.add(1);
+                Ok(value::tracked(server, key, len)?.unwrap_or(Reply::Null))
+            }
+            Type::Absent => {
+                family.counters.misses.add(1);
+                // The server counts the miss too.
+                server.read_key(key);
+                Ok(Reply::Null)
+            }
+            Type::Stream | Type::SortedSet | Type::Other => Err(Error::WrongType),
+        }
+    }
+}

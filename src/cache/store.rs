@@ -1,0 +1,353 @@
+//! A cached value and its record as they are stored: the string `key`, and the string
+//! `cachelock:{key}` while there is something to record.
+//!
+//! How far a stored record counts also depends on what this process knows ([`super::tokens`]).
+//! [`Stored::read`] only reads. [`Stored::watch`] remembers the record that was read, so that a foreign
+//! write ends it.
+
+use super::rules::{Cached, Fetch, Lease, REASON, Record, Token, fetch, next_token};
+use super::tokens::{Knowledge, Recorded};
+use super::{Cx, EVENTS, RECORD, value};
+use crate::error::Error;
+use crate::names;
+use crate::server::{Key, Mode, OwnedStr, Reply, Str, Type, words};
+use crate::time::{Millis, UnixMs};
+
+/// How much longer a stale mark has to last, compared with the value, before it is renewed.
+const RENEW: Millis = Millis(60 * 60 * 1000);
+
+/// What has to be remembered of a record that was read.
+enum News {
+    /// Nothing.
+    None,
+    /// The record.
+    Record,
+    /// The record, of a lease that another cluster node gave out.
+    Moved,
+}
+
+/// A cached value and its record at one moment.
+pub struct Stored<'s> {
+    cx: Cx<'s>,
+    key: Str<'s>,
+    record_key: OwnedStr,
+    /// The value.
+    pub cached: Cached,
+    /// The record, as far as it counts.
+    pub record: Record,
+    len: usize,
+    has_record: bool,
+    news: News,
+    /// Until when the record is kept, if it marks the value as stale.
+    marked_until: Option<UnixMs>,
+    now: UnixMs,
+}
+
+impl<'s> Stored<'s> {
+    /// Reads the value at `key` and its record. A key of another type is an error.
+    pub fn read(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        let server = cx.server;
+        let record_key = names::key_of(server, RECORD, key)?;
+        let now = server.now();
+        let (cached, len) = {
+            let value = server.peek_key(key);
+            match value.kind() {
+                Type::Absent => (Cached::Absent, 0),
+                Type::String => (Cached::Until(value.deadline()), value.len()),
+                Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
+            }
+        };
+        let (has_record, marked_until, record) = {
+            let record = server.peek_key(record_key.borrow());
+            match record.kind() {
+                Type::Absent => (false, None, Record::default()),
+                Type::String => {
+                    let found = decode(&record);
+                    let marked_until = record.deadline().filter(|_| found.stale);
+                    (true, marked_until, found.at(now, cached))
+                }
+                Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
+            }
+        };
+        // A replica trusts what its master recorded.
+        let is_judged = has_record && server.is_master();
+        let (record, news) = if is_judged { judge(cx, key, record) } else { (record, News::None) };
+        Ok(Self { cx, key, record_key, cached, record, len, has_record, news, marked_until, now })
+    }
+
+    /// Remembers the record that was read: from now on a foreign write ends it.
+    pub fn watch(self) -> Self {
+        let Cx { server, family } = self.cx;
+        let Some(end) = self.record.end(self.cached, self.now) else { return self };
+        let (db, key) = (server.db(), self.key.bytes());
+        let (record, now, bounds) = (self.recorded(end), server.moment(), family.bounds());
+        match self.news {
+            News::None => return self,
+            News::Record => family.tokens.watch(db, key, record, now, bounds),
+            News::Moved => family.tokens.move_here(db, key, record, now, bounds),
+        }
+        server.subscribe(EVENTS);
+        self
+    }
+
+    fn recorded(&self, end: UnixMs) -> Recorded {
+        Recorded {
+            token: self.record.token,
+            end: self.cx.server.moment_past(end),
+            marked: self.record.stale,
+            deadline: match self.cached {
+                Cached::Absent => None,
+                Cached::Until(end) => end,
+            },
+        }
+    }
+
+    /// The answer to a fetch for which a value with at most `stale` left to live is stale.
+    pub fn fetch(&self, stale: Millis) -> Fetch {
+        fetch(self.cached, &self.record, stale, self.now)
+    }
+
+    /// The value, as a reply, for a command that is not `readonly`. `None` if there is none, or if it
+    /// has expired just now.
+    pub fn value(&self) -> Result<Option<Reply<'s>>, Error> {
+        match self.cached {
+            Cached::Until(_) => value::untracked(self.cx.server, self.key, self.len),
+            Cached::Absent => {
+                self.count_miss();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Has the server count a miss of the value.
+    pub fn count_miss(&self) {
+        self.cx.server.read_key(self.key);
+    }
+
+    /// A copy of the value, to be kept.
+    pub fn copy(&self) -> Result<Option<OwnedStr>, Error> {
+        match self.cached {
+            Cached::Until(_) => value::copy(self.cx.server, self.key, self.len),
+            Cached::Absent => Ok(None),
+        }
+    }
+
+    /// The length of the value in bytes.
+    pub fn size(&self) -> usize {
+        self.len
+    }
+
+    /// When a lease or back-off of `span` that begins now ends.
+    pub fn end_of(&self, span: Millis) -> UnixMs {
+        self.now + span
+    }
+
+    /// Whether no client loads because a load has failed.
+    pub fn is_backing_off(&self) -> bool {
+        matches!(self.record.lease, Lease::BackingOff(..))
+    }
+
+    /// The reason of a failure, or nil.
+    pub fn reason(&self) -> Reply<'static> {
+        match &self.record.lease {
+            Lease::BackingOff(_, Some(reason)) => Reply::bulk(reason),
+            _ => Reply::Null,
+        }
+    }
+
+    /// Whether the value can be stored with a token.
+    pub fn is_good(&self, token: Token) -> bool {
+        let Cx { server, family } = self.cx;
+        let (now, late) = (server.moment(), family.bounds().late);
+        family.tokens.is_good(server.db(), self.key.bytes(), token, now, late)
+    }
+
+    /// Whether a token is good and the newest: only that loader can give up.
+    pub fn is_newest(&self, token: Token) -> bool {
+        let Cx { server, family } = self.cx;
+        let (now, late) = (server.moment(), family.bounds().late);
+        family.tokens.is_newest(server.db(), self.key.bytes(), token, now, late)
+    }
+
+    /// Gives out a new lease of `span`. Refused where the server refuses writes now.
+    pub fn lend(&mut self, span: Millis) -> Result<Token, Error> {
+        let Cx { server, family } = self.cx;
+        let last = self.record.token.max(family.last_token.get());
+        let token = next_token(last, server.unix_us());
+        let until = self.end_of(span);
+        let lease = Lease::Loading(until);
+        self.write(Record { lease, token, stale: self.record.stale }, Mode::WriteAsScript)?;
+        family.last_token.set(token);
+        let (db, key) = (server.db(), self.key.bytes());
+        let (end, now, bounds) = (server.moment_past(until), server.moment(), family.bounds());
+        if family.tokens.lend(db, key, token, end, now, bounds) {
+            family.counters.expired_leases.add(1);
+        }
+        family.count_load(db, key);
+        Ok(token)
+    }
+
+    /// The current lease, which has this token, ends at `until`.
+    pub fn extend(&mut self, token: Token, until: UnixMs) -> Result<(), Error> {
+        self.set_lease(token, Lease::Loading(until))?;
+        let Cx { server, family } = self.cx;
+        family.tokens.extend(server.db(), self.key.bytes(), server.moment_past(until));
+        Ok(())
+    }
+
+    /// The loader with the newest token gives up. `lease` is what follows.
+    pub fn give_up(&mut self, token: Token, lease: Lease) -> Result<(), Error> {
+        self.set_lease(token, lease)?;
+        let Cx { server, family } = self.cx;
+        family.tokens.give_up(server.db(), self.key.bytes(), server.moment());
+        Ok(())
+    }
+
+    /// Replaces the lease. A value that is marked as stale stays so.
+    fn set_lease(&mut self, token: Token, lease: Lease) -> Result<(), Error> {
+        self.write(Record { lease, token, stale: self.record.stale }, Mode::Write)
+    }
+
+    /// Stores the value for `ttl`: with a token that is good, or without one. Returns how long the load
+    /// took, if there was one.
+    pub fn fill(
+        &mut self,
+        value: Str<'_>,
+        ttl: Millis,
+        token: Option<Token>,
+    ) -> Result<Option<Millis>, Error> {
+        let Cx { server, family } = self.cx;
+        let end = self.end_of(ttl);
+        let at = OwnedStr::number(end.0);
+        server.call(c"SET", Mode::Write, &[self.key, value, words().pxat(), at.borrow()])?;
+        self.cached = Cached::Until(Some(end));
+        let (db, key, now) = (server.db(), self.key.bytes(), server.moment());
+        let (is_newest, took) = match token {
+            Some(token) => family.tokens.store(db, key, token, end, now),
+            None => (true, family.tokens.end_all(db, key, now)),
+        };
+        if is_newest {
+            self.remove_record()?;
+        } else if self.record.stale {
+            // The newest loader goes on.
+            self.write(Record { stale: false, ..self.record.clone() }, Mode::Write)?;
+        }
+        Ok(took)
+    }
+
+    /// Removes the value, or marks it as stale and keeps it for at most `stale`. No token is good.
+    pub fn invalidate(&mut self, stale: Option<Millis>) -> Result<(), Error> {
+        let Cx { server, family } = self.cx;
+        family.tokens.end_all(server.db(), self.key.bytes(), server.moment());
+        match (self.cached, stale) {
+            (Cached::Absent, _) => self.remove_record(),
+            (Cached::Until(_), None) => {
+                server.call(c"DEL", Mode::Write, &[self.key])?;
+                self.remove_record()
+            }
+            (Cached::Until(before), Some(stale)) => {
+                let end = before.into_iter().fold(self.end_of(stale), UnixMs::min);
+                let at = OwnedStr::number(end.0);
+                server.call(c"PEXPIREAT", Mode::Write, &[self.key, at.borrow()])?;
+                self.cached = Cached::Until(Some(end));
+                let token = self.record.token;
+                self.write(Record { lease: Lease::Open, token, stale: true }, Mode::Write)
+            }
+        }
+    }
+
+    /// Makes the stale mark last as long as the value, whose time-to-live others can have changed, and
+    /// no longer.
+    pub fn keep_mark(&mut self, mode: Mode) -> Result<(), Error> {
+        let Some(until) = self.marked_until else { return Ok(()) };
+        match self.record.end(self.cached, self.now) {
+            Some(end) if self.record.stale && until + RENEW >= end => Ok(()),
+            _ => self.write(self.record.clone(), mode),
+        }
+    }
+
+    /// Like [`Stored::keep_mark`], in a command that only reads. Where the server refuses to write, the
+    /// next reader tries again.
+    pub fn renew_mark(&mut self) {
+        if self.cx.server.is_master() && self.keep_mark(Mode::WriteAsScript).is_err() {
+            self.marked_until = None;
+        }
+    }
+
+    /// Writes the record, or removes one that says nothing.
+    fn write(&mut self, record: Record, mode: Mode) -> Result<(), Error> {
+        let Cx { server, family } = self.cx;
+        let Some(end) = record.end(self.cached, self.now) else {
+            self.record = record;
+            return self.remove_record();
+        };
+        let (text, at) = (OwnedStr::new(&record.encode()), OwnedStr::number(end.0));
+        let args = [self.record_key.borrow(), text.borrow(), words().pxat(), at.borrow()];
+        server.call(c"SET", mode, &args)?;
+        self.has_record = true;
+        self.record = record;
+        server.subscribe(EVENTS);
+        let (db, key, recorded) = (server.db(), self.key.bytes(), self.recorded(end));
+        family.tokens.record(db, key, recorded, server.moment(), family.bounds());
+        Ok(())
+    }
+
+    fn remove_record(&mut self) -> Result<(), Error> {
+        let Cx { server, family } = self.cx;
+        if self.has_record {
+            server.call(c"DEL", Mode::Write, &[self.record_key.borrow()])?;
+            self.has_record = false;
+        }
+        self.record.lease = Lease::Open;
+        self.record.stale = false;
+        family.tokens.forget_record(server.db(), self.key.bytes());
+        Ok(())
+    }
+}
+
+/// Reads the record that an open key holds. A string longer than any record says nothing.
+fn decode(record: &Key<'_>) -> Record {
+    const LONGEST: usize = 128 + REASON;
+    if record.len() > LONGEST {
+        return Record::default();
+    }
+    Record::decode(record.copy().borrow().bytes())
+}
+
+/// What counts of a record that was read, and what has to be remembered of it.
+fn judge(cx: Cx<'_>, key: Str<'_>, record: Record) -> (Record, News) {
+    let is_loading = matches!(record.lease, Lease::Loading(_));
+    match knowledge(cx, key, record.token) {
+        Knowledge::Known => (record, News::Record),
+        // The lease came with its slot from another node, and its token is not good here. But no other
+        // client loads until the loader knows that.
+        Knowledge::Newer if cx.server.is_in_cluster() && is_loading => (record, News::Moved),
+        Knowledge::Newer | Knowledge::Unknown => (record.of_unknown(), News::Record),
+        Knowledge::Void => (record.ended(), News::None),
+    }
+}
+
+/// How far a record with this token counts.
+fn knowledge(cx: Cx<'_>, key: Str<'_>, token: Token) -> Knowledge {
+    let Cx { server, family } = cx;
+    let (now, late) = (server.moment(), family.bounds().late);
+    family.tokens.knowledge(server.db(), key.bytes(), token, now, late)
+}
+
+/// Removes the record of a value that another client has written, without regard to the value.
+pub fn remove_void_record(cx: Cx<'_>, key: Str<'_>) -> Result<(), Error> {
+    let Cx { server, family } = cx;
+    let record_key = names::key_of(server, RECORD, key)?;
+    let token = {
+        let record = server.peek_key(record_key.borrow());
+        (record.kind() == Type::String).then(|| decode(&record).token)
+    };
+    // It can have been replaced by another record.
+    if let Some(token) = token
+        && knowledge(cx, key, token) == Knowledge::Void
+    {
+        server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
+    }
+    family.tokens.forget_record(server.db(), key.bytes());
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! The one owner of all state. The server layer calls back here, and every call is handed on to the
+//! families.
+
+use crate::args::Args;
+use crate::cache::Cache;
+use crate::command::Command;
+use crate::context::Context;
+use crate::error::Error;
+use crate::family::Family;
+use crate::lock::Lock;
+use crate::server::config::Setting;
+use crate::server::events::KeyEvent;
+use crate::server::guard::{guard, panics};
+use crate::server::info::Section;
+use crate::server::register::{Entry, Handle, handler};
+use crate::server::timer::OnFire;
+use crate::server::{self, MainThread, Server, Str};
+use crate::task::Task;
+use crate::waiting;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+/// Everything that the module remembers. It is shared, never borrowed mutably as a whole: while an
+/// inner command runs, events and other commands come back here.
+pub struct Corral {
+    cache: Rc<Cache>,
+    lock: Rc<Lock>,
+    task: Rc<Task>,
+}
+
+static CORRAL: MainThread<RefCell<Option<Rc<Corral>>>> = MainThread::new(RefCell::new(None));
+
+/// The state, while the module is loaded.
+fn corral() -> Option<Rc<Corral>> {
+    CORRAL.get().borrow().clone()
+}
+
+/// A family that is a part of [`Corral`].
+pub trait Part: Family {
+    /// Its state.
+    fn of(corral: &Corral) -> &Rc<Self>;
+}
+
+impl Part for Cache {
+    fn of(corral: &Corral) -> &Rc<Self> {
+        &corral.cache
+    }
+}
+
+impl Part for Lock {
+    fn of(corral: &Corral) -> &Rc<Self> {
+        &corral.lock
+    }
+}
+
+impl Part for Task {
+    fn of(corral: &Corral) -> &Rc<Self> {
+        &corral.task
+    }
+}
+
+fn with<F: Part>(server: &Server, call: impl FnOnce(Context<'_, F>)) {
+    if let Some(corral) = corral() {
+        call(Context { server, family: F::of(&corral) });
+    }
+}
+
+/// A command as the server layer runs it.
+struct Run<C>(PhantomData<C>);
+
+impl<C: Command<Family: Part>> Handle for Run<C> {
+    fn handle<'a>(server: &'a Server, args: &'a [Str<'a>]) {
+        let Some(corral) = corral() else {
+            return server.answer(&Err(Error::Internal));
+        };
+        let cx = Context { server, family: C::Family::of(&corral) };
+        let run = || {
+            let name = C::SPEC.name.to_str().unwrap_or_default();
+            let mut args = Args::new(args.get(1..).unwrap_or_default(), name, server::now);
+            let request = C::parse(&mut args)?;
+            args.finish()?;
+            C::run(request, &cx)
+        };
+        let outcome = guard(Err(Error::Internal), run);
+        server.answer(&outcome);
+    }
+}
+
+/// The row of a command in the table of commands.
+pub const fn entry<C: Command<Family: Part>>() -> Entry {
+    Entry { spec: C::SPEC, handler: handler::<Run<C>> }
+}
+
+/// Creates the state when the module is loaded, and returns its settings.
+pub fn load(_server: &Server) -> Vec<Setting> {
+    // How many bytes of replies one wave may take. The rest follows after the server has attended to
+    // its other clients.
+    let wave_bytes = Setting::new(c"wake-bytes", 8 << 20, 1, 1 << 32);
+    fn part<F: Part>(wave_bytes: &Setting) -> Rc<F> {
+        let on_fire: OnFire = |server| with::<F>(server, waiting::on_timer);
+        Rc::new(F::new(on_fire, wave_bytes.clone()))
+    }
+    let corral =
+        Corral { cache: part(&wave_bytes), lock: part(&wave_bytes), task: part(&wave_bytes) };
+    let mut settings = vec![wave_bytes];
+    settings.extend(corral.cache.settings());
+    settings.extend(corral.lock.settings());
+    settings.extend(corral.task.settings());
+    CORRAL.get().replace(Some(Rc::new(corral)));
+    settings
+}
+
+/// Drops the state before the module is unloaded.
+pub fn unload(server: &Server) {
+    fn disarm<F: Part>(cx: Context<'_, F>) {
+        cx.family.queue().disarm(cx.server);
+    }
+    with::<Cache>(server, disarm);
+    with::<Lock>(server, disarm);
+    with::<Task>(server, disarm);
+    CORRAL.get().take();
+}
+
+/// A key was changed.
+pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
+    with::<Cache>(server, |cx| Cache::key_changed(cx, event));
+    with::<Lock>(server, |cx| Lock::key_changed(cx, event));
+    with::<Task>(server, |cx| Task::key_changed(cx, event));
+}
+
+/// Databases were flushed, swapped or replaced; all of them if none is given.
+pub fn databases_changed(server: &Server, dbs: &[i32]) {
+    fn change<F: Part>(cx: Context<'_, F>, dbs: &[i32]) {
+        cx.family.databases_changed(dbs);
+        waiting::serve_databases_soon(cx, dbs);
+    }
+    with::<Cache>(server, |cx| change(cx, dbs));
+    with::<Lock>(server, |cx| change(cx, dbs));
+    with::<Task>(server, |cx| change(cx, dbs));
+}
+
+/// A setting was changed: waiters may have to be served sooner, or later.
+pub fn settings_changed(server: &Server) {
+    with::<Cache>(server, |cx| waiting::serve_databases_soon(cx, &[]));
+    with::<Lock>(server, |cx| waiting::serve_databases_soon(cx, &[]));
+    with::<Task>(server, |cx| waiting::serve_databases_soon(cx, &[]));
+}
+
+/// The server's periodic event.
+pub fn periodic(server: &Server) {
+    fn run<F: Part>(cx: Context<'_, F>) {
+        cx.family.queue().rearm_if_late(cx.server);
+        cx.family.periodic(cx.server.moment());
+    }
+    with::<Cache>(server, run);
+    with::<Lock>(server, run);
+    with::<Task>(server, run);
+}
+
+/// Writes the module's section of INFO.
+pub fn info(section: &mut Section) {
+    fn totals<F: Part>(corral: &Corral, section: &mut Section) {
+        F::of(corral).counters(&mut |name, value| section.number(name, value));
+    }
+    fn waiters<F: Part>(corral: &Corral, section: &mut Section) {
+        section.number(F::WAITERS, F::of(corral).queue().lines.len() as u64);
+    }
+    let Some(corral) = corral() else { return };
+    section.text("version", env!("CARGO_PKG_VERSION"));
+    section.text("build", env!("CORRAL_BUILD"));
+    section.number("panics", panics());
+    totals::<Cache>(&corral, section);
+    totals::<Lock>(&corral, section);
+    totals::<Task>(&corral, section);
+    waiters::<Cache>(&corral, section);
+    waiters::<Lock>(&corral, section);
+    waiters::<Task>(&corral, section);
+}

@@ -1,0 +1,130 @@
+//! TASK.CONSUME
+
+use crate::args::{Args, Parsed};
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::names;
+use crate::server::{Mode, Reply, Str, words};
+use crate::task::consumer::Consumer;
+use crate::task::deliver::{Outcome, deliver};
+use crate::task::delivery::Shape;
+use crate::task::line;
+use crate::task::store::IfMissing;
+use crate::task::{Cx, EVENTS};
+use crate::time::Timeout;
+use crate::waiting::{self, Address, Waiter};
+
+/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META]` leases up to
+/// `count` tasks (default 1) to a consumer. A missing group is created at the beginning of the stream.
+/// Tasks whose lease has expired come first, the oldest lease first, then new ones by priority. With
+/// `block_ms` the client waits in line for a task; 0 means without limit. The reply has the form of
+/// XREADGROUP's, and is nil if there is no task. With META it is `[[id, fields, idle_ms, deliveries],
+/// ...]`.
+pub struct Consume;
+
+/// The arguments of TASK.CONSUME.
+pub struct Request<'a> {
+    stream: Str<'a>,
+    group: Str<'a>,
+    consumer: Str<'a>,
+    count: Parsed<Str<'a>, i64>,
+    timeout: Option<Timeout>,
+    meta: bool,
+}
+
+impl Command for Consume {
+    const SPEC: Spec = Spec {
+        name: c"task.consume",
+        summary: c"Leases tasks to a consumer of a group. Optionally waits for them.",
+        complexity: c"O(N) for N tasks returned or moved.",
+        arity: -4,
+        flags: "write blocking",
+        types: "stream",
+        keys: &[Key { position: 3, access: Access::Update }],
+        args: &[
+            Arg::string(c"group"),
+            Arg::string(c"consumer"),
+            Arg::key(c"stream", 0),
+            Arg::block(c"limits", &[Arg::integer(c"count"), Arg::integer(c"block_ms").optional()])
+                .optional(),
+            Arg::integer(c"count").after(c"COUNT").optional(),
+            Arg::integer(c"block_ms").after(c"BLOCK").optional(),
+            Arg::keyword(c"meta", c"META").optional(),
+        ],
+        ..Spec::DEFAULT
+    };
+    type Family = crate::task::Task;
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META"];
+        let group = args.filled("group")?;
+        let consumer = args.filled("consumer")?;
+        let stream = args.name()?;
+        let (mut count, mut timeout, mut meta) = (None, None, false);
+        if args.more() && !args.next_is(OPTIONS) {
+            count = Some(args.at_least(1)?);
+            if args.more() && !args.next_is(OPTIONS) {
+                timeout = Some(args.timeout()?);
+            }
+        }
+        while let Some(option) = args.keyword() {
+            if option.is("COUNT") && count.is_none() {
+                count = Some(args.at_least(1)?);
+            } else if option.is("BLOCK") && timeout.is_none() {
+                timeout = Some(args.timeout()?);
+            } else if option.is("META") && !meta {
+                meta = true;
+            } else {
+                return Err(Error::Syntax);
+            }
+        }
+        let count = count.unwrap_or(Parsed { arg: words().one(), value: 1 });
+        Ok(Request { stream, group, consumer, count, timeout, meta })
+    }
+
+    fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
+        let (cx, server) = (*cx, cx.server);
+        let Request { stream: queue, group, consumer, count, timeout, meta } = request;
+        names::reject_moving_slot(server, queue)?;
+        let resp3 = server.resp3();
+        let shape = if meta { Shape::Meta } else { Shape::Streams { resp3 } };
+        let others_wait = line::serve_before_reading(cx, queue, group.bytes())?;
+        let mut more = false;
+        if !others_wait {
+            let if_missing = IfMissing::CreateAll;
+            let consumer = Consumer { cx, queue, group, name: consumer, if_missing };
+            match deliver(consumer, count, Mode::WriteForward)? {
+                Outcome::Read(found) => return Ok(shape.forward(found)),
+                Outcome::Tasks(found) if !found.tasks.is_empty() => {
+                    return Ok(shape.reply(queue.bytes(), found.tasks));
+                }
+                Outcome::Tasks(found) => {
+                    // A command that returns an error has changed nothing.
+                    if let Some(error) = found.trouble.filter(|_| found.moved == 0) {
+                        return Err(error);
+                    }
+                    more = found.more;
+                }
+            }
+        }
+        let Some(timeout) = timeout.filter(|_| server.may_block()) else {
+            return Ok(shape.nothing());
+        };
+        server.subscribe(EVENTS);
+        let (db, name) = (server.db(), queue.bytes());
+        let address = Address { db, name: name.into(), part: group.bytes().into() };
+        let request =
+            line::Request { consumer: consumer.bytes().into(), count: count.value, shape };
+        let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
+        if joined.is_none() {
+            return Ok(shape.nothing());
+        }
+        if more {
+            waiting::serve_soon(cx, db, name);
+        } else {
+            line::reschedule(cx, name);
+        }
+        Ok(Reply::Later)
+    }
+}

@@ -1,0 +1,126 @@
+//! TASK.NACK
+
+use crate::args::Args;
+use crate::command::{Access, Arg, Command, Key, Spec};
+use crate::error::Error;
+use crate::names;
+use crate::server::{Reply, Str};
+use crate::task::id::IdArg;
+use crate::task::moves::{DeathRecord, Leased};
+use crate::task::policy::policy_of;
+use crate::task::rules::{self, Attempts, Backoff, Failure, Outcome};
+use crate::task::{Cx, line, store};
+use crate::time::Millis;
+
+/// `TASK.NACK stream group consumer SILENT|FAIL|FATAL id [DELAY ms] [REASON text]` gives back a task
+/// that is leased to the consumer. The reply is 1 if the task is retried, 2 if it went to the
+/// dead-letter queue, and 0 if it was not leased to the consumer. SILENT does not count as a try. FAIL
+/// counts; the retry comes after the back-off, or DELAY, until the policy's TRIES are exhausted. FATAL
+/// is not retried.
+pub struct Nack;
+
+/// The arguments of TASK.NACK.
+pub struct Request<'a> {
+    stream: Str<'a>,
+    group: Str<'a>,
+    consumer: Str<'a>,
+    failure: Failure,
+    id: IdArg<'a>,
+    delay: Option<Millis>,
+    reason: Option<Str<'a>>,
+}
+
+impl Command for Nack {
+    const SPEC: Spec = Spec {
+        name: c"task.nack",
+        summary: c"Gives a task back, for a retry or to the dead-letter queue.",
+        complexity: c"O(log N) for N delayed tasks; O(G) for a stream with G consumer groups.",
+        since: c"0.2.0",
+        arity: -6,
+        flags: "write fast",
+        types: "stream",
+        keys: &[Key { position: 1, access: Access::Update }],
+        args: &[
+            Arg::key(c"stream", 0),
+            Arg::string(c"group"),
+            Arg::string(c"consumer"),
+            Arg::one_of(
+                c"failure",
+                &[
+                    Arg::keyword(c"silent", c"SILENT"),
+                    Arg::keyword(c"fail", c"FAIL"),
+                    Arg::keyword(c"fatal", c"FATAL"),
+                ],
+            ),
+            Arg::string(c"id"),
+            Arg::integer(c"delay_ms").after(c"DELAY").optional(),
+            Arg::string(c"text").after(c"REASON").optional(),
+        ],
+    };
+    type Family = crate::task::Task;
+    type Request<'a> = Request<'a>;
+
+    fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        let stream = args.name()?;
+        let (group, consumer) = (args.filled("group")?, args.filled("consumer")?);
+        let failure = match args.keyword() {
+            Some(word) if word.is("SILENT") => Failure::Silent,
+            Some(word) if word.is("FAIL") => Failure::Fail,
+            Some(word) if word.is("FATAL") => Failure::Fatal,
+            _ => return Err(Error::Syntax),
+        };
+        let id = IdArg::read(args.any()?)?;
+        let (mut delay, mut reason) = (None, None);
+        while let Some(option) = args.keyword() {
+            if option.is("DELAY") && delay.is_none() {
+                delay = Some(args.span()?);
+            } else if option.is("REASON") && reason.is_none() {
+                reason = Some(args.any()?);
+            } else {
+                return Err(Error::Syntax);
+            }
+        }
+        Ok(Request { stream, group, consumer, failure, id, delay, reason })
+    }
+
+    fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
+        let (cx, server) = (*cx, cx.server);
+        let Request { stream: queue, group, failure, id, delay, .. } = request;
+        names::reject_moving_slot(server, queue)?;
+        let id = (id.id, id.borrow());
+        let Some((priority, stream, lease)) = store::find_lease(server, queue, group, id)? else {
+            return Ok(Reply::Integer(0));
+        };
+        if *lease.consumer != *request.consumer.bytes() {
+            return Ok(Reply::Integer(0));
+        }
+        let leased = Leased { queue, priority, group, id };
+        let Some(entry) = store::entry(server, stream.borrow(), id.1)? else {
+            // Another client has deleted the entry: there is nothing left to give back.
+            leased.finish(cx)?;
+            return Ok(Reply::Integer(0));
+        };
+        let task = entry.task();
+        let policy = policy_of(cx, queue)?;
+        let backoff = Backoff { base: policy.backoff(), max: policy.backoff_max() };
+        let attempts = Attempts { before: task.retry_count, deliveries: lease.deliveries };
+        let (tries, random) = (cx.family.tries(&policy), server.random());
+        match rules::give_back(failure, attempts, tries, backoff, delay, random) {
+            Outcome::Retry(retry_count, delay) => {
+                leased.requeue(cx, task, retry_count, delay)?;
+                line::hand_over_one(cx, queue.bytes());
+                Ok(Reply::Integer(1))
+            }
+            Outcome::DeadLetter(retry_count) => {
+                let reason = match (request.reason, failure) {
+                    (Some(reason), _) => reason.bytes(),
+                    (None, Failure::Fatal) => b"fatal",
+                    (None, _) => b"failed",
+                };
+                let death = DeathRecord { reason, deliveries: lease.deliveries };
+                leased.dead_letter(cx, task, retry_count, &death)?;
+                Ok(Reply::Integer(2))
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Delivered tasks, and the shapes of TASK.CONSUME's reply.
+
+use super::store;
+use crate::server::call::{CallReply, Element};
+use crate::server::{Reply, WriteReply, Writer};
+
+/// A task that a consumer gets.
+pub struct Delivery {
+    /// Its id.
+    id: Reply<'static>,
+    /// Its fields and their values.
+    fields: Reply<'static>,
+    /// How long ago its last lease began, in ms; 0 if it had none.
+    idle: i64,
+    /// How often it was delivered, this time included.
+    deliveries: i64,
+}
+
+impl Delivery {
+    /// The delivery of an entry.
+    pub fn new(entry: Element<'_>, idle: i64, deliveries: i64) -> Self {
+        let part = |index| entry.at(index).map_or(Reply::Null, Reply::copy);
+        Self { id: part(0), fields: part(1), idle, deliveries }
+    }
+
+    /// The first delivery of an entry.
+    pub fn first(entry: Element<'_>) -> Self {
+        Self::new(entry, 0, 1)
+    }
+}
+
+/// The shape of CONSUME's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As XREADGROUP replies; in RESP3 that is a map.
+    Streams {
+        /// Whether the client speaks RESP3.
+        resp3: bool,
+    },
+    /// A list of tasks, each with its idle time and its number of deliveries.
+    Meta,
+}
+
+impl Shape {
+    /// The reply that delivers tasks of a queue.
+    pub fn reply(self, queue: &[u8], tasks: Vec<Delivery>) -> Reply<'static> {
+        let whole = |task: Delivery| match self {
+            Shape::Streams { .. } => Reply::Array(vec![task.id, task.fields]),
+            Shape::Meta => Reply::Array(vec![
+                task.id,
+                task.fields,
+                Reply::Integer(task.idle),
+                Reply::Integer(task.deliveries),
+            ]),
+        };
+        let tasks = Reply::Array(tasks.into_iter().map(whole).collect());
+        let name = Reply::bulk(queue);
+        match self {
+            Shape::Streams { resp3: true } => Reply::Map(vec![(name, tasks)]),
+            Shape::Streams { resp3: false } => Reply::Array(vec![Reply::Array(vec![name, tasks])]),
+            Shape::Meta => tasks,
+        }
+    }
+
+    /// The reply that delivers all entries of a reply of XREADGROUP for the first time, without a
+    /// copy of them.
+    pub fn forward(self, read: CallReply<'_>) -> Reply<'_> {
+        match self {
+            Shape::Streams { .. } => Reply::Forward(read),
+            Shape::Meta => Reply::Custom(Box::new(FirstDeliveries(read))),
+        }
+    }
+
+    /// The reply without a task.
+    pub fn nothing(self) -> Reply<'static> {
+        match self {
+            Shape::Streams { .. } => Reply::NullArray,
+            Shape::Meta => Reply::Array(Vec::new()),
+        }
+    }
+}
+
+/// The entries in a reply of XREADGROUP in the shape of META.
+struct FirstDeliveries<'a>(CallReply<'a>);
+
+impl WriteReply for FirstDeliveries<'_> {
+    fn write(&self, writer: &Writer<'_>) {
+        let entries = store::entries(&self.0);
+        writer.array(entries.map_or(0, Element::len));
+        for entry in entries.into_iter().flat_map(Element::elements) {
+            writer.array(entry.len() + 2);
+            entry.elements().for_each(|part| writer.forward(part));
+            // A new entry was not leased before, and is delivered once.
+            writer.integer(0);
+            writer.integer(1);
+        }
+    }
+}

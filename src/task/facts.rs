@@ -1,0 +1,67 @@
+//! What a pass has to know of a queue and a group. It is looked up once, and then kept up to date.
+
+use super::delayed::first_due;
+use super::id::Priority;
+use super::known::Priorities;
+use super::policy::{Policy, policy_of};
+use super::queues::Facts;
+use super::store::{self, IfMissing};
+use super::{Cx, DELAYED, EVENTS, groups};
+use crate::error::Error;
+use crate::names;
+use crate::server::{Server, Str, Type};
+use crate::time::UnixMs;
+
+/// What is known of a queue and one of its groups.
+pub struct Learned {
+    /// The policy.
+    pub policy: Policy,
+    /// Whether everything is known that a pass needs. If not, the group has to be created first.
+    pub met: bool,
+}
+
+/// Looks up a queue and a group, unless they are known. Only groups that exist, and those in which
+/// consumers wait, are remembered.
+pub fn learn(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    group: Str<'_>,
+    if_missing: IfMissing,
+) -> Result<Learned, Error> {
+    let Cx { server, family } = cx;
+    let (db, name) = (server.db(), queue.bytes());
+    store::expect_stream(server, queue)?;
+    if let Some(policy) = family.queues.met(db, name, group.bytes()) {
+        return Ok(Learned { policy, met: true });
+    }
+    server.subscribe(EVENTS);
+    let policy = policy_of(cx, queue)?;
+    let has_group = groups::exists(cx, queue, group)?;
+    if !has_group && if_missing == IfMissing::CreateAll {
+        return Ok(Learned { policy, met: false });
+    }
+    let (streams, due) = look_up(server, queue)?;
+    let others_may_release = family.others_may_release(server);
+    let facts = Facts { policy, streams, due, has_group, others_may_release };
+    family.queues.meet(db, name, group.bytes(), &facts);
+    Ok(Learned { policy, met: true })
+}
+
+/// The priorities above 0 that have a stream, and when the first delayed task is due. If the key of
+/// the delayed tasks is not a sorted set, the pass reports it.
+fn look_up(server: &Server, queue: Str<'_>) -> Result<(Priorities, Option<UnixMs>), Error> {
+    let mut streams = Priorities::default();
+    for priority in Priority::ALL.into_iter().filter(|priority| *priority > Priority::LOWEST) {
+        let key = store::stream_of(server, queue, priority)?;
+        if server.type_of(key.borrow()) != Type::Absent {
+            streams.insert(priority);
+        }
+    }
+    let key = names::key_of(server, DELAYED, queue)?;
+    let due = match server.type_of(key.borrow()) {
+        Type::Absent => None,
+        Type::SortedSet => first_due(server, key.borrow())?,
+        _ => Some(UnixMs(0)),
+    };
+    Ok((streams, due))
+}

@@ -1,0 +1,309 @@
+//! The lines of a family: which clients wait for which name, in which order, and when each name has
+//! to be checked again.
+//!
+//! A name whose state may have changed is *dirty* until it is served. Every other name is due for a
+//! check at a known moment. Nothing here knows a server, and no borrow leaves this file.
+
+use crate::time::{Millis, Moment, UnixMs};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// A waiter's place in its line. Places rise in the order of arrival, and each is given out once.
+pub type Place = u64;
+
+/// A FIFO. Leaving from the middle leaves a gap; gaps are closed when they outnumber the waiters, so
+/// every operation costs O(1) amortized, or O(log n) to find a place.
+struct Line<T> {
+    places: VecDeque<(Place, Option<T>)>,
+    waiting: usize,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), waiting: 0 }
+    }
+}
+
+impl<T> Line<T> {
+    /// Joins at a place: a new one at the end, or one that the waiter had before.
+    fn join(&mut self, place: Place, waiter: T) {
+        match self.places.binary_search_by_key(&place, |(place, _)| *place) {
+            // The gap that the waiter left is still there.
+            Ok(index) => {
+                if let Some(gap) = self.places.get_mut(index) {
+                    gap.1 = Some(waiter);
+                }
+            }
+            Err(index) => self.places.insert(index, (place, Some(waiter))),
+        }
+        self.waiting += 1;
+    }
+
+    /// The first in line.
+    fn first(&self) -> Option<(Place, &T)> {
+        self.places.iter().find_map(|(place, waiter)| waiter.as_ref().map(|w| (*place, w)))
+    }
+
+    /// Leaves, from any place.
+    fn leave(&mut self, place: Place) -> Option<T> {
+        let index = self.places.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        let waiter = self.places.get_mut(index)?.1.take()?;
+        self.waiting -= 1;
+        while self.places.front().is_some_and(|(_, waiter)| waiter.is_none()) {
+            self.places.pop_front();
+        }
+        if self.places.len() > 2 * self.waiting + 16 {
+            self.places.retain(|(_, waiter)| waiter.is_some());
+        }
+        Some(waiter)
+    }
+}
+
+/// Every name is checked at least this often: some changes raise no event, and the wall clock, which
+/// decides when leases expire, can be set.
+const CHECK: Millis = Millis(800);
+
+/// The lines of one name: one for each part, such as a consumer group.
+struct NameLines<T> {
+    lines: BTreeMap<Box<[u8]>, Line<T>>,
+    /// Its number in [`Inner::dirty`] while it is dirty.
+    dirty: Option<u64>,
+    /// When it is checked next at the latest: within [`CHECK`].
+    due: Moment,
+    end: Option<UnixMs>,
+}
+
+/// Where a line is: database, name and part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The database.
+    pub db: i32,
+    /// The name that its clients wait for.
+    pub name: Box<[u8]>,
+    /// The part of it, such as a consumer group; empty where names have no parts.
+    pub part: Box<[u8]>,
+}
+
+/// All lines of one family.
+pub struct Lines<T>(RefCell<Inner<T>>);
+
+struct Inner<T> {
+    /// By database, of which few are used, and name.
+    names: BTreeMap<i32, HashMap<Box<[u8]>, NameLines<T>>>,
+    /// The dirty names, in the order in which they became dirty.
+    dirty: BTreeMap<u64, (i32, Box<[u8]>)>,
+    /// How often a name has become dirty so far.
+    marks: u64,
+    due: BTreeSet<(Moment, i32, Box<[u8]>)>,
+    waiting: usize,
+    next: Place,
+}
+
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Self(RefCell::new(Inner {
+            names: BTreeMap::new(),
+            dirty: BTreeMap::new(),
+            marks: 0,
+            due: BTreeSet::new(),
+            waiting: 0,
+            next: 0,
+        }))
+    }
+}
+
+impl<T: Clone> Lines<T> {
+    /// A place behind all others.
+    pub fn new_place(&self) -> Place {
+        let inner = &mut *self.0.borrow_mut();
+        inner.next += 1;
+        inner.next
+    }
+
+    /// The last place that was given out.
+    pub fn last_place(&self) -> Place {
+        self.0.borrow().next
+    }
+
+    /// Joins the line at `address`: at a [`Lines::new_place`], or at one that the waiter had before
+    /// and that is free.
+    pub fn join(&self, address: &Address, place: Place, waiter: T, now: Moment) {
+        let inner = &mut *self.0.borrow_mut();
+        inner.waiting += 1;
+        let names = inner.names.entry(address.db).or_default();
+        let name = names.entry(address.name.clone()).or_insert_with(|| {
+            let due = now + CHECK;
+            inner.due.insert((due, address.db, address.name.clone()));
+            NameLines { lines: BTreeMap::new(), dirty: None, due, end: None }
+        });
+        name.lines.entry(address.part.clone()).or_default().join(place, waiter);
+    }
+
+    /// Leaves the line at `address`. Empty lines, names and databases are dropped.
+    pub fn leave(&self, address: &Address, place: Place) -> Option<T> {
+        self.0.borrow_mut().leave(address, place)
+    }
+
+    /// The first in a line, with its place.
+    pub fn first(&self, db: i32, name: &[u8], part: &[u8]) -> Option<(Place, T)> {
+        let inner = self.0.borrow();
+        let (place, waiter) = inner.get(db, name)?.lines.get(part)?.first()?;
+        Some((place, waiter.clone()))
+    }
+
+    /// Whether clients wait in a line whose name is not dirty.
+    pub fn is_clean(&self, db: i32, name: &[u8], part: &[u8]) -> bool {
+        let inner = self.0.borrow();
+        let name = inner.get(db, name);
+        name.is_some_and(|name| name.dirty.is_none() && name.lines.contains_key(part))
+    }
+
+    /// The parts of a name for which clients wait.
+    pub fn parts(&self, db: i32, name: &[u8]) -> Vec<Box<[u8]>> {
+        let inner = self.0.borrow();
+        inner.get(db, name).map(|name| name.lines.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// How many clients wait in all lines.
+    pub fn len(&self) -> usize {
+        self.0.borrow().waiting
+    }
+
+    /// Whether no client waits anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many clients wait in one line.
+    pub fn len_of(&self, db: i32, name: &[u8], part: &[u8]) -> usize {
+        let inner = self.0.borrow();
+        let line = inner.get(db, name).and_then(|name| name.lines.get(part));
+        line.map_or(0, |line| line.waiting)
+    }
+
+    /// Marks a name dirty. Returns whether clients wait for it.
+    pub fn mark_dirty(&self, db: i32, name: &[u8]) -> bool {
+        self.0.borrow_mut().mark_dirty(db, name)
+    }
+
+    /// Marks every name of these databases dirty, or of all databases if none is given.
+    pub fn mark_databases_dirty(&self, dbs: &[i32]) {
+        let inner = &mut *self.0.borrow_mut();
+        let chosen = inner.names.iter().filter(|(db, _)| dbs.is_empty() || dbs.contains(db));
+        let names: Vec<(i32, Box<[u8]>)> =
+            chosen.flat_map(|(db, names)| names.keys().map(|name| (*db, name.clone()))).collect();
+        for (db, name) in names {
+            inner.mark_dirty(db, &name);
+        }
+    }
+
+    /// Sets when a name is checked next: at `due`, and within [`CHECK`] at the latest.
+    pub fn set_due(&self, db: i32, name: &[u8], due: Option<Moment>, now: Moment) {
+        self.0.borrow_mut().set_due(db, name, due, now);
+    }
+
+    /// Remembers the known end of what the clients of a name wait for.
+    pub fn set_end(&self, db: i32, name: &[u8], end: Option<UnixMs>) {
+        let inner = &mut *self.0.borrow_mut();
+        if let Some(name) = inner.get_mut(db, name) {
+            name.end = end;
+        }
+    }
+
+    /// The known end of what the clients of a name wait for.
+    pub fn end(&self, db: i32, name: &[u8]) -> Option<UnixMs> {
+        self.0.borrow().get(db, name)?.end
+    }
+
+    /// Marks every name that is due dirty.
+    pub fn mark_due_dirty(&self, now: Moment) {
+        let inner = &mut *self.0.borrow_mut();
+        while let Some((due, _, _)) = inner.due.first()
+            && *due <= now
+        {
+            let Some((_, db, name)) = inner.due.first().cloned() else { return };
+            inner.mark_dirty(db, &name);
+            inner.set_due(db, &name, None, now);
+        }
+    }
+
+    /// When the next name has to be served or checked; `now` if one is dirty.
+    pub fn next_check(&self, now: Moment) -> Option<Moment> {
+        let inner = self.0.borrow();
+        if inner.waiting == 0 {
+            None
+        } else if inner.dirty.is_empty() {
+            inner.due.first().map(|(due, _, _)| *due)
+        } else {
+            Some(now)
+        }
+    }
+
+    /// The name that has been dirty longest. It is clean from now on.
+    pub fn next_dirty(&self) -> Option<(i32, Box<[u8]>)> {
+        let inner = &mut *self.0.borrow_mut();
+        let (_, (db, name)) = inner.dirty.pop_first()?;
+        if let Some(name) = inner.get_mut(db, &name) {
+            name.dirty = None;
+        }
+        Some((db, name))
+    }
+}
+
+impl<T> Inner<T> {
+    fn get(&self, db: i32, name: &[u8]) -> Option<&NameLines<T>> {
+        self.names.get(&db)?.get(name)
+    }
+
+    fn get_mut(&mut self, db: i32, name: &[u8]) -> Option<&mut NameLines<T>> {
+        self.names.get_mut(&db)?.get_mut(name)
+    }
+
+    fn leave(&mut self, address: &Address, place: Place) -> Option<T> {
+        let names = self.names.get_mut(&address.db)?;
+        let name = names.get_mut(&address.name)?;
+        let line = name.lines.get_mut(&address.part)?;
+        let waiter = line.leave(place)?;
+        self.waiting -= 1;
+        if line.waiting == 0 {
+            name.lines.remove(&address.part);
+        }
+        if name.lines.is_empty() {
+            self.due.remove(&(name.due, address.db, address.name.clone()));
+            if let Some(number) = name.dirty {
+                self.dirty.remove(&number);
+            }
+            names.remove(&address.name);
+        }
+        if names.is_empty() {
+            self.names.remove(&address.db);
+        }
+        Some(waiter)
+    }
+
+    fn mark_dirty(&mut self, db: i32, name: &[u8]) -> bool {
+        let mark = self.marks + 1;
+        let Some(lines) = self.get_mut(db, name) else { return false };
+        if lines.dirty.is_none() {
+            lines.dirty = Some(mark);
+            self.marks = mark;
+            self.dirty.insert(mark, (db, name.into()));
+        }
+        true
+    }
+
+    fn set_due(&mut self, db: i32, name: &[u8], due: Option<Moment>, now: Moment) {
+        let Some(lines) = self.get_mut(db, name) else { return };
+        let latest = now + CHECK;
+        let due = due.map_or(latest, |due| due.min(latest));
+        let before = std::mem::replace(&mut lines.due, due);
+        if before != due {
+            self.due.remove(&(before, db, name.into()));
+            self.due.insert((due, db, name.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "lines_tests.rs"]
+mod tests;
