@@ -345,8 +345,8 @@ fn user(server: &Server, name: &str, rules: &str) -> Client {
 /// Whether ACL DRYRUN allows a user with these rules to run this.
 #[track_caller]
 fn may(client: &mut Client, rules: &str, call: &str) -> bool {
-    assert_eq!(client.run(format!("ACL SETUSER somebody reset on nopass {rules}")), ok());
-    match client.run(format!("ACL DRYRUN somebody {call}")) {
+    assert_eq!(client.run(format!("ACL SETUSER other reset on nopass {rules}")), ok());
+    match client.run(format!("ACL DRYRUN other {call}")) {
         Value::Simple(text) => text == b"OK",
         Value::Bulk(refusal) => {
             let refusal = String::from_utf8(refusal).expect("text");
@@ -1221,12 +1221,12 @@ fn client_tracking_reports_exactly_the_keys_that_change() {
     for (call, keys) in CHANGE {
         client.run(call);
         client.run("INCR end");
-        let mut told = invalidated(&mut tracker, "end");
-        told.sort();
-        told.dedup();
+        let mut invalid = invalidated(&mut tracker, "end");
+        invalid.sort();
+        invalid.dedup();
         let mut keys = keys.to_vec();
         keys.sort_unstable();
-        assert_eq!(told, keys, "{call}");
+        assert_eq!(invalid, keys, "{call}");
     }
 }
 

@@ -306,7 +306,7 @@ fn a_generic_cluster_client_can_call_every_command() {
     let nodes = cluster.nodes.iter().map(|node| format!("redis://{}", node.addr()));
     let client = redis::cluster::ClusterClient::new(nodes).expect("addresses");
     let mut connection = client.get_connection().expect("a cluster");
-    type Told = Vec<(String, Vec<String>, i64, i64)>;
+    type Tasks = Vec<(String, Vec<String>, i64, i64)>;
     // The names lie on all nodes; the group, which such a client might take for the key, elsewhere.
     for number in 0..12 {
         let c = &mut connection;
@@ -347,8 +347,8 @@ fn a_generic_cluster_client_can_call_every_command() {
         assert_eq!(call::<String>(c, &publish), id);
         let consume = format!("TASK.CONSUME {{elsewhere}}:g c {queue} BLOCK 5000 META");
         let take = |c: &mut redis::cluster::ClusterConnection| -> String {
-            let told: Told = call(c, &consume);
-            told[0].0.clone()
+            let reply: Tasks = call(c, &consume);
+            reply[0].0.clone()
         };
         let task = take(c);
         let extend = format!("TASK.EXTEND {queue} {{elsewhere}}:g c {task}");
@@ -606,8 +606,8 @@ fn plain_entries_added_while_a_slot_moves_are_not_lost() {
     assert!(matches!(asking(&mut at_target, &add), Value::Bulk(_)));
     reshard.finish();
     // The first task may have been handed over on arrival; then it is leased to the waiter.
-    let told = waiter.read();
-    let mut got = if told.is_error_with("MOVED ") { vec![] } else { told.task_ids() };
+    let reply = waiter.read();
+    let mut got = if reply.is_error_with("MOVED ") { vec![] } else { reply.task_ids() };
     let rest = at_target.run(format!("TASK.CONSUME g one {} 10", home.queue));
     got.extend(rest.task_ids());
     assert_eq!(got.len(), 2);
@@ -678,9 +678,9 @@ fn port_in(redirect: &Value) -> u16 {
 }
 
 /// Ends the loops of all threads of a test when one of them panics.
-struct DoneOnPanic<'a>(&'a AtomicBool);
+struct StopOnPanic<'a>(&'a AtomicBool);
 
-impl Drop for DoneOnPanic<'_> {
+impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.store(true, SeqCst);
@@ -711,11 +711,11 @@ impl Prize {
 
     /// Asks for it repeatedly, both as a client that follows the cluster and at both nodes at the same
     /// time. `#` in the commands stands for the competitor's name.
-    fn compete(&self, name: usize, nodes: [&Server; 2], over: &AtomicBool) {
-        let _guard = DoneOnPanic(over);
+    fn compete(&self, name: usize, nodes: [&Server; 2], stop: &AtomicBool) {
+        let _guard = StopOnPanic(stop);
         let [take, give] = [&self.take, &self.give].map(|c| c.replace('#', &name.to_string()));
         let mut follower = Follower::new(nodes[0]);
-        while !over.load(SeqCst) {
+        while !stop.load(SeqCst) {
             let mut replies = follower.call_everywhere(nodes.map(Server::port), &take);
             if replies.is_empty() {
                 replies.extend(follower.try_call(&take));
@@ -782,18 +782,18 @@ fn compete_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
     let lock = Prize::new(tag, take, [int(1), int(0)], give, int(1));
     let (take, give) = ("CACHE.LOCK key{%} 600000 600000", "CACHE.SET key{%} v 600000");
     let lease = Prize::new(tag, take, [simple("LOAD"), simple("WAIT")], give, ok());
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _guard = DoneOnPanic(&over);
+        let _guard = StopOnPanic(&stop);
         for (name, prize) in [&lock, &lease].into_iter().cycle().take(6).enumerate() {
-            let over = &over;
-            scope.spawn(move || prize.compete(name, nodes, over));
+            let stop = &stop;
+            scope.spawn(move || prize.compete(name, nodes, stop));
         }
         let wait_for_grants = || {
             for prize in [&lock, &lease] {
                 let goal = prize.grants.load(SeqCst) + 5;
                 eventually(SOON, "it is taken again", || {
-                    over.load(SeqCst) || prize.grants.load(SeqCst) > goal
+                    stop.load(SeqCst) || prize.grants.load(SeqCst) > goal
                 });
             }
         };
@@ -802,7 +802,7 @@ fn compete_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
             move_slot(&cluster, slot, to);
         }
         wait_for_grants();
-        over.store(true, SeqCst);
+        stop.store(true, SeqCst);
     });
 }
 
@@ -880,9 +880,9 @@ fn a_replica_takes_over_with_locks_leases_and_tasks() {
     assert_eq!(at_replica.run("CLUSTER FAILOVER"), ok());
     cluster.wait_owner(slot, replica);
     for waiter in &mut waiters {
-        let told = waiter.read();
-        let sent_on = told == redirect("MOVED", slot, &cluster.nodes[replica]);
-        assert!(sent_on || told.is_error_with("UNBLOCKED "), "{told:?}");
+        let reply = waiter.read();
+        let sent_on = reply == redirect("MOVED", slot, &cluster.nodes[replica]);
+        assert!(sent_on || reply.is_error_with("UNBLOCKED "), "{reply:?}");
     }
     eventually(SOON, "the old master follows", || {
         info(&cluster.nodes[old], "replication", "role").as_deref() == Some("slave")
@@ -984,12 +984,12 @@ impl EveryKind {
             let nack = format!("TASK.NACK {queue} g worker {how} {task} DELAY 20");
             assert_eq!(client.run(nack), int(1), "{queue}");
             let consume = format!("TASK.CONSUME g worker {queue} BLOCK 10000 META");
-            let told = client.run(consume).delivered();
-            assert_eq!(told.len(), 1, "{queue}");
-            let fields = &told[0].fields;
+            let reply = client.run(consume).delivered();
+            assert_eq!(reply.len(), 1, "{queue}");
+            let fields = &reply[0].fields;
             assert!(fields.contains(&format!("original_id={task}")), "{queue}: {fields}");
             assert!(fields.contains(&format!("retry_count={retry_count}")), "{queue}: {fields}");
-            let ack = format!("TASK.ACK {queue} g {}", told[0].id);
+            let ack = format!("TASK.ACK {queue} g {}", reply[0].id);
             assert_eq!(client.run(ack), int(1), "{queue}");
         }
         assert_eq!(client.run(format!("TASK.REDRIVE {dead} {queue}")), int(1), "{queue}");
@@ -1097,7 +1097,7 @@ fn tasks_that_become_due_while_their_slot_moves_are_delivered_at_the_new_node() 
     eventually(SOON, "it is due at the one node", || now_ms() > due + 150);
     assert_eq!(keys_in_slot(&mut at_source, slot), before);
     reshard.migrate_keys();
-    eventually(SOON, "the lease is over at the other", || now_ms() > lease_ends + 150);
+    eventually(SOON, "the lease expires at the other node", || now_ms() > lease_ends + 150);
     assert_eq!(keys_in_slot(&mut at_target, slot), before);
     assert_eq!(waiter.read_timeout(Duration::ZERO), None);
     let target = reshard.to;
@@ -1106,9 +1106,9 @@ fn tasks_that_become_due_while_their_slot_moves_are_delivered_at_the_new_node() 
     let mut came = Vec::new();
     let consume = format!("TASK.CONSUME g c {queue} COUNT 10 BLOCK 10000 META");
     while came.len() < 2 {
-        let told = at_target.run(&consume).delivered();
-        assert!(!told.is_empty(), "{came:?}");
-        for task in told {
+        let reply = at_target.run(&consume).delivered();
+        assert!(!reply.is_empty(), "{came:?}");
+        for task in reply {
             assert_eq!(at_target.run(format!("TASK.ACK {queue} g {}", task.id)), int(1));
             came.push((payload_of(&task).to_owned(), task.deliveries));
         }
@@ -1191,9 +1191,9 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
     assert_eq!(cluster.client_for(tag).run(policy), ok());
     let (ids, seen, done) =
         (Mutex::new(HashMap::new()), Mutex::new(Vec::new()), Mutex::new(vec![]));
-    let (published, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (published, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let publish = || {
-        let _guard = DoneOnPanic(&over);
+        let _guard = StopOnPanic(&stop);
         let mut follower = Follower::new(&cluster.nodes[home]);
         for number in 0..TASKS {
             let kind = KINDS[number % KINDS.len()];
@@ -1205,10 +1205,10 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         }
     };
     let all_done = || {
-        over.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
+        stop.load(SeqCst) || done.lock().is_ok_and(|done: MutexGuard<Vec<_>>| done.len() >= TASKS)
     };
     let work = |name: &str| {
-        let _guard = DoneOnPanic(&over);
+        let _guard = StopOnPanic(&stop);
         let mut follower = Follower::new(&cluster.nodes[away]);
         while !all_done() {
             let consume = format!("TASK.CONSUME g {name} {stream} COUNT 2 BLOCK 100 META");
@@ -1236,7 +1236,7 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         }
     };
     thread::scope(|scope| {
-        let _guard = DoneOnPanic(&over);
+        let _guard = StopOnPanic(&stop);
         scope.spawn(publish);
         for name in ["a", "b", "c"] {
             let work = &work;
@@ -1245,12 +1245,12 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
         for (index, to) in [away, home, away].into_iter().enumerate() {
             let goal = (index + 1) * TASKS / 4;
             eventually(SOON, "some are published", || {
-                over.load(SeqCst) || published.load(SeqCst) >= goal
+                stop.load(SeqCst) || published.load(SeqCst) >= goal
             });
             move_slot(&cluster, slot, to);
         }
         eventually(2 * SOON, "all are done", all_done);
-        over.store(true, SeqCst);
+        stop.store(true, SeqCst);
     });
     let done = done.into_inner().expect("nobody panicked");
     let ids = ids.into_inner().expect("nobody panicked");

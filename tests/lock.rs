@@ -565,8 +565,8 @@ fn an_invalid_last_token_is_an_error_of_fence() {
             for options in ["FENCE", "FENCE BLOCK 1", "BLOCK 1 FENCE"] {
                 let call = format!("LOCK.ACQUIRE job me 1000 {options}");
                 // A request that is not granted needs no token.
-                let told = if holder == Some(("other", "")) { int(0) } else { error(BAD_FENCE) };
-                changes_nothing(&mut client, &call, told);
+                let reply = if holder == Some(("other", "")) { int(0) } else { error(BAD_FENCE) };
+                changes_nothing(&mut client, &call, reply);
             }
         }
         held_by(&mut client, &[]);
@@ -633,7 +633,7 @@ fn the_key_of_shared_holders_expires_with_the_latest_lease() {
         let stored = client.run(format!("ZRANGE {KEY} 0 -1"));
         leases.sort_by_key(|(_, end)| *end);
         assert_eq!(stored, array(leases.iter().map(|(holder, _)| *holder)), "{command}");
-        let latest = leases.last().map(|(_, end)| *end).expect("somebody holds it");
+        let latest = leases.last().map(|(_, end)| *end).expect("it has a holder");
         assert_eq!(client.run(format!("PEXPIRETIME {KEY}")), int(latest), "{command}");
     }
     assert_eq!(client.run("LOCK.RELEASE job a"), int(1));
@@ -1129,7 +1129,7 @@ fn a_request_that_is_not_granted_propagates_nothing() {
     held_by(&mut client, &[("a", "SHARED"), ("b", "SHARED")]);
     assert_eq!(client.run("SET fence:{bad} garbage"), ok());
     effects(&mut tap);
-    for (command, told) in [
+    for (command, reply) in [
         ("LOCK.ACQUIRE job me 1000", int(0)),
         ("LOCK.ACQUIRE job me 1000 LIMIT 2", int(0)),
         ("LOCK.ACQUIRE job me 1000 FENCE BLOCK 5", int(0)),
@@ -1139,7 +1139,7 @@ fn a_request_that_is_not_granted_propagates_nothing() {
         ("LOCK.EXTEND job me 1000", int(0)),
         ("LOCK.RELEASE job me", int(0)),
     ] {
-        assert_eq!(client.run(command), told, "{command}");
+        assert_eq!(client.run(command), reply, "{command}");
         assert_eq!(effects(&mut tap), [""; 0], "{command}");
     }
     client.run("LOCK.INFO job");

@@ -431,7 +431,7 @@ fn this_process_is_a_worker_if_started_as_one() {
         }
         let extended = server.run(format!("LOCK.EXTEND job {id} {LEASE_MS}")).as_int();
         let released = server.run(format!("LOCK.RELEASE job {id}")).as_int();
-        resource.say(format!("over {extended} {released}"));
+        resource.say(format!("done {extended} {released}"));
     }
 }
 
@@ -499,7 +499,7 @@ impl Overseer {
                     assert!(!(written && overtaken), "an old token was accepted");
                     worker.say("noted");
                 }
-                ["over", extended, released] => {
+                ["done", extended, released] => {
                     if overtaken {
                         assert_eq!((extended, released), ("0", "0"), "it held nothing any more");
                     }

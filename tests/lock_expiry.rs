@@ -1,5 +1,6 @@
 //! A lease expires while clients wait: the next one is granted on time and never early, whatever else
-//! expires, whoever extends the lease, in each database, after a pause, and after a failover. On a
+//! expires, after the lease was extended or shortened, in each
+//! database, after a pause and after a failover. On a
 //! replica and while a slot moves nobody is granted.
 //!
 //! Every test ends with no client waiting, no panic counted and the module unloaded.

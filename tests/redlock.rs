@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 const TTL: Duration = Duration::from_secs(60);
 
 /// One attempt, with much time for a busy machine.
-const PATIENT: Options = Options {
+const ONE_ATTEMPT: Options = Options {
     server_timeout: Duration::from_secs(10),
     attempts: 1,
     retry_delay: Duration::from_millis(5),
 };
 
-/// As [`PATIENT`], for tests in which some servers never reply.
-const HASTY: Options = Options { server_timeout: Duration::from_secs(1), ..PATIENT };
+/// As [`ONE_ATTEMPT`], for tests in which some servers never reply.
+const SHORT_TIMEOUT: Options = Options { server_timeout: Duration::from_secs(1), ..ONE_ATTEMPT };
 
 fn masters(count: usize) -> Vec<Server> {
     (0..count).map(|_| Server::start()).collect()
@@ -126,7 +126,7 @@ fn relay(
 #[test]
 fn a_lock_is_held_on_all_servers_and_released_on_all() {
     let servers = masters(5);
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
 
     let lock = redlock.acquire("job", TTL).expect("granted");
     assert_eq!(lock.agreed(), 5);
@@ -146,11 +146,11 @@ fn a_lock_is_granted_while_two_of_five_servers_are_dead() {
     let mut servers = masters(5);
     servers[1].kill9();
     servers[3].kill9();
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
 
     let lock = redlock.acquire("job", TTL).expect("granted by the majority");
     assert_eq!(lock.agreed(), 3);
-    let mut rival = client_of(&servers, PATIENT);
+    let mut rival = client_of(&servers, ONE_ATTEMPT);
     assert_eq!(rival.acquire("job", TTL).err(), Some(Error::NoMajority(0)));
     assert_eq!(lock.release(), 3);
     assert!(rival.acquire("job", TTL).is_ok());
@@ -161,7 +161,7 @@ fn without_a_majority_the_lock_is_refused_soon_and_held_nowhere() {
     let mut servers = masters(5);
     servers[2..].iter_mut().for_each(Server::kill9);
     let living = &servers[..2];
-    let mut redlock = client_of(&servers, Options { attempts: 4, ..PATIENT });
+    let mut redlock = client_of(&servers, Options { attempts: 4, ..ONE_ATTEMPT });
 
     let start = Instant::now();
     assert_eq!(redlock.acquire("job", TTL).err(), Some(Error::NoMajority(2)));
@@ -178,7 +178,7 @@ fn half_of_the_servers_are_not_a_majority() {
     let mut servers = masters(4);
     servers[0].kill9();
     servers[1].kill9();
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
     assert_eq!(redlock.acquire("job", TTL).err(), Some(Error::NoMajority(2)));
     assert_free(&servers[2..]);
 }
@@ -194,7 +194,7 @@ fn racing_clients_never_hold_the_lock_together() {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                let mut redlock = client_of(&servers, PATIENT);
+                let mut redlock = client_of(&servers, ONE_ATTEMPT);
                 let mut rounds = 0;
                 while rounds < ROUNDS {
                     assert!(Instant::now() < deadline, "{rounds} rounds only");
@@ -219,8 +219,8 @@ fn racing_clients_never_hold_the_lock_together() {
 #[test]
 fn a_refused_client_can_be_granted_by_a_later_attempt() {
     let servers = masters(5);
-    let mut holder = client_of(&servers, PATIENT);
-    let mut patient = client_of(&servers, Options { attempts: 100_000, ..PATIENT });
+    let mut holder = client_of(&servers, ONE_ATTEMPT);
+    let mut patient = client_of(&servers, Options { attempts: 100_000, ..ONE_ATTEMPT });
     let lock = holder.acquire("job", TTL).expect("granted");
     thread::scope(|scope| {
         let granted = scope.spawn(|| patient.acquire("job", TTL).map(|lock| lock.agreed()));
@@ -235,7 +235,7 @@ fn validity_is_the_lease_minus_elapsed_time_and_drift() {
     const LATE: Duration = Duration::from_millis(300);
     let servers = masters(5);
     let proxies = servers.iter().map(|server| proxy(server, Mishap::Late(LATE)).to_string());
-    let mut redlock = Redlock::new(proxies, PATIENT).expect("addresses");
+    let mut redlock = Redlock::new(proxies, ONE_ATTEMPT).expect("addresses");
 
     let before = Instant::now();
     let lock = redlock.acquire("job", TTL).expect("granted");
@@ -250,7 +250,7 @@ fn a_lock_is_refused_when_its_lease_expires_before_a_majority_replies() {
     let servers = masters(5);
     let late = Mishap::Late(Duration::from_millis(300));
     let proxies = servers.iter().map(|server| proxy(server, late).to_string());
-    let mut redlock = Redlock::new(proxies, PATIENT).expect("addresses");
+    let mut redlock = Redlock::new(proxies, ONE_ATTEMPT).expect("addresses");
 
     assert_eq!(redlock.acquire("job", Duration::from_millis(200)).err(), Some(Error::TooLate));
     assert!(servers.iter().all(|server| calls(server, "lock.release") == 1), "all are released");
@@ -259,14 +259,14 @@ fn a_lock_is_refused_when_its_lease_expires_before_a_majority_replies() {
 #[test]
 fn a_lease_shorter_than_the_clock_drift_is_refused() {
     let servers = masters(5);
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
     assert_eq!(redlock.acquire("job", Duration::from_millis(2)).err(), Some(Error::TooLate));
 }
 
 #[test]
 fn an_extension_needs_a_majority() {
     let mut servers = masters(5);
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
     let mut lock = redlock.acquire("job", TTL).expect("granted");
 
     let before = Instant::now();
@@ -295,7 +295,7 @@ fn an_extension_needs_a_majority() {
 #[test]
 fn a_lock_that_a_majority_lost_is_lost() {
     let servers = masters(5);
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
     let mut lock = redlock.acquire("job", TTL).expect("granted");
     for server in &servers[..2] {
         assert_eq!(server.client().run("FLUSHALL"), ok());
@@ -314,14 +314,14 @@ fn a_lock_that_a_majority_lost_is_lost() {
 #[test]
 fn a_lock_cannot_be_extended_after_its_validity_has_ended() {
     let servers = masters(5);
-    let mut redlock = client_of(&servers, Options { attempts: 100, ..PATIENT });
+    let mut redlock = client_of(&servers, Options { attempts: 100, ..ONE_ATTEMPT });
     let mut lock = redlock.acquire("job", Duration::from_millis(500)).expect("granted");
     for server in &servers {
         // The servers would grant it.
         let id = lock.identifier();
         assert_eq!(server.client().run(format!("SET lock:{{job}} {id}")), ok());
     }
-    eventually(SOON, "the validity is over", || lock.validity().is_zero());
+    eventually(SOON, "the validity ends", || lock.validity().is_zero());
     assert_eq!(lock.extend(TTL), Err(Error::Lost));
     assert_eq!(lock.validity(), Duration::ZERO);
     assert_eq!(lock.release(), 5);
@@ -330,7 +330,7 @@ fn a_lock_cannot_be_extended_after_its_validity_has_ended() {
 #[test]
 fn a_stopped_server_delays_nobody_and_gets_its_release_when_it_resumes() {
     let servers = masters(5);
-    let mut redlock = client_of(&servers, HASTY);
+    let mut redlock = client_of(&servers, SHORT_TIMEOUT);
     eventually(SOON, "all are connected", || {
         redlock.acquire("job", TTL).is_ok_and(|lock| lock.agreed() == 5)
     });
@@ -365,7 +365,7 @@ fn a_stopped_server_delays_nobody_and_gets_its_release_when_it_resumes() {
 fn a_stopped_server_that_was_never_connected_delays_nobody() {
     let servers = masters(5);
     servers[4].pause();
-    let mut redlock = client_of(&servers, HASTY);
+    let mut redlock = client_of(&servers, SHORT_TIMEOUT);
     let start = Instant::now();
     eventually(SOON, "granted by the others", || redlock.acquire("job", TTL).is_ok());
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -380,7 +380,7 @@ fn a_server_whose_reply_was_lost_is_released() {
     let mut addresses: Vec<_> = servers.iter().map(Server::addr).collect();
     addresses[0] = proxy(&servers[0], Mishap::Lost);
     let addresses = addresses.iter().map(SocketAddr::to_string);
-    let mut redlock = Redlock::new(addresses, PATIENT).expect("addresses");
+    let mut redlock = Redlock::new(addresses, ONE_ATTEMPT).expect("addresses");
 
     let lock = redlock.acquire("job", TTL).expect("granted by the others");
     assert_eq!(lock.agreed(), 4);
@@ -398,7 +398,7 @@ fn a_server_whose_reply_was_lost_is_released() {
 #[test]
 fn a_server_that_comes_back_counts_again_at_once() {
     let mut servers = masters(5);
-    let mut redlock = client_of(&servers, PATIENT);
+    let mut redlock = client_of(&servers, ONE_ATTEMPT);
     assert!(redlock.acquire("job", TTL).is_ok_and(|lock| lock.agreed() == 5));
     for server in &mut servers[..3] {
         server.kill9();

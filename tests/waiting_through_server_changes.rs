@@ -41,16 +41,16 @@ fn clients_may_time_out_and_disconnect_while_all_clients_are_paused() {
     const PAUSE: u32 = 700;
     let server = durable_server();
     for mut line in Line::of_each_family(&server) {
+        let leaves = line.join(0);
+        let mut next = line.join(1);
         let mut brief = server.client();
-        line.wait_with(&mut brief, 0, 400);
-        let leaves = line.join(1);
-        let mut last = line.join(2);
+        line.wait_with(&mut brief, 2, 400);
         let begin = Instant::now();
-        let free_and_pause = [line.free(2).to_owned(), format!("CLIENT PAUSE {PAUSE} ALL")];
+        let free_and_pause = [line.free(1).to_owned(), format!("CLIENT PAUSE {PAUSE} ALL")];
         in_transaction(&mut line.control, &free_and_pause);
         drop(leaves);
         assert_eq!(brief.read(), (line.family.nothing)());
-        line.family.assert_served(&last.read());
+        line.family.assert_served(&next.read());
         // The server counts whole milliseconds.
         let paused = Duration::from_millis(u64::from(PAUSE - 1));
         assert!(begin.elapsed() >= paused, "{}: served in the pause", line.family.name);

@@ -34,8 +34,8 @@ pub struct Family {
     pub nothing: fn() -> Value,
     /// The same in RESP3.
     pub nothing3: fn() -> Value,
-    /// Whether a reply serves the request.
-    pub serves: fn(&Value) -> bool,
+    /// Whether a reply that is neither an error nor `nothing` serves the request.
+    serves: fn(&Value) -> bool,
 }
 
 /// All families.
@@ -92,11 +92,15 @@ pub const FAMILIES: [Family; 3] = [
 ];
 
 impl Family {
+    /// Whether a reply serves the request.
+    pub fn is_served(&self, reply: &Value) -> bool {
+        !reply.is_error() && !self.is_nothing(reply) && (self.serves)(reply)
+    }
+
     /// The reply serves the request.
     #[track_caller]
     pub fn assert_served(&self, reply: &Value) {
-        let served = !reply.is_error() && !self.is_nothing(reply) && (self.serves)(reply);
-        assert!(served, "{} is not served: {reply:?}", self.name);
+        assert!(self.is_served(reply), "{} is not served: {reply:?}", self.name);
     }
 
     /// Whether this is the reply of a request that was not served, in either protocol.
