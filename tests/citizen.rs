@@ -303,7 +303,10 @@ fn command_docs_are_complete() {
             let name = command.name().to_lowercase();
             let reply = client.run(format!("COMMAND DOCS {name}"));
             let docs = reply.get(&name);
-            for (field, value) in [("group", "module"), ("module", "corral"), ("since", "0.1.0")] {
+            let added = ["cancel", "extend", "info", "nack", "policy", "redrive"];
+            let is_later = added.iter().any(|added| name == format!("task.{added}"));
+            let since = if is_later { "0.2.0" } else { "0.1.0" };
+            for (field, value) in [("group", "module"), ("module", "corral"), ("since", since)] {
                 assert_eq!(docs.get(field), &bulk(value), "{name}");
             }
             let (summary, complexity) = (docs.get("summary"), docs.get("complexity"));
@@ -321,9 +324,13 @@ fn the_module_and_its_commands_are_listed() {
     let mut client = server.client();
     let list = client.run("MODULE LIST");
     let corral = list.items().iter().find(|module| module.get("name") == &bulk("corral"));
-    let numbers: Vec<i64> =
-        env!("CARGO_PKG_VERSION").split('.').map(|part| part.parse().unwrap()).collect();
-    let version = numbers[0] * 10000 + numbers[1] * 100 + numbers[2];
+    let [major, minor, patch] = [
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        env!("CARGO_PKG_VERSION_MINOR"),
+        env!("CARGO_PKG_VERSION_PATCH"),
+    ]
+    .map(|part| part.parse::<i64>().unwrap());
+    let version = major * 10000 + minor * 100 + patch;
     assert_eq!(corral.expect("it is loaded").get("ver"), &int(version));
 
     let names: BTreeSet<_> = COMMANDS.iter().map(|command| command.name().to_lowercase()).collect();
@@ -520,18 +527,29 @@ fn a_user_needs_no_other_command_to_consume() {
 
 // --- INFO and the server's own statistics
 
-/// The fields of `INFO corral`.
+/// The fields of `INFO corral` that are numbers.
 #[track_caller]
 fn counters(client: &mut Client) -> BTreeMap<String, i64> {
     let text = client.run("INFO corral");
     let mut lines = text.as_str().lines();
     assert_eq!(lines.next(), Some("# corral"));
     lines
-        .map(|line| {
-            let (name, value) = line.split_once(':').expect("a field");
-            (name.to_owned(), value.parse().expect("a number"))
-        })
+        .map(|line| line.split_once(':').expect("a field"))
+        .filter(|(name, _)| !["corral_version", "corral_build"].contains(name))
+        .map(|(name, value)| (name.to_owned(), value.parse().expect("a number")))
         .collect()
+}
+
+#[test]
+fn info_and_the_log_say_which_build_this_is() {
+    let server = Server::start();
+    let mut client = server.client();
+    let version = client.info("corral", "corral_version").expect("a version");
+    let build = client.info("corral", "corral_build").expect("a build");
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    assert!(!build.is_empty() && build.bytes().all(|b| b.is_ascii_graphic()), "{build:?}");
+    let line = format!("<corral> loaded: version {version}, build {build}");
+    assert_eq!(server.log().matches(&line).count(), 1, "{}", server.log());
 }
 
 /// How a set of numbers differs from what it was before: only what has changed.
@@ -868,7 +886,7 @@ fn refused_arguments() -> Vec<(Vec<&'static str>, &'static str)> {
         (vec!["wake-bytes", "1000", "nonsense", "1"], "unknown module argument"),
         (vec!["", ""], "unknown module argument"),
     ];
-    let no_value = "a module argument is no integer in its range";
+    let no_value = "a module argument is not an integer within its range";
     refused.extend(NO_WAKE_BYTES.map(|value| (vec!["wake-bytes", value], no_value)));
     refused
 }
