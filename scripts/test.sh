@@ -57,6 +57,8 @@ on_one_server() {
       is_one_of "$file" "${long_files[@]}" || files+=(--test "$file")
     done
   fi
+  # tests/reentrancy.rs loads this second module.
+  cargo build --quiet --example reentry || return 1
   say "${bold}Tests on $("$server" --version)${plain}"
   export CORRAL_MODULE=$module SERVER=$server
   run_tests "${files[@]}" || status=1

@@ -7,12 +7,12 @@ use support::*;
 
 use std::path::PathBuf;
 
-/// The library of `tests/reentry/module.rs`, which cargo builds beside the tests.
+/// The library of `tests/reentry/module.rs`, which scripts/test.sh builds.
 fn second_module() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let target = test.parent().and_then(|deps| deps.parent()).unwrap();
     let library = target.join("examples/libreentry.so");
-    assert!(library.exists(), "{} is missing: cargo builds it with the tests", library.display());
+    assert!(library.exists(), "run `cargo build --example reentry` first");
     library
 }
 
