@@ -69,7 +69,8 @@ static MODULE: Module = Module {
 
 server::module::export!(&MODULE);
 
-/// The module allocates the server's memory, which counts as such. Unit tests have no server.
+/// The module uses the server's allocator, so that the server counts its memory. Unit tests have no
+/// server.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: redis_module::alloc::RedisAlloc = redis_module::alloc::RedisAlloc;

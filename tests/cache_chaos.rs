@@ -191,7 +191,7 @@ struct World<'a> {
     /// Connections that were closed or killed.
     killed: usize,
     /// No more failures are caused.
-    calm: bool,
+    quiet: bool,
 }
 
 impl<'a> World<'a> {
@@ -210,7 +210,7 @@ impl<'a> World<'a> {
             refused: 0,
             reads: 0,
             killed: 0,
-            calm: false,
+            quiet: false,
         }
     }
 
@@ -297,7 +297,7 @@ impl<'a> World<'a> {
                 let token = token.as_int();
                 self.leases.grant(token, at);
                 let outcome = OUTCOMES[self.random.below(OUTCOMES.len())];
-                let outcome = if self.calm { Outcome::Fills } else { outcome };
+                let outcome = if self.quiet { Outcome::Fills } else { outcome };
                 let ms = match outcome {
                     Outcome::HangsPastItsLease => LEASE as u64 + 20,
                     _ => self.random.below(10) as u64,
@@ -430,7 +430,7 @@ impl<'a> World<'a> {
                 self.kill(&mut readers[nth]);
             }
         }
-        self.calm = true;
+        self.quiet = true;
         let is_loading = |reader: &Reader| matches!(reader.doing, Doing::Loading { .. });
         while !self.fresh || readers.iter().any(is_loading) {
             self.sweep(readers);

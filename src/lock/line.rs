@@ -158,7 +158,7 @@ fn serve_line(cx: Cx<'_>, db: i32, key: &[u8], budget: &mut Budget) {
     loop {
         match rules::serve(&mut ops) {
             Ok(Rest::Until(due)) => return lines.set_due(db, key, due, server.moment()),
-            Err(error) if !ops.is_out_of_budget() => {
+            Err(error) if error.passes() || !ops.is_out_of_budget() => {
                 if !waiting::reject_first(cx, db, key, error, ops.budget) {
                     return;
                 }

@@ -83,16 +83,16 @@ impl Server {
     /// Valkey 9 walks all connections to find one. If that takes too long, this relies on the server's
     /// disconnect callback, and checks again after a second.
     pub fn is_connected(&self, client: u64) -> bool {
-        if STATE.get().looks.get().are_too_dear(self.moment()) {
+        if STATE.get().checks.get().are_too_slow(self.moment()) {
             return true;
         }
         let before = Instant::now();
-        let connected = self.look_at(client);
-        STATE.get().looks.set(STATE.get().looks.get().after(before.elapsed(), self.moment()));
+        let connected = self.check_connection(client);
+        STATE.get().checks.set(STATE.get().checks.get().after(before.elapsed(), self.moment()));
         connected
     }
 
-    fn look_at(&self, client: u64) -> bool {
+    fn check_connection(&self, client: u64) -> bool {
         let id = OwnedStr::number(client as i64);
         let args = [words().list(), words().id(), id.borrow()];
         // If the CLIENT command was renamed, only the disconnect callback is left.
@@ -108,21 +108,21 @@ impl Server {
 
 /// How long it has recently taken to check a connection.
 #[derive(Clone, Copy)]
-pub(super) struct Looks {
+pub(super) struct Checks {
     /// How many checks in a row took too long. A single one can be due to the operating system.
     slow: u32,
     /// When one is tried again.
     again: Moment,
 }
 
-impl Looks {
+impl Checks {
     /// Before the first check.
     pub(super) const NONE: Self = Self { slow: 0, again: Moment(0) };
 
     /// Longer than any check takes that does not depend on the number of connections.
     const TOO_LONG: Duration = Duration::from_micros(30);
 
-    fn are_too_dear(self, now: Moment) -> bool {
+    fn are_too_slow(self, now: Moment) -> bool {
         self.slow >= 8 && now < self.again
     }
 
@@ -158,7 +158,7 @@ impl Blocked {
     /// Unblocks the client with the reply of [`Waits::on_unblock`]. No borrow may be held: the
     /// answer can be asked for before this returns.
     pub fn unblock(self) {
-        // SAFETY: the waiter says goodbye once, and the server has not released it before.
+        // SAFETY: the client is unblocked once, and the server has not released it before.
         unsafe { need(raw::RedisModule_UnblockClient)(self.0.as_ptr(), std::ptr::null_mut()) };
     }
 }
@@ -224,17 +224,17 @@ mod tests {
     fn checks_pause_for_a_second_after_several_slow_ones() {
         let (now, long, short) =
             (Moment(5_000_000), Duration::from_micros(90), Duration::from_micros(3));
-        let mut looks = Looks::NONE;
+        let mut checks = Checks::NONE;
         for _ in 0..7 {
-            looks = looks.after(long, now);
-            assert!(!looks.are_too_dear(now));
+            checks = checks.after(long, now);
+            assert!(!checks.are_too_slow(now));
         }
-        assert!(!looks.after(short, now).after(long, now).are_too_dear(now));
-        looks = looks.after(long, now);
-        assert!(looks.are_too_dear(Moment(5_999_000)));
-        assert!(!looks.are_too_dear(Moment(6_000_000)));
+        assert!(!checks.after(short, now).after(long, now).are_too_slow(now));
+        checks = checks.after(long, now);
+        assert!(checks.are_too_slow(Moment(5_999_000)));
+        assert!(!checks.are_too_slow(Moment(6_000_000)));
         // One check shows whether it still takes long.
-        assert!(looks.after(long, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
-        assert!(!looks.after(short, Moment(6_000_000)).are_too_dear(Moment(6_001_000)));
+        assert!(checks.after(long, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
+        assert!(!checks.after(short, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
     }
 }

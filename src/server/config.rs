@@ -65,8 +65,8 @@ impl Server {
         }
         STATE.get().settings.replace(settings.clone());
         for (setting, default) in settings.iter().zip(defaults) {
-            // SAFETY: the context is the one of loading; the name lives for ever, and the setting
-            // until the module is unloaded, for `STATE` keeps it.
+            // SAFETY: the context is the one of loading; the name lives for ever. `STATE` keeps the
+            // setting until the module is unloaded, and the server reads none while it unloads one.
             let registered = unsafe {
                 need(raw::RedisModule_RegisterNumericConfig)(
                     self.ctx,
@@ -98,7 +98,7 @@ impl Server {
 /// # Safety
 /// `data` is what [`Server::register_settings`] registered.
 unsafe fn setting<'a>(data: *mut c_void) -> Option<&'a Inner> {
-    // SAFETY: it registered a pointer to a setting that lives until the module is unloaded.
+    // SAFETY: it registered a pointer to a setting that `STATE` keeps while the server reads it.
     unsafe { data.cast::<Inner>().as_ref() }
 }
 

@@ -34,7 +34,9 @@ pub struct KeyEvent<'a> {
     pub key: &'a [u8],
     /// Whether it is an event of the stream type.
     pub stream: bool,
-    /// Whether an inner command of this module caused it, whose caller serves the waiters itself.
+    /// Whether an inner command of this module is running, whose caller serves the waiters itself. What
+    /// another module writes inside the events of that command counts as well; it is noticed at the next
+    /// check.
     pub own: bool,
 }
 
@@ -108,7 +110,7 @@ unsafe extern "C" fn key_changed(
 
 /// Subscribes to the events of whole databases, which raise no keyspace events, to changes of the
 /// replication role, and to the server's periodic event.
-pub(super) fn subscribe_to_server(server: &Server) {
+pub(super) fn subscribe_to_server(server: &Server) -> Result<(), &'static str> {
     for (id, callback) in [
         (raw::REDISMODULE_EVENT_FLUSHDB, flushed as Callback),
         (raw::REDISMODULE_EVENT_SWAPDB, swapped),
@@ -116,11 +118,17 @@ pub(super) fn subscribe_to_server(server: &Server) {
         (raw::REDISMODULE_EVENT_CRON_LOOP, periodic),
     ] {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
-        // SAFETY: the context is the one of loading; an unknown event is refused, not misread.
-        unsafe { need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback)) };
+        // SAFETY: the context is the one of loading; an unknown event is rejected, not misread.
+        let subscribed = unsafe {
+            need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback))
+        };
+        if subscribed != raw::REDISMODULE_OK as c_int {
+            return Err("the server rejected a subscription");
+        }
     }
-    // A server without these events misses nothing else.
-    let _ = register_server_events(&Context::new(server.ctx));
+    // Those for loading and for changes of the role.
+    register_server_events(&Context::new(server.ctx))
+        .map_err(|_| "the server rejected a subscription")
 }
 
 fn databases_changed(server: &Server, dbs: &[i32]) {

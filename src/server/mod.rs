@@ -32,7 +32,7 @@ pub use string::{CowStr, OwnedStr, Str, words};
 
 use crate::time::{Moment, UnixMs};
 use api::need;
-use block::Looks;
+use block::Checks;
 use config::Setting;
 use events::KeyEvent;
 use info::Section;
@@ -88,7 +88,7 @@ struct State {
     /// Whether an inner command of the module is writing right now.
     own_write: Cell<bool>,
     /// What it has cost recently to check a connection.
-    looks: Cell<Looks>,
+    checks: Cell<Checks>,
     /// The prepared words of inner commands.
     words: Cell<Option<&'static string::Words>>,
     /// The registered settings, to which the server holds pointers.
@@ -100,7 +100,7 @@ static STATE: MainThread<State> = MainThread::new(State {
     cluster: Cell::new(false),
     subscribed: Cell::new(0),
     own_write: Cell::new(false),
-    looks: Cell::new(Looks::NONE),
+    checks: Cell::new(Checks::NONE),
     words: Cell::new(None),
     settings: RefCell::new(Vec::new()),
 });

@@ -99,7 +99,7 @@ fn load(server: &Server, args: &[Str<'_>], module: &'static Module) -> Result<()
     let args: Vec<&[u8]> = args.iter().map(|arg| arg.bytes()).collect();
     server.register_settings((module.load)(server), &args)?;
     module.commands.iter().try_for_each(|entry| server.register(entry))?;
-    events::subscribe_to_server(server);
+    events::subscribe_to_server(server)?;
     // SAFETY: the context is the one of loading.
     unsafe {
         need(raw::RedisModule_RegisterInfoFunc)(server.ctx, Some(info::write));

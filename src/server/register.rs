@@ -56,7 +56,8 @@ impl Server {
         let (first, last, step) = spec.legacy_keys();
         let text = |text: &str| CString::new(text).map_err(|_| "a specification contains NUL");
         let (flags, categories) = (text(spec.flags)?, text(&spec.categories())?);
-        // SAFETY: the context is the one of loading; the server copies the flags, and the other strings live for ever.
+        // SAFETY: the context is the one of loading; the server copies the flags, and the other strings
+        // live for ever.
         let (created, command) = unsafe {
             let created = need(raw::RedisModule_CreateCommand)(
                 self.ctx,

@@ -55,7 +55,7 @@ impl Spec {
     /// away, even where a flag implies it.
     pub(super) fn categories(&self) -> String {
         let has = |wanted: &str| self.flags.split(' ').any(|flag| flag == wanted);
-        // A command that may replicate writes, though not under a flag that forbids it to replicas.
+        // A command that may replicate writes as well, but has no write flag: replicas can run it.
         let replicates = has("may-replicate");
         let implied = [
             (has("readonly") || replicates, "read"),

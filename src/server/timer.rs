@@ -65,7 +65,7 @@ impl Timer {
     /// Disarms the timer.
     pub fn disarm(&self, server: &Server) {
         if let Some((id, _)) = self.armed.take() {
-            // SAFETY: the timer was created by `arm` and has not fired: `has_fired` drops the id.
+            // SAFETY: the timer was created by `arm`. The server ignores an id that it does not know.
             unsafe { need(raw::RedisModule_StopTimer)(server.ctx, id, std::ptr::null_mut()) };
         }
     }

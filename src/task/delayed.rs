@@ -197,7 +197,7 @@ pub fn promote(
     }
     let known = family.queues.delayed(db, name);
     let mut known = known.unwrap_or(Delayed { above_zero: true, ..Delayed::default() });
-    // Tasks that were refused before are passed by until they are tried again.
+    // Tasks that were refused before are skipped until they are tried again.
     if known.refused.as_ref().is_some_and(|refused| refused.again <= moment) {
         (known.refused, known.looked_at) = (None, 0);
     }

@@ -64,11 +64,8 @@ impl Shape {
 
     /// The reply that delivers all entries of a reply of XREADGROUP for the first time, without a
     /// copy of them.
-    pub fn forward(self, read: CallReply<'_>) -> Reply<'_> {
-        match self {
-            Shape::Streams { .. } => Reply::Forward(read),
-            Shape::Meta => Reply::Custom(Box::new(FirstDeliveries(read))),
-        }
+    pub fn forward(read: CallReply<'_>, meta: bool) -> Reply<'_> {
+        if meta { Reply::Custom(Box::new(FirstDeliveries(read))) } else { Reply::Forward(read) }
     }
 
     /// The reply without a task.

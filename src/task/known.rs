@@ -1,5 +1,5 @@
-//! What is known of one queue, or of the stream of one of its priorities: a record that keeps a queue
-//! without delayed, prioritized or expired tasks almost free of their cost. Nothing here knows a
+//! What is known of one queue: a record that keeps a queue without delayed, prioritized or expired
+//! tasks almost free of their cost. Beside it, what is known of a single stream. Nothing here knows a
 //! server.
 
 use super::id::{EntryId, Priority};
@@ -57,7 +57,7 @@ pub enum Groups {
 /// What is known of the delayed tasks of a queue.
 #[derive(Clone, Default)]
 pub struct Delayed {
-    /// A time that is not later than when the first task is due that was not refused.
+    /// When the first task that was not refused is due, or an earlier time.
     pub due: Option<UnixMs>,
     /// Whether one may have a priority above 0.
     pub above_zero: bool,
@@ -219,15 +219,27 @@ impl NextCheck {
     const AT_ONCE: Self = Self { at: Some(UnixMs(0)), by_moment: None };
 }
 
-/// What is known of a stream. A stream that is only the priority of a queue has no more than its
-/// groups and its last id.
+/// What is known of a stream: of the queue's own, or of the stream of a priority.
+#[derive(Default)]
+pub struct Stream {
+    /// Its groups. Events that can change them drop this.
+    pub groups: Option<Groups>,
+    /// The last id that this process has added. The server rejects the next one if this is out of date.
+    pub last_id: Option<EntryId>,
+}
+
+impl Weight for Stream {
+    fn bytes(&self) -> usize {
+        match &self.groups {
+            Some(Groups::One(name)) => name.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What is known of a queue.
 #[derive(Default)]
 pub struct Known {
-    /// The groups of the stream. Events that can change them drop this.
-    pub stream_groups: Option<Groups>,
-    /// The last id that this process has added to the stream. The server rejects the next one if it
-    /// is out of date.
-    pub last_id: Option<EntryId>,
     /// The stored policy.
     pub policy: Option<Policy>,
     /// Whether the fields below have been looked up.
@@ -244,11 +256,7 @@ pub struct Known {
 
 impl Weight for Known {
     fn bytes(&self) -> usize {
-        let name = match &self.stream_groups {
-            Some(Groups::One(name)) => name.len(),
-            _ => 0,
-        };
-        self.bytes + name
+        self.bytes
     }
 }
 

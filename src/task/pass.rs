@@ -156,10 +156,7 @@ impl<'a> Ops for Pass<'a> {
             family.queues.lease_ended(db, name, group_name, priority, &[id]);
             return Ok(Oldest::Settled);
         };
-        let since = match pending.idle {
-            RELEASED_IDLE => RELEASED,
-            idle => self.now.before(Millis(idle)),
-        };
+        let since = store::lease_start(self.now, pending.idle);
         if !has_expired(since, Millis(pending.idle)) {
             family.queues.leased(db, name, group_name, priority, &[id], since);
             return Ok(Oldest::Settled);

@@ -120,6 +120,7 @@ impl super::Task {
     pub fn tries(&self, policy: &Policy) -> Option<i64> {
         policy.tries(self.settings.tries.get())
     }
+
     /// The effective values of a policy, under their names in the hash and in TASK.INFO.
     pub fn effective(&self, policy: &Policy) -> [(&'static str, i64); 7] {
         [

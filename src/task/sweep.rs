@@ -4,7 +4,7 @@
 use super::id::{EntryId, Priority};
 use super::known::Position;
 use super::leases::RELEASED;
-use super::store::{self, RELEASED_IDLE};
+use super::store;
 use super::{Cx, groups};
 use crate::error::Error;
 use crate::server::call::Element;
@@ -107,10 +107,7 @@ impl<'a> Walk<'a> {
             other => other?,
         };
         let lease = |lease: Element<'_>| {
-            let since = match lease.at(2)?.integer() {
-                RELEASED_IDLE => RELEASED,
-                idle => now.before(Millis(idle)),
-            };
+            let since = store::lease_start(now, lease.at(2)?.integer());
             Some((EntryId::parse(lease.at(0)?.bytes())?, since))
         };
         Ok(reply.root().elements().filter_map(lease).collect())

@@ -165,7 +165,7 @@ impl Known {
         self.lease_end.max(self.record_end.unwrap_or_default())
     }
 
-    /// Whether nothing about it has to be known.
+    /// Whether it can be forgotten.
     fn is_spent(&self) -> bool {
         self.tokens.are_spent() && self.record_end.is_none()
     }

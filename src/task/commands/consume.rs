@@ -87,17 +87,17 @@ impl Command for Consume {
         let (cx, server) = (*cx, cx.server);
         let Request { stream: queue, group, consumer, count, timeout, meta } = request;
         names::reject_moving_slot(server, queue)?;
-        let resp3 = server.resp3();
-        let shape = if meta { Shape::Meta } else { Shape::Streams { resp3 } };
+        // Mostly the reply is forwarded, and then the protocol does not matter.
+        let shape = || if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
         let others_wait = line::serve_before_reading(cx, queue, group.bytes())?;
         let mut more = false;
         if !others_wait {
             let if_missing = IfMissing::CreateAll;
             let consumer = Consumer { cx, queue, group, name: consumer, if_missing };
             match deliver(consumer, count, Mode::WriteForward)? {
-                Outcome::Read(found) => return Ok(shape.forward(found)),
+                Outcome::Read(found) => return Ok(Shape::forward(found, meta)),
                 Outcome::Tasks(found) if !found.tasks.is_empty() => {
-                    return Ok(shape.reply(queue.bytes(), found.tasks));
+                    return Ok(shape().reply(queue.bytes(), found.tasks));
                 }
                 Outcome::Tasks(found) => {
                     // A command that returns an error has changed nothing.
@@ -109,16 +109,16 @@ impl Command for Consume {
             }
         }
         let Some(timeout) = timeout.filter(|_| server.may_block()) else {
-            return Ok(shape.nothing());
+            return Ok(shape().nothing());
         };
         server.subscribe(EVENTS);
         let (db, name) = (server.db(), queue.bytes());
         let address = Address { db, name: name.into(), part: group.bytes().into() };
         let request =
-            line::Request { consumer: consumer.bytes().into(), count: count.value, shape };
+            line::Request { consumer: consumer.bytes().into(), count: count.value, shape: shape() };
         let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
         if joined.is_none() {
-            return Ok(shape.nothing());
+            return Ok(shape().nothing());
         }
         if more {
             waiting::serve_soon(cx, db, name);

@@ -1,13 +1,14 @@
-//! What this process remembers of the queues that it serves, in one table with a bound in bytes.
+//! What this process remembers of the queues that it serves and of their streams, within bounds in
+//! bytes.
 //!
 //! All of it can be rebuilt from the data, and is after it was forgotten. The commands keep it up to
 //! date. Keyspace events report what other clients write, and the sweep finds what raises no event,
-//! such as a plain XCLAIM. No borrow of the table leaves this folder.
+//! such as a plain XCLAIM. No borrow of a table leaves this folder.
 
 mod leases;
 
 use super::id::{EntryId, Priority};
-use super::known::{Delayed, Group, Groups, Known, NextCheck, Priorities};
+use super::known::{Delayed, Group, Groups, Known, NextCheck, Priorities, Stream};
 use super::policy::Policy;
 use super::table::Table;
 use super::{DEAD, DELAYED, POLICY};
@@ -18,13 +19,18 @@ use crate::time::{Moment, UnixMs};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// How many bytes the records may take, with their names. If a record is dropped to make room, the
-/// sweep finds the leases of its queue again.
-const BYTES: usize = 32 << 20;
+/// How many bytes the records of queues may take, with their names. If a record is dropped to make
+/// room, the sweep finds the leases of its queue again.
+const QUEUE_BYTES: usize = 32 << 20;
 
-/// The records of all queues, by database and name.
+/// How many bytes the records of streams may take, with their names. They have a bound of their own,
+/// because every client that publishes with a priority adds one.
+const STREAM_BYTES: usize = 6 << 20;
+
+/// The records of all queues and streams, by database and name.
 pub struct Queues {
-    table: RefCell<Table<Known>>,
+    queues: RefCell<Table<Known>>,
+    streams: RefCell<Table<Stream>>,
     /// The number of leases of all groups.
     leases: Rc<Cell<usize>>,
     /// The lease of a queue whose policy names none.
@@ -46,14 +52,15 @@ pub struct Facts {
 }
 
 impl Queues {
-    /// An empty table.
+    /// Empty tables.
     pub fn new(default_lease: Setting) -> Self {
-        let table = RefCell::new(Table::new(BYTES));
-        Self { table, leases: Rc::default(), default_lease }
+        let queues = RefCell::new(Table::new(QUEUE_BYTES));
+        let streams = RefCell::new(Table::new(STREAM_BYTES));
+        Self { queues, streams, leases: Rc::default(), default_lease }
     }
 
     fn with<R>(&self, db: i32, queue: &[u8], change: impl FnOnce(&mut Known) -> R) -> Option<R> {
-        self.table.borrow_mut().change(db, queue, change)
+        self.queues.borrow_mut().change(db, queue, change)
     }
 
     fn with_group<R>(
@@ -67,16 +74,25 @@ impl Queues {
     }
 
     fn remember(&self, db: i32, queue: &[u8], change: impl FnOnce(&mut Known)) {
-        let mut table = self.table.borrow_mut();
+        let mut table = self.queues.borrow_mut();
         if table.get(db, queue).is_none() {
             table.put(db, queue, Known::default());
         }
         table.change(db, queue, change);
     }
 
+    fn remember_stream(&self, db: i32, stream: &[u8], change: impl FnOnce(&mut Stream)) {
+        let mut table = self.streams.borrow_mut();
+        if table.get(db, stream).is_none() {
+            table.put(db, stream, Stream::default());
+        }
+        table.change(db, stream, change);
+    }
+
     /// Forgets the queues of these databases, or of all databases if none is given.
     pub fn forget(&self, dbs: &[i32]) {
-        self.table.borrow_mut().forget(dbs);
+        self.queues.borrow_mut().forget(dbs);
+        self.streams.borrow_mut().forget(dbs);
     }
 }
 
@@ -105,12 +121,12 @@ impl Queues {
 
     /// The groups of a stream, if they are known.
     pub fn groups(&self, db: i32, stream: &[u8]) -> Option<Groups> {
-        self.with(db, stream, |known| known.stream_groups.clone()).flatten()
+        self.streams.borrow().get(db, stream)?.groups.clone()
     }
 
     /// Remembers the groups of a stream.
     pub fn set_groups(&self, db: i32, stream: &[u8], groups: Groups) {
-        self.remember(db, stream, |known| known.stream_groups = Some(groups));
+        self.remember_stream(db, stream, |known| known.groups = Some(groups));
     }
 
     /// The policy of a queue, if everything is known that a pass for this group needs.
@@ -167,7 +183,8 @@ impl Queues {
     /// When there is work for the consumers that wait in these groups, if the queue is known.
     pub fn next_check(&self, db: i32, queue: &[u8], groups: &[Box<[u8]>]) -> Option<NextCheck> {
         let lease = self.default_lease.get();
-        self.with(db, queue, |known| known.next_check(groups, lease))
+        let check = |known: &mut Known| known.found.then(|| known.next_check(groups, lease));
+        self.with(db, queue, check).flatten()
     }
 }
 
@@ -175,17 +192,17 @@ impl Queues {
 impl Queues {
     /// The last id that this process has added to a stream.
     pub fn last_id(&self, db: i32, stream: &[u8]) -> Option<EntryId> {
-        self.with(db, stream, |known| known.last_id).flatten()
+        self.streams.borrow().get(db, stream)?.last_id
     }
 
     /// This process has added an entry to a stream.
     pub fn set_last_id(&self, db: i32, stream: &[u8], id: EntryId) {
-        self.remember(db, stream, |known| known.last_id = Some(id));
+        self.remember_stream(db, stream, |known| known.last_id = Some(id));
     }
 
-    /// The priorities above 0 that may have a stream, if the queue is known.
+    /// The priorities above 0 that may have a stream, if they were looked up.
     pub fn streams(&self, db: i32, queue: &[u8]) -> Option<Priorities> {
-        self.with(db, queue, |known| known.streams)
+        self.with(db, queue, |known| known.found.then_some(known.streams)).flatten()
     }
 
     /// The priorities above 0 that may have tasks, and whether there may be delayed ones: all and
@@ -214,9 +231,9 @@ impl Queues {
         self.with_group(db, queue, group, |group| group.unread.remove(priority));
     }
 
-    /// What is known of the delayed tasks.
+    /// What is known of the delayed tasks, if they were looked up.
     pub fn delayed(&self, db: i32, queue: &[u8]) -> Option<Delayed> {
-        self.with(db, queue, |known| known.delayed.clone())
+        self.with(db, queue, |known| known.found.then(|| known.delayed.clone())).flatten()
     }
 
     /// Replaces what is known of the delayed tasks.
@@ -259,7 +276,7 @@ impl Queues {
     /// from one.
     pub fn key_changed<'k>(&self, db: i32, event: &KeyEvent<'k>) -> Option<&'k [u8]> {
         if !event.stream || event.name == b"xgroup-destroy" {
-            self.table.borrow_mut().remove(db, event.key);
+            self.queues.borrow_mut().remove(db, event.key);
         }
         if let Some(name) = names::name_of(DELAYED, event.key) {
             self.delayed_changed(db, name);
@@ -289,7 +306,7 @@ impl Queues {
     /// changed them: all but those that only touch entries and consumers.
     pub fn groups_may_have_changed(&self, db: i32, event: &KeyEvent<'_>) {
         if !event.stream || matches!(event.name, b"xgroup-create" | b"xgroup-destroy") {
-            self.with(db, event.key, |known| known.stream_groups = None);
+            self.streams.borrow_mut().change(db, event.key, |known| known.groups = None);
         }
     }
 }

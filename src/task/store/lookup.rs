@@ -6,6 +6,8 @@ use crate::server::call::{CallReply, Element};
 use crate::server::{CowStr, Mode, Server, Str, integer, words};
 use crate::task::entry::Task;
 use crate::task::id::{EntryId, Priority};
+use crate::task::leases::RELEASED;
+use crate::time::{Millis, UnixMs};
 
 /// An entry of a stream.
 pub struct Entry<'s>(CallReply<'s>);
@@ -47,6 +49,16 @@ pub struct Pending {
 /// The idle time that the server reports for an entry which another client has returned to the group
 /// with XNACK.
 pub const RELEASED_IDLE: i64 = -1;
+
+/// When a lease began that has lasted for `idle` ms at `now`: [`RELEASED`] for [`RELEASED_IDLE`], and
+/// never that for a real lease, whatever time another client has claimed it with.
+pub fn lease_start(now: UnixMs, idle: i64) -> UnixMs {
+    if idle == RELEASED_IDLE {
+        RELEASED
+    } else {
+        now.before(Millis(idle)).max(UnixMs(RELEASED.0 + 1))
+    }
+}
 
 /// How many entries of a stream are pending in a group without a consumer. O(N) for N consumers.
 pub fn released(server: &Server, stream: Str<'_>, group: Str<'_>) -> Result<i64, Error> {
