@@ -1,13 +1,14 @@
-//! The code in docs/cache.md and docs/tasks.md: each named block is taken from its page and run
-//! against a real server with its client library, together with a driver that checks the outcome.
+//! The code on the pages of `docs/`. Every block is run exactly as printed.
 //!
-//! The drivers of a page are tests/recipes/<page>/<recipe>.<extension> or, if a recipe has several,
-//! <recipe>.<case>.<extension>. The page's `clients` and the recipes in the driver's first line (`#
-//! on: read-through`) come before the recipe.
+//! - ```` ```python worker.py ```` and ```` ```js worker.mjs ````: files. All files of all pages stand in one directory.
+//!   Drivers import or start them against a real server, and check the outcome: tests/recipes/<page>/<file>, or
+//!   <file stem>.<case>.<extension> if a file has several. Python and Node need their package `redis`; see
+//!   `CORRAL_PYTHON` and `CORRAL_NODE_PATH`. A driver whose first line is `# needs: celery` needs that package too.
+//! - ```` ```go client.go ````, `java`, `rust`: programs. The block ```` ```text output=client.go ```` is what they print.
+//!   Go needs `CORRAL_GO`, a directory with a go.mod, and Java needs `CORRAL_JARS`, a directory of jars.
+//! - ```` ```text session=life ````: commands and replies. They always run.
 //!
-//! Python and Node need the package `redis`: see `CORRAL_PYTHON` and `CORRAL_NODE_PATH`. Without it
-//! the test says so and only checks that each recipe has a driver. Sessions, which show commands
-//! and replies, always run.
+//! Where a language is missing, the test says so and only checks that each file has a driver.
 
 mod support;
 use support::*;
@@ -17,10 +18,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a recipe may take on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a driver or a program may take on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A page: its name, which is also that of the directory of its drivers, and its text.
 struct Page {
@@ -29,13 +30,17 @@ struct Page {
 }
 
 const CACHE: Page = Page { name: "cache", text: include_str!("../docs/cache.md") };
+const CLIENTS: Page = Page { name: "clients", text: include_str!("../docs/clients.md") };
+const LOCKS: Page = Page { name: "locks", text: include_str!("../docs/locks.md") };
+const MIGRATE: Page = Page { name: "migrate", text: include_str!("../docs/migrate.md") };
 const TASKS: Page = Page { name: "tasks", text: include_str!("../docs/tasks.md") };
+const TESTING: Page = Page { name: "testing", text: include_str!("../docs/testing.md") };
+const PAGES: [&Page; 6] = [&CACHE, &CLIENTS, &LOCKS, &MIGRATE, &TASKS, &TESTING];
 
-/// The title of a block: ```` ```python recipe=worker ````
+/// The head of a block: its language, and the name of a file or of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Name {
     language: &'static str,
-    kind: &'static str,
     name: &'static str,
 }
 
@@ -48,62 +53,64 @@ impl Page {
             let Some(head) = line.strip_prefix("```") else { continue };
             let text = lines.by_ref().take_while(|line| *line != "```");
             let text: String = text.map(|line| format!("{line}\n")).collect();
-            let (language, title) = head.split_once(' ').expect("every block needs a name");
-            let (kind, name) = title.split_once('=').expect("kind=name");
-            let known =
-                matches!((language, kind), ("python" | "js", "recipe") | ("text", "session"));
-            assert!(known, "no test runs this: {head}");
-            let before = blocks.insert(Name { language, kind, name }, text);
+            let (language, name) = head.split_once(' ').expect("every block needs a name");
+            let (_, extension) = name.rsplit_once('.').unwrap_or_default();
+            let tested = match language {
+                "python" => extension == "py",
+                "js" => extension == "mjs",
+                "go" | "java" => extension == language,
+                "rust" => extension == "rs",
+                // A driver reads it.
+                "sql" | "lua" => extension == language,
+                "text" => name.starts_with("session=") || name.starts_with("output="),
+                _ => false,
+            };
+            assert!(tested, "no test runs this: {head}");
+            let before = blocks.insert(Name { language, name }, text);
             assert_eq!(before, None, "two blocks of one name: {head}");
         }
         blocks
     }
 
-    /// The page's recipes in a language.
-    fn recipes(&self, language: &str) -> BTreeMap<&'static str, String> {
-        let blocks = self.blocks().into_iter();
-        let blocks = blocks.filter(|(name, _)| (name.language, name.kind) == (language, "recipe"));
+    /// The blocks in a language, by their name.
+    fn files(&self, language: &str) -> BTreeMap<&'static str, String> {
+        let blocks = self.blocks().into_iter().filter(|(name, _)| name.language == language);
         blocks.map(|(name, text)| (name.name, text)).collect()
     }
 }
 
-/// A language in which a page has recipes.
+/// A scripting language.
 struct Language {
     name: &'static str,
     extension: &'static str,
-    /// The start of a driver's first line that names the recipes before its own.
-    on: &'static str,
+    /// The start of a driver's first line that names packages.
+    needs: &'static str,
     runtime: fn() -> Option<Runtime>,
 }
 
 const PYTHON: Language =
-    Language { name: "python", extension: "py", on: "# on: ", runtime: Runtime::python };
+    Language { name: "python", extension: "py", needs: "# needs: ", runtime: Runtime::python };
 const JAVASCRIPT: Language =
-    Language { name: "js", extension: "mjs", on: "// on: ", runtime: Runtime::node };
+    Language { name: "js", extension: "mjs", needs: "// needs: ", runtime: Runtime::node };
 
-/// Code that calls a recipe and checks the outcome.
+/// A program that imports or starts a file of the page and checks the outcome.
 struct Driver {
-    /// The recipe, and the case if there are several drivers.
+    /// The name of the file, and the case if it has several drivers.
     title: String,
     text: String,
 }
 
 impl Driver {
-    fn recipe(&self) -> &str {
-        self.title.split_once('.').map_or(&self.title, |(recipe, _case)| recipe)
+    fn drives(&self, file: &str) -> bool {
+        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+        self.title.split('.').next() == Some(stem)
     }
 }
 
 impl Language {
-    /// The code around every recipe.
-    fn frame(&self, name: &str) -> String {
-        fs::read_to_string(drivers_dir().join(name).with_extension(self.extension))
-            .unwrap_or_default()
-    }
-
     /// All drivers for a page.
     fn drivers(&self, page: &Page) -> Vec<Driver> {
-        let files = fs::read_dir(drivers_dir().join(page.name)).expect("read the directory");
+        let Ok(files) = fs::read_dir(drivers_dir().join(page.name)) else { return Vec::new() };
         let files = files.map(|file| file.expect("read the directory").path());
         let files = files.filter(|file| file.extension().is_some_and(|ext| ext == self.extension));
         let mut drivers: Vec<_> = files
@@ -116,30 +123,49 @@ impl Language {
         drivers
     }
 
-    /// Runs every driver of a page with its recipe, if the language is installed.
+    /// Runs every driver of a page, if the language is installed.
     #[track_caller]
     fn run(&self, page: &Page) {
-        let (recipes, drivers) = (page.recipes(self.name), self.drivers(page));
-        let driven: BTreeSet<_> = drivers.iter().map(Driver::recipe).chain(["clients"]).collect();
-        assert_eq!(driven, recipes.keys().copied().collect(), "drivers and recipes");
+        let (files, drivers) = (page.files(self.name), self.drivers(page));
+        for file in files.keys() {
+            assert!(drivers.iter().any(|driver| driver.drives(file)), "no driver for {file}");
+        }
+        assert!(!files.is_empty(), "no file in {}", self.name);
         let Some(runtime) = (self.runtime)() else {
             let language = self.name;
             eprintln!("no {language} with the package redis: the recipes did not run");
             return;
         };
         for driver in &drivers {
-            let on = driver.text.lines().next().and_then(|line| line.strip_prefix(self.on));
-            let names = ["clients"].into_iter().chain(on.unwrap_or_default().split_whitespace());
-            let mut parts = vec![self.frame("before")];
-            parts.extend(names.chain([driver.recipe()]).map(|name| recipes[name].clone()));
-            parts.extend([driver.text.clone(), self.frame("after")]);
-            runtime.run(&driver.title, self.extension, &parts.join("\n"));
+            let needs = driver.text.lines().next().and_then(|line| line.strip_prefix(self.needs));
+            let missing = needs.and_then(|names| {
+                names.split_whitespace().find(|package| !runtime.has(package))
+            });
+            if let Some(package) = missing {
+                eprintln!("no package {package}: {} did not run", driver.title);
+                continue;
+            }
+            runtime.run(&driver.title, self.extension, &driver.text);
         }
     }
 }
 
 fn drivers_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recipes")
+}
+
+/// Writes the files of all pages, and what drivers share.
+fn write_files(dir: &Path) {
+    for page in PAGES {
+        for (Name { language, name }, text) in page.blocks() {
+            if language != "text" {
+                fs::write(dir.join(name), text).expect("write a file");
+            }
+        }
+    }
+    for shared in ["driver.py", "driver.mjs"] {
+        fs::copy(drivers_dir().join(shared), dir.join(shared)).expect("copy a file");
+    }
 }
 
 /// The interpreter of a language.
@@ -153,10 +179,8 @@ impl Runtime {
     /// Python with the package `redis`.
     fn python() -> Option<Self> {
         let program = std::env::var_os("CORRAL_PYTHON").unwrap_or_else(|| "python3".into());
-        let probe = Process::new(&program).args(["-c", "import redis"]).output();
-        let program = program.into();
-        let found = probe.is_ok_and(|probe| probe.status.success());
-        found.then_some(Self { program, modules: None })
+        let python = Self { program: program.into(), modules: None };
+        python.has("redis").then_some(python)
     }
 
     /// Node with the package `redis`.
@@ -174,60 +198,181 @@ impl Runtime {
         Some(Self { program: "node".into(), modules: Some(modules) })
     }
 
-    /// Runs a program against a new server, and checks that it leaves no waiting client.
+    /// Whether a package is installed.
+    fn has(&self, package: &str) -> bool {
+        if let Some(modules) = &self.modules {
+            return modules.join(package).join("package.json").is_file();
+        }
+        let probe = Process::new(&self.program).args(["-c", &format!("import {package}")]).output();
+        probe.is_ok_and(|probe| probe.status.success())
+    }
+
+    /// Runs a driver against a new server, and checks that it leaves no waiting client.
     #[track_caller]
     fn run(&self, name: &str, extension: &str, code: &str) {
         let server = Server::start();
         let dir = tempfile::tempdir().expect("a directory");
-        let (script, log) =
-            (dir.path().join("recipe").with_extension(extension), dir.path().join("log"));
-        fs::write(&script, code).expect("write the script");
+        write_files(dir.path());
+        // The name of a file on a page may be that of its driver, so the driver has its own.
+        let script = dir.path().join("drive").with_extension(extension);
+        fs::write(&script, code).expect("write the driver");
         if let Some(modules) = &self.modules {
             let modules = std::path::absolute(modules).expect("a path");
             symlink(modules, dir.path().join("node_modules")).expect("a link");
         }
-        let output = File::create(&log).expect("create the log");
         let mut command = Process::new(&self.program);
         command
             .arg(&script)
             .env("REDIS_URL", format!("redis://{}", server.addr()))
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("duplicate a descriptor"))
-            .stderr(output);
-        let mut process = spawn(command).expect("start the runtime");
-        let said = || fs::read_to_string(&log).expect("read the log");
-        let end = std::time::Instant::now() + TIMEOUT;
-        let status = eventually(TIMEOUT + SOON, name, || {
-            assert!(std::time::Instant::now() < end, "{name} takes too long\n{}", said());
-            process.try_wait().expect("try_wait")
-        });
-        assert!(status.success(), "{name}: {status}\n{}", said());
+            .env("CORRAL_MODULE", module_path())
+            .env("SERVER", server_binary())
+            .env("PYTHON", &self.program)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        finish(name, command, dir.path());
         let mut client = server.client();
-        for family in ["cache", "task"] {
+        for family in ["cache", "task", "lock"] {
             eventually(SOON, "no client waits", || waiters(&mut client, family) == 0);
         }
     }
 }
 
+/// Runs a process in a directory until it succeeds. Returns what it printed.
+#[track_caller]
+fn finish(name: &str, mut command: Process, dir: &Path) -> String {
+    let log = dir.join("output.log");
+    let output = File::create(&log).expect("create the log");
+    command
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("duplicate a descriptor"))
+        .stderr(output);
+    let mut process = spawn(command).expect("start the runtime");
+    let printed = || fs::read_to_string(&log).expect("read the log");
+    let end = Instant::now() + TIMEOUT;
+    let status = eventually(TIMEOUT + SOON, name, || {
+        assert!(Instant::now() < end, "{name} takes too long\n{}", printed());
+        process.try_wait().expect("try_wait")
+    });
+    assert!(status.success(), "{name}: {status}\n{}", printed());
+    printed()
+}
+
+/// Runs the programs of a page in a compiled language; the server's port is filled in.
+#[track_caller]
+fn run_programs(page: &Page, language: &str, command: impl Fn(&Path) -> Option<Process>) {
+    let (programs, outputs) = (page.files(language), page.files("text"));
+    assert!(!programs.is_empty(), "no program in {language}");
+    for (name, text) in programs {
+        let output = outputs.get(format!("output={name}").as_str()).expect("what it prints");
+        let server = Server::start();
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join(name);
+        let port = server.port().to_string();
+        fs::write(&file, text.replace("6379", &port)).expect("write the program");
+        let Some(command) = command(&file) else {
+            eprintln!("{language} is not set up: {name} did not run");
+            return;
+        };
+        assert_eq!(finish(name, command, dir.path()), *output, "{name}");
+    }
+}
+
 #[test]
-fn the_python_recipes_for_the_cache_work() {
+fn the_python_files_of_the_cache_page_work() {
     PYTHON.run(&CACHE);
 }
 
 #[test]
-fn the_javascript_recipes_for_the_cache_work() {
+fn the_javascript_files_of_the_cache_page_work() {
     JAVASCRIPT.run(&CACHE);
 }
 
 #[test]
-fn the_python_recipes_for_tasks_work() {
+fn the_python_files_of_the_task_page_work() {
     PYTHON.run(&TASKS);
 }
 
 #[test]
-fn the_javascript_recipes_for_tasks_work() {
+fn the_javascript_files_of_the_task_page_work() {
     JAVASCRIPT.run(&TASKS);
+}
+
+#[test]
+fn the_python_files_of_the_lock_page_work() {
+    PYTHON.run(&LOCKS);
+}
+
+#[test]
+fn the_javascript_files_of_the_lock_page_work() {
+    JAVASCRIPT.run(&LOCKS);
+}
+
+#[test]
+fn the_python_files_of_the_client_page_work() {
+    PYTHON.run(&CLIENTS);
+}
+
+#[test]
+fn the_javascript_files_of_the_client_page_work() {
+    JAVASCRIPT.run(&CLIENTS);
+}
+
+#[test]
+fn the_python_files_of_the_migration_page_work() {
+    PYTHON.run(&MIGRATE);
+}
+
+#[test]
+fn the_javascript_files_of_the_migration_page_work() {
+    JAVASCRIPT.run(&MIGRATE);
+}
+
+#[test]
+fn the_python_files_of_the_testing_page_work() {
+    PYTHON.run(&TESTING);
+}
+
+#[test]
+fn the_javascript_files_of_the_testing_page_work() {
+    JAVASCRIPT.run(&TESTING);
+}
+
+#[test]
+fn the_go_program_of_the_client_page_prints_what_the_page_says() {
+    run_programs(&CLIENTS, "go", |file| {
+        let module = PathBuf::from(std::env::var_os("CORRAL_GO")?);
+        let mut command = Process::new("go");
+        command.args(["build", "-C"]);
+        let dir = file.parent().expect("a directory");
+        let mut command = Process::new("sh");
+        command.arg("-c").arg("cd \"$0\" && go build -mod=mod -o \"$1\" \"$2\" && \"$1\"");
+        command.arg(module).arg(dir.join("program")).arg(file);
+        Some(command)
+    });
+}
+
+#[test]
+fn the_java_program_of_the_client_page_prints_what_the_page_says() {
+    run_programs(&CLIENTS, "java", |file| {
+        let jars = PathBuf::from(std::env::var_os("CORRAL_JARS")?);
+        let mut command = Process::new("java");
+        command.arg("-cp").arg(jars.join("*")).arg(file);
+        Some(command)
+    });
+}
+
+#[test]
+fn the_rust_program_of_the_client_page_prints_what_the_page_says() {
+    let [(name, text)] = CLIENTS.files("rust").into_iter().collect::<Vec<_>>().try_into().expect("one");
+    assert_eq!(text, include_str!("../examples/client.rs"), "{name} is the example");
+    run_programs(&CLIENTS, "rust", |file| {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/client.rs");
+        let _ = (file, example);
+        let mut command = Process::new(env!("CARGO"));
+        command.args(["run", "--quiet", "--example", "client", "--manifest-path"]);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+        Some(command)
+    });
 }
 
 /// A reply as the pages write it, with inner arrays in brackets.
@@ -323,11 +468,11 @@ fn split(line: &str) -> impl Iterator<Item = &str> {
 /// Runs the sessions of a page.
 #[track_caller]
 fn run_sessions(page: &Page) {
-    let blocks = page.blocks();
-    let sessions: Vec<_> = blocks.iter().filter(|(name, _)| name.kind == "session").collect();
+    let blocks = page.files("text").into_iter();
+    let sessions: Vec<_> = blocks.filter(|(name, _)| name.starts_with("session=")).collect();
     assert!(!sessions.is_empty());
     let server = Server::start();
-    for (Name { name, .. }, text) in sessions {
+    for (name, text) in &sessions {
         let mut client = server.client();
         assert_eq!(client.run("FLUSHALL"), ok());
         let mut meanings = Meanings::default();
@@ -344,11 +489,8 @@ fn run_sessions(page: &Page) {
 }
 
 #[test]
-fn the_sessions_of_the_cache_page_reply_as_written() {
-    run_sessions(&CACHE);
-}
-
-#[test]
-fn the_sessions_of_the_task_page_reply_as_written() {
-    run_sessions(&TASKS);
+fn the_sessions_reply_as_written() {
+    for page in [&CACHE, &TASKS, &LOCKS, &MIGRATE] {
+        run_sessions(page);
+    }
 }

@@ -1,3 +1,6 @@
+from driver import *
+from warm import warm
+
 C("SET", "page:3", "theirs")
 same(warm({f"page:{n}": f"html {n}" for n in range(100)}), 99)
 same(C("GET", "page:3"), b"theirs")

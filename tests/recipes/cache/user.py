@@ -1,4 +1,6 @@
-# on: read-through
+from driver import *
+from user import user
+
 find = Loader(None)
 same(at_once(20, lambda: user(1, find)), [None] * 20)
 same((find.calls, C("EXISTS", "user:1")), (1, 1))

@@ -1,7 +1,9 @@
-# on: read-through
-rows = {1: b"old"}
-load = Loader((b"new", 60_000))
-same(cached("user:1", lambda: (rows[1], 60_000)), b"old")
+from driver import *
+from cache import cached
+from touch import touch
+
+rows, load = {1: b"old"}, Loader(b"new")
+same(cached("user:1", lambda: rows[1]), b"old")
 touch(1, b"new", rows.__setitem__)
 same((rows[1], C("GET", "user:1")), (b"new", b"old"))
 assert 0 < C("PTTL", "user:1") <= 10_000

@@ -1,5 +1,7 @@
-import os, subprocess, sys, threading, time
+"""What the drivers of the Python files share."""
+import os, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor as Callers
+from clients import C, W, shared
 
 class Loader:
     """Takes a moment, counts, and returns what `outcome` says."""
@@ -34,9 +36,9 @@ def until(condition):
         time.sleep(0.005)
 
 def same(found, expected):
-    assert found == expected, f"{found!r}, not {expected!r}"
+    assert found == expected, f"{found!r:.2000}, not {expected!r:.2000}"
 
-# The part that this process plays: none in the first one, which starts the others.
+# The role of this process: none in the first one, which starts the others.
 role = sys.argv[1] if len(sys.argv) > 1 else None
 
 def end_with_the_first():
@@ -46,11 +48,13 @@ def end_with_the_first():
 if role:
     threading.Thread(target=end_with_the_first, daemon=True).start()
 
-def start(role):
-    """This script again, in a process of its own, which ends with this one."""
-    return subprocess.Popen([sys.executable, __file__, role], stdin=subprocess.PIPE)
+def start(*arguments, **environment):
+    """The driver again with a role, or a file of the page, in a process that ends with this one."""
+    arguments = arguments if arguments[0].endswith((".py", ".mjs")) else (sys.argv[0], *arguments)
+    return subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, env={**os.environ, **environment})
 
 def counted(field):
-    """What INFO tells under this name."""
+    """A counter of INFO."""
     lines = shared.execute_command("INFO", "corral")
     return lines[f"corral_{field}"] if isinstance(lines, dict) else lines

@@ -1,3 +1,0 @@
-await shared.close();
-await waiting.close();
-if (role) process.exit();
