@@ -24,7 +24,7 @@ export function loader(...outcomes) {
 
 // The role of this process: none in the first one, which starts the others.
 export const role = process.argv[2];
-if (role) process.on('disconnect', () => process.exit(1));
+if (role) process.on('disconnect', () => process.exit(1)).channel.unref();
 
 // The driver again with a role, or a file of the page with what it prints.
 export const start = role => fork(process.argv[1], [role]);

@@ -50,9 +50,13 @@ if role:
 
 def start(*arguments, **environment):
     """The driver again with a role, or a file of the page, in a process that ends with this one."""
-    arguments = arguments if arguments[0].endswith((".py", ".mjs")) else (sys.argv[0], *arguments)
-    return subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, env={**os.environ, **environment})
+    if not arguments[0].endswith(".py"):
+        arguments = sys.argv[0], *arguments
+    process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    process.printed = []
+    threading.Thread(target=lambda: process.printed.extend(iter(process.stdout.readline, "")), daemon=True).start()
+    return process
 
 def counted(field):
     """A counter of INFO."""

@@ -1,4 +1,7 @@
-# on: worker
+from driver import *
+from idempotent import once
+from worker import QUEUE, run, stopping
+
 import sqlite3
 db = sqlite3.connect(":memory:")
 db.execute("CREATE TABLE done (task PRIMARY KEY)")

@@ -1,4 +1,7 @@
-# on: publish
+from driver import *
+from later import at_noon, call_off, remind
+from publish import QUEUE
+
 from datetime import datetime, timedelta, timezone
 due = lambda id: int(id.split(b"-")[0]) / 1000
 in_days = lambda id: round((due(id) - time.time()) / 86_400)

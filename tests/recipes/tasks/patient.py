@@ -1,4 +1,7 @@
-# on: publish
+from driver import *
+from patient import publish_patiently
+from publish import QUEUE, publish
+
 C("TASK.POLICY", QUEUE, "LIMIT", 1)
 first = publish("ann")
 assert fails(lambda: publish("bob")).startswith("TASKFULL")

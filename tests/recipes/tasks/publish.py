@@ -1,3 +1,7 @@
+from driver import *
+from publish import publish
+from publish import QUEUE
+
 first = publish("ann", key="welcome:ann")
 same(publish("ann", key="welcome:ann"), first)
 assert publish("ann") != first and publish("ann", "PRIORITY", 9) != first

@@ -1,4 +1,7 @@
-# on: worker
+from driver import *
+from resumable import handle_slowly
+from worker import GROUP, QUEUE, run, stopping
+
 steps = []
 def do_step(key, step):
     steps.append((key, step))
@@ -6,7 +9,7 @@ def do_step(key, step):
         stopping.set()
 
 id = C("TASK.PUBLISH", QUEUE, "ann")
-run(handle_slowly)
+run(lambda payload, key, lost: handle_slowly(payload, key, lost, do_step))
 same(steps, [(id, step) for step in range(10)])
 # The next worker has it at once, and it does not count.
 stopping.clear()

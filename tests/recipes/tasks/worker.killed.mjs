@@ -1,3 +1,8 @@
+import { assert, ended, pause, role, same, start, until } from './driver.mjs';
+import { C, close, shared } from './clients.mjs';
+import { main } from './worker.mjs';
+
+const QUEUE = 'mail', GROUP = 'workers', ME = 'driver';
 const handle = async (payload, key) => {
   await C('RPUSH', 'begun', key);
   if (role === 'victim') await pause(60_000);
@@ -21,3 +26,4 @@ else {
   await until(async () => await C('XLEN', QUEUE) === 0);
   other.kill('SIGKILL');
 }
+if (!role) await close();

@@ -1,4 +1,9 @@
-LEASE, WAIT = 1_500, 300
+from driver import *
+import worker
+from worker import *
+
+LEASE = worker.LEASE = 1_500
+worker.BLOCK = 300
 C("TASK.POLICY", QUEUE, "LEASE", LEASE)
 
 def handle(payload, key, lost):

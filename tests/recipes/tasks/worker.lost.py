@@ -1,3 +1,7 @@
+from driver import *
+import worker
+from worker import *
+
 def loses(take_away):
     """The handler learns that its task is taken away, while it works."""
     found = threading.Event()
@@ -11,11 +15,11 @@ def loses(take_away):
     run(handle)
     assert found.is_set()
 
-LEASE = 600
+worker.LEASE = 600
 # Somebody else has finished it.
 loses(lambda id: same(C("TASK.ACK", QUEUE, GROUP, id), 1))
 # Its lease was over, and somebody else has it.
 loses(lambda id: C("XCLAIM", QUEUE, GROUP, "somebody else", 0, id))
 # It takes too long, and nobody else has it: it is not kept for ever.
-LONGEST = 0.1
+worker.LONGEST = 0.1
 loses(lambda id: None)

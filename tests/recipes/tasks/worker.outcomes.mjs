@@ -1,8 +1,13 @@
+import { assert, ended, pause, role, same, start, until } from './driver.mjs';
+import { C, close, shared } from './clients.mjs';
+import { Fatal, Later, main, stopping } from './worker.mjs';
+
+const QUEUE = 'mail', GROUP = 'workers', ME = 'driver';
 await C('TASK.POLICY', QUEUE, 'TRIES', 3, 'BACKOFF', 1, 5);
 const ids = {}, seen = [];
 for (const payload of ['good', 'bad', 'unreadable', 'later']) ids[payload] = await C('TASK.PUBLISH', QUEUE, payload);
 
-main(async (payload, key) => {
+const running = main(async (payload, key) => {
   seen.push([payload, key]);
   if (payload === 'bad') throw new Error('down');
   if (payload === 'unreadable') throw new Fatal('no JSON');
@@ -15,4 +20,5 @@ for (const [payload, times] of Object.entries({ good: 1, bad: 3, unreadable: 1, 
   same(seen.filter(([one]) => one === payload).map(([, key]) => key), Array(times).fill(ids[payload]));
 const dead = (await shared.xRange('dead:{mail}', '-', '+')).map(({ message: m }) => [m.payload, m.reason, m.retry_count]);
 same(dead.sort(), [['bad', 'Error: down', '3'], ['unreadable', 'Error: no JSON', '1']]);
-process.exit();
+stopping.abort();
+await running;

@@ -1,4 +1,8 @@
-WAIT = 300
+from driver import *
+import worker
+from worker import *
+
+worker.BLOCK = 300
 C("TASK.POLICY", QUEUE, "TRIES", 3, "BACKOFF", 1, 5)
 ids = {payload: C("TASK.PUBLISH", QUEUE, payload) for payload in ("good", "bad", "unreadable", "later")}
 C("XADD", QUEUE, "*", "customer", "bob")               # of a producer that knows nothing of tasks
@@ -14,12 +18,12 @@ def handle(payload, key, lost):
         raise Later(1)
 
 workers = [Thread(target=run, args=(handle,)) for _ in range(3)]
-for worker in workers:
-    worker.start()
+for one in workers:
+    one.start()
 until(lambda: C("XLEN", "dead:{mail}") == 3 and C("XLEN", QUEUE) + C("ZCARD", "delayed:{mail}") == 0)
 stopping.set()
-for worker in workers:
-    worker.join()
+for one in workers:
+    one.join()
 
 # Every attempt is known by the id that PUBLISH replied.
 tried = {name: [key for payload, key in seen if payload == name] for name in ids}

@@ -1,3 +1,8 @@
+import { assert, ended, pause, role, same, start, until } from './driver.mjs';
+import { C, close, shared } from './clients.mjs';
+import { main, stopping } from './worker.mjs';
+
+const QUEUE = 'mail', GROUP = 'workers', ME = 'driver';
 const handle = async payload => {
   await C('RPUSH', 'begun', payload);
   await until(() => C('EXISTS', 'go'));
@@ -25,3 +30,4 @@ if (role) {
   const [[, fields, , deliveries]] = await C('TASK.CONSUME', GROUP, ME, QUEUE, 'META');
   same([fields[1], fields[5], fields[7], deliveries], ['late', '0', late, 1]);
 }
+if (!role) await close();
