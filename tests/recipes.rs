@@ -13,7 +13,7 @@
 mod support;
 use support::*;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -60,9 +60,10 @@ impl Page {
                 "js" => extension == "mjs",
                 "go" | "java" => extension == language,
                 "rust" => extension == "rs",
-                // A driver reads it.
                 "sql" | "lua" => extension == language,
-                "text" => name.starts_with("session=") || name.starts_with("output="),
+                "text" => {
+                    ["session=", "output=", "diagram="].iter().any(|kind| name.starts_with(kind))
+                }
                 _ => false,
             };
             assert!(tested, "no test runs this: {head}");
@@ -101,9 +102,10 @@ struct Driver {
 }
 
 impl Driver {
+    /// Whether it runs a file: one of its own name, or one that it names.
     fn drives(&self, file: &str) -> bool {
         let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-        self.title.split('.').next() == Some(stem)
+        self.title.split('.').next() == Some(stem) || self.text.contains(file)
     }
 }
 
@@ -127,10 +129,10 @@ impl Language {
     #[track_caller]
     fn run(&self, page: &Page) {
         let (files, drivers) = (page.files(self.name), self.drivers(page));
+        assert!(!files.is_empty(), "no file in {}", self.name);
         for file in files.keys() {
             assert!(drivers.iter().any(|driver| driver.drives(file)), "no driver for {file}");
         }
-        assert!(!files.is_empty(), "no file in {}", self.name);
         let Some(runtime) = (self.runtime)() else {
             let language = self.name;
             eprintln!("no {language} with the package redis: the recipes did not run");
@@ -138,9 +140,8 @@ impl Language {
         };
         for driver in &drivers {
             let needs = driver.text.lines().next().and_then(|line| line.strip_prefix(self.needs));
-            let missing = needs.and_then(|names| {
-                names.split_whitespace().find(|package| !runtime.has(package))
-            });
+            let missing = needs
+                .and_then(|names| names.split_whitespace().find(|package| !runtime.has(package)));
             if let Some(package) = missing {
                 eprintln!("no package {package}: {} did not run", driver.title);
                 continue;
@@ -257,24 +258,23 @@ fn finish(name: &str, mut command: Process, dir: &Path) -> String {
     printed()
 }
 
-/// Runs the programs of a page in a compiled language; the server's port is filled in.
+/// Runs the program of a page in a compiled language, and compares what it prints with the page.
 #[track_caller]
-fn run_programs(page: &Page, language: &str, command: impl Fn(&Path) -> Option<Process>) {
-    let (programs, outputs) = (page.files(language), page.files("text"));
-    assert!(!programs.is_empty(), "no program in {language}");
-    for (name, text) in programs {
-        let output = outputs.get(format!("output={name}").as_str()).expect("what it prints");
-        let server = Server::start();
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join(name);
-        let port = server.port().to_string();
-        fs::write(&file, text.replace("6379", &port)).expect("write the program");
-        let Some(command) = command(&file) else {
-            eprintln!("{language} is not set up: {name} did not run");
-            return;
-        };
-        assert_eq!(finish(name, command, dir.path()), *output, "{name}");
-    }
+fn run_program(page: &Page, language: &str, command: impl Fn(&Path) -> Option<Process>) {
+    let programs = page.files(language);
+    let [(name, text)] = programs.iter().collect::<Vec<_>>().try_into().expect("one program");
+    let outputs = page.files("text");
+    let output = outputs.get(format!("output={name}").as_str()).expect("what it prints");
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join(name);
+    fs::write(&file, text).expect("write the program");
+    let Some(mut command) = command(&file) else {
+        eprintln!("{language} is not set up: {name} did not run");
+        return;
+    };
+    command.env("REDIS_URL", format!("redis://{}", server.addr()));
+    assert_eq!(finish(name, command, dir.path()), *output, "{name}");
 }
 
 #[test]
@@ -338,22 +338,19 @@ fn the_javascript_files_of_the_testing_page_work() {
 }
 
 #[test]
-fn the_go_program_of_the_client_page_prints_what_the_page_says() {
-    run_programs(&CLIENTS, "go", |file| {
-        let module = PathBuf::from(std::env::var_os("CORRAL_GO")?);
-        let mut command = Process::new("go");
-        command.args(["build", "-C"]);
-        let dir = file.parent().expect("a directory");
+fn the_go_program_prints_what_the_page_says() {
+    run_program(&CLIENTS, "go", |file| {
+        let module = std::env::var_os("CORRAL_GO")?;
         let mut command = Process::new("sh");
-        command.arg("-c").arg("cd \"$0\" && go build -mod=mod -o \"$1\" \"$2\" && \"$1\"");
-        command.arg(module).arg(dir.join("program")).arg(file);
+        command.args(["-c", "cd \"$0\" && go build -mod=mod -o \"$1.out\" \"$1\" && \"$1.out\""]);
+        command.arg(module).arg(file);
         Some(command)
     });
 }
 
 #[test]
-fn the_java_program_of_the_client_page_prints_what_the_page_says() {
-    run_programs(&CLIENTS, "java", |file| {
+fn the_java_program_prints_what_the_page_says() {
+    run_program(&CLIENTS, "java", |file| {
         let jars = PathBuf::from(std::env::var_os("CORRAL_JARS")?);
         let mut command = Process::new("java");
         command.arg("-cp").arg(jars.join("*")).arg(file);
@@ -362,17 +359,45 @@ fn the_java_program_of_the_client_page_prints_what_the_page_says() {
 }
 
 #[test]
-fn the_rust_program_of_the_client_page_prints_what_the_page_says() {
-    let [(name, text)] = CLIENTS.files("rust").into_iter().collect::<Vec<_>>().try_into().expect("one");
-    assert_eq!(text, include_str!("../examples/client.rs"), "{name} is the example");
-    run_programs(&CLIENTS, "rust", |file| {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/client.rs");
-        let _ = (file, example);
+fn the_rust_program_prints_what_the_page_says() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/client.rs");
+    run_program(&CLIENTS, "rust", |file| {
+        let text = |path| fs::read_to_string(path).expect("read a program");
+        assert_eq!(text(file), text(&example), "the page shows the example");
         let mut command = Process::new(env!("CARGO"));
         command.args(["run", "--quiet", "--example", "client", "--manifest-path"]);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
         Some(command)
     });
+}
+
+/// Links within the pages, to headings and to other files, lead somewhere.
+#[test]
+fn no_link_is_dead() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for page in PAGES {
+        for link in page.text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { format!("{}.md", page.name) } else { file.to_owned() };
+            let target = docs.join(&file);
+            assert!(target.is_file(), "{}.md: {link}", page.name);
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).expect("read a page");
+                let found = text.lines().any(|line| line.starts_with('#') && slug(line) == anchor);
+                assert!(found, "{}.md: {link}", page.name);
+            }
+        }
+    }
+}
+
+/// The anchor of a heading, as GitHub derives it.
+fn slug(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// A reply as the pages write it, with inner arrays in brackets.

@@ -1,5 +1,5 @@
 # needs: pytest
 from driver import *
 
-# As the page says; the files are found by pytest itself.
+# It finds the files as the page says: conftest.py, shop.py, test_with.py, test_without.py.
 same(subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]).returncode, 0)
