@@ -1,4 +1,4 @@
-//! Redlock: one lock on N independent masters, held by whoever holds it on a majority of them.
+//! Redlock: one lock on N independent masters. A client holds it if it holds it on a majority.
 //!
 //! ```sh
 //! cargo run --example redlock -- NAME TTL_MS HOST:PORT HOST:PORT HOST:PORT...
@@ -26,8 +26,8 @@
 //! <https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html>), explains why a
 //! lock with a lease saves work, but cannot protect data by itself. What protects them is the
 //! resource: it refuses a token older than one it has seen, or compares a version in the same step
-//! in which it writes. The token comes from one master, with `LOCK.ACQUIRE … FENCE`; whoever needs
-//! it needs that master, and gains little from the others.
+//! in which it writes. The token comes from one master, with `LOCK.ACQUIRE … FENCE`. A client
+//! that needs the token needs that master, and gains little from the others.
 
 use redis::{Client, Cmd, Connection, RedisError, RedisResult, Value, cmd};
 use std::collections::hash_map::RandomState;
@@ -67,7 +67,7 @@ pub enum Error {
     NoMajority(usize),
     /// A majority agreed, but too late: nothing would be left of the lease.
     TooLate,
-    /// The lock is lost: its validity is over, or a majority knows nothing of it any more.
+    /// The lock is lost: its validity has expired, or a majority no longer has it.
     Lost,
 }
 
@@ -152,7 +152,7 @@ impl Redlock {
         lease.ok_or(Error::TooLate)
     }
 
-    /// Releases on every server, whatever it answered before: a lost reply may have been a 1.
+    /// Releases on every server, regardless of its earlier replies: a lost reply may have been a 1.
     fn release_all(&mut self, name: &str, identifier: &str) -> usize {
         self.ask_all(&lock_command("LOCK.RELEASE", name, identifier)).yes
     }
@@ -206,9 +206,9 @@ impl Lock<'_> {
         self.lease.valid_until.saturating_duration_since(Instant::now())
     }
 
-    /// Lets the lease begin anew on a majority of the servers. Best done when a third of the
-    /// validity is over: after [`Error::NoMajority`] and [`Error::TooLate`] the lock is held for
-    /// what its validity says, and there is time to try again.
+    /// Renews the lease on a majority of the servers. Call it after a third of the validity: after
+    /// [`Error::NoMajority`] and [`Error::TooLate`] the lock is held until its validity ends, so
+    /// there is time to try again.
     pub fn extend(&mut self, ttl: Duration) -> Result<(), Error> {
         let start = Instant::now();
         if self.lease.valid_until <= start {
@@ -295,7 +295,7 @@ fn receive(connection: &mut Connection, deadline: Instant) -> RedisResult<Value>
     }
 }
 
-/// The time until a deadline. Not less than 1 ms: who has sent something must read once, for only
+/// The time until a deadline, at least 1 ms: after a write the client must read once, because only
 /// then the connection knows that a reply is missing.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
