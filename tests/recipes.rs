@@ -73,16 +73,6 @@ impl Page {
         blocks
     }
 
-    /// The lines outside blocks.
-    fn prose(&self) -> impl Iterator<Item = &'static str> {
-        let mut within = false;
-        self.text.lines().filter(move |line| {
-            let fence = line.starts_with("```");
-            within ^= fence;
-            !within && !fence
-        })
-    }
-
     /// The blocks in a language, by their name.
     fn files(&self, language: &str) -> BTreeMap<&'static str, String> {
         let blocks = self.blocks().into_iter().filter(|(name, _)| name.language == language);
@@ -379,36 +369,6 @@ fn the_rust_program_prints_what_the_page_says() {
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
         Some(command)
     });
-}
-
-/// Links to headings and to other files lead somewhere.
-#[test]
-fn no_link_is_dead() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    for page in PAGES {
-        for link in page.prose().flat_map(|line| line.split("](").skip(1)) {
-            let link = link.split(')').next().unwrap_or_default();
-            if link.contains("://") {
-                continue;
-            }
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let own = format!("{}.md", page.name);
-            let target = docs.join(if file.is_empty() { &own } else { file });
-            let text = fs::read_to_string(&target).unwrap_or_else(|_| panic!("{own}: {link}"));
-            let mut headings = text.lines().filter(|line| line.starts_with('#'));
-            assert!(
-                anchor.is_empty() || headings.any(|line| slug(line) == anchor),
-                "{own}: {link}"
-            );
-        }
-    }
-}
-
-/// The anchor of a heading, as GitHub derives it.
-fn slug(heading: &str) -> String {
-    let heading = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// A reply as the pages write it, with inner arrays in brackets.
