@@ -33,7 +33,7 @@ lint: ## check the format, run clippy and shellcheck
 fmt: ## format the code
 	cargo fmt
 
-demo: build ## show the three problems and how Corral solves them, in the terminal
+demo: build ## show four problems without Corral and with it, in the terminal
 	scripts/demo.sh
 
 clean: ## remove the build output (not the servers of test-matrix, see scripts/servers.sh)

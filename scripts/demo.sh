@@ -1,24 +1,38 @@
 #!/usr/bin/env bash
-# Shows the three problems and how Corral solves them, with redis-cli against a private server.
+# Shows four problems, first without Corral and then with it, with redis-cli against a private server.
 # Usage: [SERVER=path] [PAUSE=seconds] scripts/demo.sh
-# PAUSE is the pause between the steps (default: 1 in a terminal, otherwise 0). Fails if an outcome is not as claimed.
+# PAUSE is the pause between the steps (default: 0.6 in a terminal, otherwise 0). Fails if an outcome is not as claimed.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 pause=0
-[[ ! -t 1 ]] || pause=1
+[[ ! -t 1 ]] || pause=0.6
 pause=${PAUSE:-$pause}
 wrong=0
 
+chapters=(
+  "Cache: 100 clients request a page that is not cached"
+  "Lock: five processes wait for the same lock"
+  "Task: a worker is killed while it works on a task"
+  "Task: one task always fails, one is urgent, and one is due later"
+)
+announce() {
+  local i
+  say "${bold}Four problems, each first without Corral and then with it${plain}"
+  for i in 1 2 3 4; do say "  $i. ${chapters[i - 1]}"; done
+}
+# chapter NUMBER
 chapter() {
   say ""
-  say "${bold}$1${plain}"
+  say "${bold}$1 of 4. ${chapters[$1 - 1]}${plain}"
 }
 step() {
   sleep "$pause"
   say "  $*"
 }
+without() { step "${bold}Without Corral:${plain} $*"; }
+with_corral() { step "${bold}With Corral:${plain} $*"; }
 # outcome WHAT EXPECTED ACTUAL
 outcome() {
   sleep "$pause"
@@ -29,12 +43,14 @@ outcome() {
     say "  ${red}$1: $3, expected $2${plain}"
   fi
 }
+# figure WHAT WITHOUT WITH: the result of a chapter.
+figure() { step "${bold}$1: $2 without Corral, $3 with it${plain}"; }
 # The processes of the demo keep their counters on the server.
 count() { cli INCR "demo:$1" >/dev/null; }
 counted() { cli --raw GET "demo:$1" | sed 's/^$/0/'; }
 has_counted() { (($(counted "$1") >= $2)); }
 
-# --- 1. A hundred clients request a page that is not cached -------------------------------------------------------
+# --- 1. Cache ------------------------------------------------------------------------------------------------------
 
 clients=100
 page='<html>the page</html>'
@@ -88,147 +104,234 @@ stampede() {
 }
 
 cache_demo() {
-  chapter "1. $clients clients request a page at once, and the cache is empty"
-  step "Plain GET and SET: each client that misses queries the database."
+  chapter 1
+  without "GET and SET. Each client that misses queries the database."
   stampede plain plain_client
-  step "${red}database queries: $(counted plain:loads)${plain}"
-  step "CACHE.FETCH … BLOCK: one client gets LOAD, all others wait on the server and get the page."
+  has_counted plain:loads 2 || die "the plain clients did not show the problem"
+  with_corral "CACHE.FETCH … BLOCK. One client gets LOAD, the others wait on the server and get the page."
   stampede corral corral_client
   outcome "database queries" 1 "$(counted corral:loads)"
   outcome "clients that got the page" "$clients" "$(counted corral:served)"
-  has_counted plain:loads 2 || die "the plain clients did not show the problem"
+  figure "database queries" "$(counted plain:loads)" "$(counted corral:loads)"
 }
 
-# --- 2. Two processes try to run the same batch job -----------------------------------------------------------------
+# --- 2. Lock -------------------------------------------------------------------------------------------------------
 
-batch_process() {
-  local me="$1-$RANDOM$RANDOM" granted
-  granted=$(cli LOCK.ACQUIRE nightly-batch "$me" 30000)
-  count asked
-  say "  $1: LOCK.ACQUIRE nightly-batch → $granted"
-  if [[ $granted == 1 ]]; then
-    count runs
-    # The job lasts until the other process has made its attempt.
-    eventually 10 has_counted asked 2
-    say "  $1: the batch has finished, LOCK.RELEASE → $(cli LOCK.RELEASE nightly-batch "$me")"
-  else
-    count skipped
-    say "  $1: another process runs the batch, so this one skips it"
-  fi
+# A lock is acquired and released on a connection that also reads the server's TIME. microseconds makes one number of
+# its two lines.
+microseconds() { awk '{ us = us * 1000000 + $1 } END { printf "%.0f", us }'; }
+
+# acquire_*: waits for the lock and prints the time of the grant and the fencing token. release_*: prints the time.
+acquire_plain() {
+  local reply
+  until
+    reply=$(printf '%s\n' "SET plain:lock $1 NX PX 30000" TIME | cli)
+    [[ $reply == OK* ]]
+  do
+    count "plain:attempts:$1"
+    sleep 0.1
+  done
+  say "$(sed -n 2,3p <<<"$reply" | microseconds) none"
+}
+release_plain() {
+  # A correct release needs a script, which deletes the lock only if this process still holds it.
+  local script="return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])"
+  printf '%s\n' TIME "EVAL \"$script\" 1 plain:lock $1" | cli | sed -n 1,2p | microseconds
+}
+waits_plain() { has_counted "plain:attempts:process-$1" 1; }
+
+acquire_corral() {
+  local reply
+  reply=$(printf '%s\n' "LOCK.ACQUIRE batch $1 30000 BLOCK 30000 FENCE" TIME | cli)
+  say "$(sed -n 2,3p <<<"$reply" | microseconds) $(sed -n 1p <<<"$reply")"
+}
+release_corral() { printf '%s\n' TIME "LOCK.RELEASE batch $1" | cli | sed -n 1,2p | microseconds; }
+waits_corral() { [[ $(cli INFO clients) == *blocked_clients:"$1"[!0-9]* ]]; }
+
+# one_turn KIND NUMBER: a process works for 0.2 s under the lock, and logs when it got and released the lock.
+one_turn() {
+  local granted token
+  read -r granted token <<<"$("acquire_$1" "process-$2")"
+  sleep 0.2
+  say "$granted $("release_$1" "process-$2") $2 $token" >>"$workdir/$1.turns"
 }
 
-a_process_waits() { [[ $(cli INFO corral) == *corral_lock_waiters:1* ]]; }
-
-waiting_process() {
-  local me="process C-$RANDOM$RANDOM" fence
-  fence=$(cli LOCK.ACQUIRE nightly-batch "$me" 30000 BLOCK 10000 FENCE)
-  if ((fence > 0)); then
-    count later
-    say "  process C: granted, with fencing token $fence"
-    cli LOCK.RELEASE nightly-batch "$me" >/dev/null
-  fi
+# take_turns KIND: five processes start one after the other, while process 0 holds the lock.
+take_turns() {
+  local pids=() i
+  "acquire_$1" process-0 >/dev/null
+  for i in 1 2 3 4 5; do
+    one_turn "$1" "$i" &
+    pids+=($!)
+    eventually 10 "waits_$1" "$i" || die "process $i does not wait for the lock"
+  done
+  say "0 $("release_$1" process-0) 0 0" >"$workdir/$1.turns"
+  wait "${pids[@]}"
 }
+turns() { sort -n "$workdir/$1.turns" | sed 1d; }
+order_of() { turns "$1" | awk '{ printf "%s%s", space, $3; space = " " }'; }
+overlaps() { sort -n "$workdir/$1.turns" | awk '$1 && $1 < released { n++ } { released = $2 } END { print n + 0 }'; }
+handover() {
+  sort -n "$workdir/$1.turns" |
+    awk '$1 { sum += $1 - released; n++ } { released = $2 } END { printf "%.1f ms", sum / n / 1000 }'
+}
+
+tokens_rise() { turns corral | awk '{ print $4 }' | sort -n -u -c; }
 
 lock_demo() {
-  local first second
-  chapter "2. Two processes start the nightly batch at the same moment"
-  sleep "$pause"
-  batch_process "process A" &
-  first=$!
-  batch_process "process B" &
-  second=$!
-  wait "$first"
-  wait "$second"
-  outcome "runs of the batch" 1 "$(counted runs)"
-  outcome "processes that skipped it" 1 "$(counted skipped)"
-  outcome "LOCK.ACQUIRE after the release" 1 "$(cli LOCK.ACQUIRE nightly-batch tomorrow 30000)"
-  step "A process that must run later waits on the server, without polling and in FIFO order."
-  waiting_process &
-  first=$!
-  eventually 10 a_process_waits || die "no process waits for the lock"
-  say "  the holder releases → $(cli LOCK.RELEASE nightly-batch tomorrow)"
-  wait "$first"
-  outcome "the waiting process ran" 1 "$(counted later)"
+  chapter 2
+  without "SET … NX. The waiting processes poll, here ten times a second, and chance decides who is next."
+  take_turns plain
+  step "the processes started in the order 1 2 3 4 5, and got the lock in the order $(order_of plain)"
+  with_corral "LOCK.ACQUIRE … BLOCK FENCE. The processes wait on the server in a FIFO queue."
+  take_turns corral
+  outcome "the order of the grants" "1 2 3 4 5" "$(order_of corral)"
+  outcome "grants while another process holds the lock" 0 "$(overlaps corral)"
+  outcome "the fencing token rises with every grant" yes "$(tokens_rise && say yes)"
+  figure "from a release to the next grant" "$(handover plain)" "$(handover corral)"
 }
 
-# --- 3. A worker crashes, and a task always fails -------------------------------------------------------------------
+# --- 3. A worker is killed -----------------------------------------------------------------------------------------
 
-# consume CONSUMER: waits for a task and sets id, payload and deliveries, to nothing if the wait times out.
+# consume CONSUMER: waits for a task and sets id, payload, lease and deliveries, to nothing if the wait times out.
 consume() {
   local reply
   reply=$(cli --raw TASK.CONSUME workers "$1" mail BLOCK 10000 META)
-  # Lines: the id, the fields and values ("payload" first), the last lease in ms, the deliveries.
+  # Lines: the id, the fields and values ("payload" first), the length of the last lease in ms, the deliveries.
   id=$(sed -n 1p <<<"$reply")
   payload=$(sed -n 3p <<<"$reply")
+  lease=$(tail -n 2 <<<"$reply" | sed -n 1p)
   deliveries=$(tail -n 1 <<<"$reply")
 }
 
-# Takes a task and works on it for a minute, unless it is killed.
-slow_worker() {
-  consume worker-1
-  count started
+# Two workers that take a task and work on it for a minute, unless they are killed.
+plain_worker() {
+  cli BLPOP plain:mail 10 >/dev/null
+  count plain:started
   sleep 60
+}
+corral_worker() {
+  consume worker-1
+  count corral:started
+  sleep 60
+}
+
+# kill_working KIND: starts a worker, and kills it when it has a task.
+kill_working() {
+  local worker
+  # In its own process group, so that its child processes are killed with it.
+  set -m
+  "$1_worker" &
+  worker=$!
+  set +m
+  eventually 10 has_counted "$1:started" 1 || die "the worker did not start"
+  step "worker 1 has the task 'to: ann' and is killed with kill -9"
+  kill -9 -- -"$worker"
+  wait "$worker" 2>/dev/null || true
 }
 
 tasks_left() { say $(($(cli XLEN mail) + $(cli XLEN 'priority9:{mail}') + $(cli ZCARD 'delayed:{mail}'))); }
 
 crash_demo() {
-  local worker id payload deliveries
-  chapter "3. A worker is killed while it works on a task"
+  local id payload lease deliveries list=0 queue=0 again=0
+  chapter 3
+  without "a list. BLPOP removes a task from it before the work begins."
+  cli RPUSH plain:mail 'to: ann' 'to: bob' 'to: cid' >/dev/null
+  kill_working plain
+  while [[ -n $(cli LPOP plain:mail) ]]; do list=$((list + 1)); done
+  step "worker 2 does all tasks that it finds: $list of 3"
+  with_corral "TASK.CONSUME leases a task, here for 2 seconds. The task stays in the queue until TASK.ACK."
   step "TASK.POLICY mail LEASE 2000 → $(cli TASK.POLICY mail LEASE 2000)"
-  step "TASK.PUBLISH mail 'to: ann' → $(cli TASK.PUBLISH mail 'to: ann')"
-  # In its own process group, so that its child processes are killed with it.
-  set -m
-  slow_worker &
-  worker=$!
-  set +m
-  eventually 10 has_counted started 1 || die "the worker did not start"
-  step "worker 1 has the task and is killed with kill -9"
-  kill -9 -- -"$worker"
-  wait "$worker" 2>/dev/null || true
-  consume worker-2
-  outcome "worker 2 waits, and gets the task when the lease expires" "to: ann" "$payload"
-  outcome "deliveries" 2 "$deliveries"
-  cli TASK.ACK mail workers "$id" >/dev/null
-  outcome "remaining tasks" 0 "$(tasks_left)"
+  sleep "$pause"
+  for payload in 'to: ann' 'to: bob' 'to: cid'; do
+    say "  TASK.PUBLISH mail '$payload' → $(cli TASK.PUBLISH mail "$payload")"
+  done
+  kill_working corral
+  while ((queue < 3)); do
+    consume worker-2
+    [[ -n $id ]] || break
+    if [[ $payload == 'to: ann' ]]; then
+      again=$deliveries
+      step "worker 2 gets 'to: ann' $lease ms after worker 1 got it"
+    fi
+    queue=$((queue + $(cli TASK.ACK mail workers "$id")))
+  done
+  outcome "deliveries of 'to: ann'" 2 "$again"
+  outcome "tasks that were done" 3 "$queue"
+  outcome "tasks that remain" 0 "$(tasks_left)"
+  figure "tasks that were done" "$list of 3" "$queue of 3"
 }
 
-task_demo() {
-  local id payload deliveries order='' attempts=0 outcome=1
-  chapter "4. A high-priority task, a delayed task, and a task that always fails"
-  step "TASK.PUBLISH mail eve DELAY 1000 → $(cli TASK.PUBLISH mail eve DELAY 1000)"
-  step "TASK.PUBLISH mail dan → $(cli TASK.PUBLISH mail dan)"
-  step "TASK.PUBLISH mail kim PRIORITY 9 → $(cli TASK.PUBLISH mail kim PRIORITY 9)"
-  for _ in 1 2 3; do
-    consume worker-2
-    cli TASK.ACK mail workers "$id" >/dev/null
-    order+="$payload "
+# --- 4. Failure and order ------------------------------------------------------------------------------------------
+
+# Works for up to two seconds on a list in which one task always fails. It puts the task back each time.
+retry_forever() {
+  local end=$((SECONDS + 2))
+  while ((SECONDS < end)); do
+    [[ $(cli LMOVE plain:mail plain:mail LEFT RIGHT) == nobody ]] || die "the list has lost its task"
+    tries=$((tries + 1))
   done
-  outcome "the order of delivery" "kim dan eve " "$order"
-  step "TASK.POLICY mail TRIES 3 → $(cli TASK.POLICY mail TRIES 3)"
+}
+
+failure_demo() {
+  local id payload lease deliveries list='' queue='' tries=0 attempts=0 outcome=1
+  chapter 4
+  without "a list. A worker puts a failed task back, and tasks are served in the order in which they were added."
+  cli RPUSH plain:mail nobody >/dev/null
+  retry_forever
+  step "attempts within two seconds: $tries, and the task is still in the list"
+  cli DEL plain:mail >/dev/null
+  cli RPUSH plain:mail eve dan kim >/dev/null
+  for _ in 1 2 3; do list+="${list:+ }$(cli LPOP plain:mail)"; done
+  step "eve is due later and kim is urgent, and the order is: $list"
+  with_corral "TASK.NACK … FAIL, with back-off. After the last try the task moves to the dead-letter queue."
+  step "TASK.POLICY mail TRIES 3 BACKOFF 500 1000 → $(cli TASK.POLICY mail TRIES 3 BACKOFF 500 1000)"
   step "TASK.PUBLISH mail nobody → $(cli TASK.PUBLISH mail nobody)"
   while ((outcome == 1)); do
     consume worker-2
     attempts=$((attempts + 1))
-    outcome=$(cli TASK.NACK mail workers worker-2 FAIL "$id" DELAY 200 REASON "no such address")
+    outcome=$(cli TASK.NACK mail workers worker-2 FAIL "$id" REASON "no such address")
     step "attempt $attempts fails: TASK.NACK … FAIL → $outcome"
   done
   outcome "attempts" 3 "$attempts"
-  step "XRANGE dead:{mail} - +"
-  cli --no-raw XRANGE 'dead:{mail}' - + | sed 's/^/    /'
-  step "After the address is corrected: TASK.REDRIVE dead:{mail} mail → $(cli TASK.REDRIVE 'dead:{mail}' mail)"
+  outcome "dead letters" 1 "$(cli XLEN 'dead:{mail}')"
+  step "the address is corrected: TASK.REDRIVE dead:{mail} mail → $(cli TASK.REDRIVE 'dead:{mail}' mail)"
   consume worker-2
   cli TASK.ACK mail workers "$id" >/dev/null
   outcome "the redriven task" nobody "$payload"
-  outcome "remaining tasks and dead letters" "0 0" "$(tasks_left) $(cli XLEN 'dead:{mail}')"
+  step "TASK.PUBLISH mail eve DELAY 1500 → $(cli TASK.PUBLISH mail eve DELAY 1500)"
+  say "  TASK.PUBLISH mail dan → $(cli TASK.PUBLISH mail dan)"
+  say "  TASK.PUBLISH mail kim PRIORITY 9 → $(cli TASK.PUBLISH mail kim PRIORITY 9)"
+  for _ in 1 2 3; do
+    consume worker-2
+    cli TASK.ACK mail workers "$id" >/dev/null
+    queue+="${queue:+ }$payload"
+  done
+  outcome "the order of delivery" "kim dan eve" "$queue"
+  outcome "tasks and dead letters that remain" "0 0" "$(tasks_left) $(cli XLEN 'dead:{mail}')"
+  figure "attempts at the task that always fails" "$tries in two seconds" "$attempts in all"
+  figure "the order of delivery" "$list" "$queue"
+}
+
+what_next() {
+  say ""
+  say "${bold}What to try next${plain}"
+  say "  make run              starts a server with the module, for redis-cli and your own programs"
+  say "  docs/tutorial.md      all three families with redis-cli, in ten minutes"
+  say "  docs/cache.md, docs/tasks.md, docs/locks.md"
+  say "                        how to build with each family: model and recipes"
+  say "  docs/performance.md   measurements, also compared with other libraries"
+  say "  docs/operations.md    how to run it in production"
 }
 
 start_server
 say "${dim}$("$server" --version), with $module${plain}"
+announce
 cache_demo
 lock_demo
 crash_demo
-task_demo
+failure_demo
 say ""
 ((wrong == 0)) || die "$wrong outcomes differ from the expected ones"
 say "${green}${bold}All outcomes are as expected.${plain}"
+what_next
