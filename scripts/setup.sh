@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the missing dependencies on this machine.
 # Usage: scripts/setup.sh [run|test|lint|matrix]...      (default: run)
-#   run, test  to build the module and start a server
+#   run        to build the module and start a server
+#   test       as run, with redis_exporter and Prometheus if there is apt-get
 #   lint       to build the module and run the linters
 #   matrix     as test, with pip, which fetches some of the servers of scripts/servers.sh
 # With apt-get the script installs packages itself. Elsewhere it prints the commands to run and exits with 1.
@@ -54,11 +55,14 @@ install_with_apt() {
   # shellcheck disable=SC2068 # One entry may name two packages.
   as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends ${apt[@]} </dev/null
-  # The package also installs a service on port 6379, which systemd has started. Nothing here needs it.
-  if [[ " ${apt[*]} " == *' redis-server '* && -d /run/systemd/system ]]; then
-    say "Disabling the system service redis-server, which the package has installed"
-    as_root systemctl disable --now redis-server.service
-  fi
+  # These packages also install services, which systemd has started. Nothing here needs them.
+  local service
+  for service in redis-server prometheus prometheus-redis-exporter; do
+    if [[ " ${apt[*]} " == *" $service "* && -d /run/systemd/system ]]; then
+      say "Disabling the system service $service, which the package has installed"
+      as_root systemctl disable --now "$service.service"
+    fi
+  done
 }
 
 print_install_commands() {
@@ -104,6 +108,12 @@ fi
 if wants lint && have apt-get; then
   # The linter of the scripts is optional, so it is installed only where that needs no manual step.
   have shellcheck || lacks shellcheck shellcheck shellcheck ShellCheck
+fi
+if { wants test || wants matrix; } && have apt-get; then
+  # Optional as well: without these, tests/extras.rs checks less.
+  have promtool || lacks Prometheus prometheus prometheus prometheus
+  have prometheus-redis-exporter || have redis_exporter ||
+    lacks redis_exporter prometheus-redis-exporter redis_exporter redis_exporter
 fi
 if wants matrix; then
   python3 -m pip --version >/dev/null 2>&1 || lacks pip "python3 python3-pip" python python3-pip
