@@ -115,6 +115,20 @@ fn the_script_reports_every_counter_and_every_listed_name() {
 }
 
 #[test]
+fn the_script_needs_read_permissions_only() {
+    let (server, _waiter) = busy_server();
+    let mut c = server.client();
+    let user = "ACL SETUSER monitor on >secret resetkeys %R~mail %R~nightly -@all \
+        +auth +eval +info +task.info +lock.info";
+    assert_eq!(c.run(user), ok());
+    assert_eq!(c.run("AUTH monitor secret"), ok());
+    let found = metrics(&mut c, &["mail"], &["nightly"]);
+    assert_eq!(found["corral_info_errors"], "0");
+    assert_eq!(found["corral_task_info_length|mail"], "3");
+    assert_eq!(found["corral_lock_info_waiters|nightly"], "1");
+}
+
+#[test]
 fn a_group_with_a_binary_name_does_not_break_the_scrape() {
     let server = Server::start();
     let mut c = server.client();
