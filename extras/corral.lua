@@ -15,7 +15,7 @@ local metrics = {}
 
 local function add(metric, value, ...)
   local key = table.concat({metric, ...}, '|')
-  -- A label must be valid UTF-8. A single bad one would make the whole scrape fail.
+  -- The exporter drops a metric whose label is not valid UTF-8, and the relabeling expects one line.
   key = string.gsub(key, '[^\32-\126]', '?')
   table.insert(metrics, key)
   table.insert(metrics, value)

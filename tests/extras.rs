@@ -129,7 +129,7 @@ fn the_script_needs_read_permissions_only() {
 }
 
 #[test]
-fn a_group_with_a_binary_name_does_not_break_the_scrape() {
+fn a_group_with_a_binary_name_is_reported() {
     let server = Server::start();
     let mut c = server.client();
     c.publish("mail", "a");
