@@ -7,6 +7,9 @@ suffix=so
 [[ $(uname) != Darwin ]] || suffix=dylib
 module=${CORRAL_MODULE:-${CARGO_TARGET_DIR:-$root/target}/release/libcorral.$suffix}
 server=${SERVER:-redis-server}
+# The client libraries that scripts/clients.sh installs.
+# shellcheck disable=SC2034 # Used by the scripts that source this file.
+clients=${CORRAL_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/corral/clients}
 # A server changes into its data directory before it loads the module.
 [[ $module == /* ]] || module=$PWD/$module
 [[ $server == /* || $server != */* ]] || server=$PWD/$server
@@ -24,6 +27,7 @@ die() {
   exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
+list() { printf '%s, ' "$@" | sed 's/, $//'; }
 
 # eventually SECONDS COMMAND...: repeats COMMAND until it succeeds; fails after SECONDS.
 eventually() {

@@ -2,7 +2,7 @@
 # Installs the missing dependencies on this machine.
 # Usage: scripts/setup.sh [run|test|lint|matrix]...      (default: run)
 #   run        to build the module and start a server
-#   test       as run, with redis_exporter and Prometheus if there is apt-get
+#   test       as run, with redis_exporter and Prometheus if there is apt-get, and the libraries of scripts/clients.sh
 #   lint       to build the module and run the linters
 #   matrix     as test, with pip, which fetches some of the servers of scripts/servers.sh
 # With apt-get the script installs packages itself. Elsewhere it prints the commands to run and exits with 1.
@@ -16,8 +16,6 @@ lacks() {
   missing+=("$1")
   apt+=("$2") brew+=("$3") dnf+=("$4")
 }
-
-list() { printf '%s, ' "$@" | sed 's/, $//'; }
 
 compiler_works() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null; }
 
@@ -133,3 +131,4 @@ if wants lint; then
   cargo fmt --version >/dev/null 2>&1 || add_rust_component rustfmt fmt
   cargo clippy --version >/dev/null 2>&1 || add_rust_component clippy clippy
 fi
+if wants test || wants matrix; then "$root/scripts/clients.sh"; fi

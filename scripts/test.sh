@@ -61,6 +61,10 @@ on_one_server() {
   cargo build --quiet --example reentry || return 1
   say "${bold}Tests on $("$server" --version)${plain}"
   export CORRAL_MODULE=$module SERVER=$server
+  if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then export CORRAL_PYTHON=$clients/python/bin/python; fi
+  if [[ -z ${CORRAL_NODE_PATH:-} && -f $clients/node/installed ]]; then
+    export CORRAL_NODE_PATH=$clients/node/node_modules
+  fi
   run_tests "${files[@]}" || status=1
   scripts/test_all_modules.sh || status=1
   return "$status"
