@@ -122,11 +122,13 @@ pub fn unload(server: &Server) {
     CORRAL.get().take();
 }
 
-/// A key was changed.
+/// A key was changed. Every write of the server comes here once a family has subscribed.
 pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
-    with::<Cache>(server, |cx| Cache::key_changed(cx, event));
-    with::<Lock>(server, |cx| Lock::key_changed(cx, event));
-    with::<Task>(server, |cx| Task::key_changed(cx, event));
+    let Some(corral) = corral() else { return };
+    let Corral { cache, lock, task } = &*corral;
+    Cache::key_changed(Context { server, family: cache }, event);
+    Lock::key_changed(Context { server, family: lock }, event);
+    Task::key_changed(Context { server, family: task }, event);
 }
 
 /// Databases were flushed, swapped or replaced; all of them if none is given.
