@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the client libraries that the code in docs/ uses, for tests/recipes.rs: for Python and Node, where these are.
-# They go to the cache directory, outside this checkout. If an installation fails, the tests that need it are skipped and
-# say so.
+# They go to the cache directory, outside this checkout. Without a library, the tests that need it are skipped; with
+# CI=true, a failed installation is an error.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -22,9 +22,11 @@ once() {
   mkdir -p "$dir"
   if "install_$name" "$dir" "$@" >"$dir.log" 2>&1; then
     printf '%s' "$*" >"$dir/installed"
-  else
+  elif [[ ${CI:-} == true ]]; then
     tail -n 20 "$dir.log" >&2
-    say "This failed. The recipes for $name are not tested."
+    die "the client libraries for $name could not be installed"
+  else
+    say "This failed (see $dir.log). The recipes for $name are not tested."
   fi
 }
 
