@@ -30,6 +30,6 @@ pub trait Family: Waiting {
     /// remembers of their data. Clients go on waiting, as with the server's own blocking commands.
     fn databases_changed(&self, dbs: &[i32]);
 
-    /// The server's periodic event: forgets what is no longer needed. Must not write.
+    /// The server's periodic event: drops data that is no longer needed. It must not write.
     fn periodic(&self, _now: Moment) {}
 }

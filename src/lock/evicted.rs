@@ -1,5 +1,5 @@
 //! Locks whose key the server evicted while clients waited for them. The holder does not know that
-//! its key is gone. Its lease continues, and nobody else may hold the lock until it ends.
+//! its key is gone. Its lease continues, and no other client may hold the lock until it ends.
 
 use crate::time::UnixMs;
 use std::cell::RefCell;

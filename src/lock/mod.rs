@@ -9,7 +9,7 @@
 //! FIFO across all modes; and the command that frees the lock also writes the next holder.
 //!
 //! [`rules`] decides, [`store`] reads and writes the keys, [`line`] serves the waiters. The tables in
-//! memory are [`ranks`] (who waits where), [`evicted`] (leases whose key was evicted) and [`stats`].
+//! memory are [`ranks`] (places in the lines), [`evicted`] (leases whose key was evicted) and [`stats`].
 
 pub mod commands;
 mod evicted;

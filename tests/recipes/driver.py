@@ -62,3 +62,19 @@ def counted(field):
     """A counter of INFO."""
     lines = shared.execute_command("INFO", "corral")
     return lines[f"corral_{field}"] if isinstance(lines, dict) else lines
+
+
+def exclude_each_other(before, after):
+    """Two ways to take the lock `nightly-batch`, both at once: they exclude each other."""
+    inside, done = [], []
+
+    def work():
+        inside.append(1)
+        same(len(inside), 1)
+        time.sleep(0.02)
+        inside.pop()
+        done.append(1)
+
+    at_once(8, lambda: [call(work) for call in (before, after)])
+    assert len(done) >= 2, done
+    same(C("EXISTS", "lock:{nightly-batch}"), 0)

@@ -44,7 +44,7 @@ impl Command for Info {
         let stored = Stored::at(*cx, key);
         let mode: &[u8] = match stored.holders()? {
             Holders::Free => b"free",
-            // The holder of an evicted key is unknown, and nobody else may hold the lock.
+            // The holder of an evicted key is unknown, but its lease still excludes all others.
             Holders::Exclusive | Holders::Evicted => b"exclusive",
             Holders::Shared(_) => b"shared",
             Holders::Foreign => return Err(Error::WrongType),
