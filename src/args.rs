@@ -75,6 +75,13 @@ impl<'a, A: Argument<'a>> Args<'a, A> {
         self.filled("name")
     }
 
+    /// The next `number` arguments; any bytes are valid.
+    pub fn take(&mut self, number: usize) -> Result<&'a [A], Error> {
+        let (taken, rest) = self.rest.split_at_checked(number).ok_or(Error::Syntax)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
     /// Every argument that is left.
     pub fn all(&mut self) -> &'a [A] {
         std::mem::take(&mut self.rest)

@@ -75,16 +75,16 @@ pub fn key_of(server: &Server, prefix: Prefix, name: Str<'_>) -> Result<OwnedStr
 
 /// Returns [`Error::CrossSlot`] unless all names share a cluster slot. The server checks only the
 /// keys of a command's legacy range.
-pub fn reject_other_slots<const N: usize>(
+pub fn reject_other_slots<'a>(
     server: &Server,
-    names: [Str<'_>; N],
+    names: impl IntoIterator<Item = Str<'a>>,
 ) -> Result<(), Error> {
-    let mut slots = names.iter().map(|name| slot(name.bytes()));
-    let first = slots.next();
-    if server.is_in_cluster() && slots.any(|slot| Some(slot) != first) {
-        return Err(Error::CrossSlot);
+    if !server.is_in_cluster() {
+        return Ok(());
     }
-    Ok(())
+    let mut slots = names.into_iter().map(|name| slot(name.bytes()));
+    let first = slots.next();
+    if slots.any(|slot| Some(slot) != first) { Err(Error::CrossSlot) } else { Ok(()) }
 }
 
 /// Returns [`Error::SlotMoves`] while the slot of `name` migrates between cluster nodes.

@@ -175,7 +175,7 @@ pub fn wait(
 ) -> Result<bool, Error> {
     let Cx { server, family } = cx;
     names::reject_moving_slot(server, key)?;
-    let address = Address { db: server.db(), name: key.bytes().into(), part: Box::default() };
+    let address = Address::of(server.db(), key.bytes());
     let joined = Waiter::join(cx, key, address, None, timeout, request, || {})?;
     if joined.is_none() {
         return Ok(false);

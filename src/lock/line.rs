@@ -198,7 +198,7 @@ pub fn wait(
     let Cx { server, family } = cx;
     server.subscribe(EVENTS);
     let db = server.db();
-    let address = Address { db, name: key.bytes().into(), part: Box::default() };
+    let address = Address::of(db, key.bytes());
     let request = Request {
         name: candidate.name.bytes().into(),
         identifier: candidate.identifier.bytes().into(),

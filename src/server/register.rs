@@ -129,7 +129,7 @@ fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
         }
         Access::Overwrite => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
         Access::Insert => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_INSERT,
-        Access::Update => {
+        Access::Update | Access::UpdateBehind(_) => {
             raw::REDISMODULE_CMD_KEY_RW
                 | raw::REDISMODULE_CMD_KEY_ACCESS
                 | raw::REDISMODULE_CMD_KEY_UPDATE
@@ -142,10 +142,21 @@ fn key_spec(key: &Key) -> raw::RedisModuleCommandKeySpec {
     };
     // SAFETY: zeroed is valid for this structure of numbers and pointers; the union members that
     // are written are those that the types beside them announce. The range of length 1: last key
-    // and limit 0, step 1.
+    // and limit 0, step 1. The number of keys is the first argument behind the keyword.
     unsafe {
         let mut spec: raw::RedisModuleCommandKeySpec = std::mem::zeroed();
         spec.flags = access.into();
+        if let Access::UpdateBehind(keyword) = key.access {
+            spec.begin_search_type =
+                raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_KEYWORD;
+            spec.bs.keyword.keyword = keyword.as_ptr();
+            spec.bs.keyword.startfrom = key.position;
+            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+            spec.fk.keynum.keynumidx = 0;
+            spec.fk.keynum.firstkey = 1;
+            spec.fk.keynum.keystep = 1;
+            return spec;
+        }
         spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
         spec.bs.index.pos = key.position;
         spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;

@@ -19,7 +19,7 @@ pub struct Spec {
     pub flags: &'static str,
     /// The ACL categories of the data types that it works on.
     pub types: &'static str,
-    /// Its keys. Each is one argument, the first of them the one by which old clients route.
+    /// Its keys. Old clients route by the first.
     pub keys: &'static [Key],
     /// Its arguments.
     pub args: &'static [Arg],
@@ -46,7 +46,8 @@ impl Spec {
         if matches!(first.access, Access::ReadAll) {
             return (first.position, -1, 1);
         }
-        let side_by_side = (first.position..).zip(self.keys);
+        let has_place = |key: &&Key| !matches!(key.access, Access::UpdateBehind(_));
+        let side_by_side = (first.position..).zip(self.keys.iter().take_while(has_place));
         let side_by_side = side_by_side.take_while(|(position, key)| *position == key.position);
         (first.position, side_by_side.map(|(position, _)| position).last().unwrap_or(0), 1)
     }
@@ -71,7 +72,8 @@ impl Spec {
 
 /// A key among the arguments of a command.
 pub struct Key {
-    /// Its position; the name of the command is 0.
+    /// Its position; the name of the command is 0. For [`Access::UpdateBehind`] the first position at
+    /// which the keyword can stand.
     pub position: i32,
     /// What the command does to it.
     pub access: Access,
@@ -90,6 +92,8 @@ pub enum Access {
     Insert,
     /// Changes it and returns some of it.
     Update,
+    /// As [`Access::Update`], for keys that follow this keyword and their number.
+    UpdateBehind(&'static CStr),
     /// Removes it or a part of it.
     Delete,
 }

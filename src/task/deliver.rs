@@ -7,10 +7,11 @@ use super::delivery::Delivery;
 use super::id::Priority;
 use super::pass::Pass;
 use super::rules::{MOST_MOVES, Passed};
+use super::store;
 use super::sweep::FEW_CONSUMERS;
 use crate::args::Parsed;
 use crate::error::Error;
-use crate::server::call::CallReply;
+use crate::server::call::{CallReply, Element};
 use crate::server::{Mode, Str};
 
 /// What was delivered.
@@ -33,6 +34,20 @@ pub enum Outcome<'a> {
     Read(CallReply<'a>),
     /// Everything else.
     Tasks(Delivered),
+}
+
+impl Outcome<'_> {
+    /// The tasks, copied out of the reply of XREADGROUP.
+    pub fn into_delivered(self) -> Delivered {
+        match self {
+            Outcome::Tasks(delivered) => delivered,
+            Outcome::Read(found) => {
+                let entries = store::entries(&found).into_iter().flat_map(Element::elements);
+                let tasks = entries.map(Delivery::first).collect();
+                Delivered { tasks, ..Delivered::default() }
+            }
+        }
+    }
 }
 
 /// Delivers up to `count` tasks. With [`Mode::WriteForward`] a reply of XREADGROUP is in the

@@ -39,27 +39,34 @@ pub enum Shape {
     },
     /// A list of tasks, each with its idle time and its number of deliveries.
     Meta,
+    /// As [`Shape::Meta`], each also with its queue.
+    MetaOfQueues,
 }
 
 impl Shape {
     /// The reply that delivers tasks of a queue.
     pub fn reply(self, queue: &[u8], tasks: Vec<Delivery>) -> Reply<'static> {
-        let whole = |task: Delivery| match self {
-            Shape::Streams { .. } => Reply::Array(vec![task.id, task.fields]),
-            Shape::Meta => Reply::Array(vec![
-                task.id,
-                task.fields,
-                Reply::Integer(task.idle),
-                Reply::Integer(task.deliveries),
-            ]),
-        };
-        let tasks = Reply::Array(tasks.into_iter().map(whole).collect());
+        let tasks = Reply::Array(self.tasks(queue, tasks).collect());
         let name = Reply::bulk(queue);
         match self {
             Shape::Streams { resp3: true } => Reply::Map(vec![(name, tasks)]),
             Shape::Streams { resp3: false } => Reply::Array(vec![Reply::Array(vec![name, tasks])]),
-            Shape::Meta => tasks,
+            Shape::Meta | Shape::MetaOfQueues => tasks,
         }
+    }
+
+    /// Tasks of a queue, one by one.
+    pub fn tasks(self, queue: &[u8], tasks: Vec<Delivery>) -> impl Iterator<Item = Reply<'static>> {
+        tasks.into_iter().map(move |task| {
+            let mut parts = vec![task.id, task.fields];
+            if matches!(self, Shape::Meta | Shape::MetaOfQueues) {
+                parts.extend([Reply::Integer(task.idle), Reply::Integer(task.deliveries)]);
+            }
+            if self == Shape::MetaOfQueues {
+                parts.push(Reply::bulk(queue));
+            }
+            Reply::Array(parts)
+        })
     }
 
     /// The reply that delivers all entries of a reply of XREADGROUP for the first time, without a
@@ -72,7 +79,7 @@ impl Shape {
     pub fn nothing(self) -> Reply<'static> {
         match self {
             Shape::Streams { .. } => Reply::NullArray,
-            Shape::Meta => Reply::Array(Vec::new()),
+            Shape::Meta | Shape::MetaOfQueues => Reply::Array(Vec::new()),
         }
     }
 }

@@ -47,8 +47,25 @@ pub fn learn(
     Ok(Learned { policy, met: true })
 }
 
-/// The priorities above 0 that have a stream, and when the first delayed task is due. If the key of
-/// the delayed tasks is not a sorted set, the pass reports it.
+/// Whether a queue has nothing to read for a group that does not exist there yet. Nothing is remembered.
+pub fn is_empty(cx: Cx<'_>, queue: Str<'_>, group: Str<'_>) -> Result<bool, Error> {
+    let Cx { server, family } = cx;
+    if family.queues.met(server.db(), queue.bytes(), group.bytes()).is_some()
+        || groups::exists(cx, queue, group)?
+    {
+        return Ok(false);
+    }
+    for priority in Priority::ALL {
+        let stream = store::stream_of(server, queue, priority)?;
+        if store::may_hold_entries(server, stream.borrow()) {
+            return Ok(false);
+        }
+    }
+    let due = due_in(server, queue)?;
+    Ok(due.is_none_or(|due| due > server.now()))
+}
+
+/// The priorities above 0 that have a stream, and when the first delayed task is due.
 fn look_up(server: &Server, queue: Str<'_>) -> Result<(Priorities, Option<UnixMs>), Error> {
     let mut streams = Priorities::default();
     for priority in Priority::ALL.into_iter().filter(|priority| *priority > Priority::LOWEST) {
@@ -57,11 +74,16 @@ fn look_up(server: &Server, queue: Str<'_>) -> Result<(Priorities, Option<UnixMs
             streams.insert(priority);
         }
     }
+    Ok((streams, due_in(server, queue)?))
+}
+
+/// When the first delayed task is due: at once if the key is not a sorted set, so that a pass reports
+/// it.
+fn due_in(server: &Server, queue: Str<'_>) -> Result<Option<UnixMs>, Error> {
     let key = names::key_of(server, DELAYED, queue)?;
-    let due = match server.type_of(key.borrow()) {
-        Type::Absent => None,
-        Type::SortedSet => first_due(server, key.borrow())?,
-        _ => Some(UnixMs(0)),
-    };
-    Ok((streams, due))
+    match server.type_of(key.borrow()) {
+        Type::Absent => Ok(None),
+        Type::SortedSet => first_due(server, key.borrow()),
+        _ => Ok(Some(UnixMs(0))),
+    }
 }

@@ -1,14 +1,13 @@
 //! Consumers that wait: one line for each group of a stream.
 
 use super::consumer::Consumer;
-use super::deliver::{Delivered, Outcome, deliver};
-use super::delivery::{Delivery, Shape};
+use super::deliver::{Outcome, deliver};
+use super::delivery::Shape;
 use super::store::{self, IfMissing};
 use super::{Cx, Task};
 use crate::args::Parsed;
 use crate::error::Error;
 use crate::names;
-use crate::server::call::{CallReply, Element};
 use crate::server::events::KeyEvent;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str};
 use crate::time::Millis;
@@ -172,19 +171,21 @@ fn serve_group(
         }
         let (name, count) =
             (OwnedStr::new(&first.request.consumer), OwnedStr::number(first.request.count));
+        let waits_for_several = !first.address.further.is_empty();
         let consumer = Consumer {
             cx,
             queue: queue.borrow(),
             group: group_name.borrow(),
             name: name.borrow(),
-            if_missing: IfMissing::CreateGroup,
+            if_missing: if waits_for_several {
+                IfMissing::CreateWhenFilled
+            } else {
+                IfMissing::CreateGroup
+            },
         };
         let count = Parsed { arg: count.borrow(), value: first.request.count };
-        let found = match deliver(consumer, count, Mode::Write) {
-            Ok(Outcome::Read(found)) => {
-                Delivered { tasks: first_deliveries(&found), ..Delivered::default() }
-            }
-            Ok(Outcome::Tasks(found)) => found,
+        let found = match deliver(consumer, count, Mode::Write).map(Outcome::into_delivered) {
+            Ok(found) => found,
             // It may be served later: once the server accepts writes, or the keys of the queue have
             // the right types.
             Err(error) if error.passes() => return Err(error),
@@ -214,11 +215,6 @@ fn serve_group(
         }
     }
     Ok(())
-}
-
-fn first_deliveries(found: &CallReply<'_>) -> Vec<Delivery> {
-    let entries = store::entries(found).into_iter().flat_map(Element::elements);
-    entries.map(Delivery::first).collect()
 }
 
 /// Whether a queue is a stream, or can become one.

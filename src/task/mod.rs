@@ -38,6 +38,7 @@ mod pass;
 mod policy;
 mod queues;
 mod rules;
+mod several;
 mod store;
 mod sweep;
 mod table;

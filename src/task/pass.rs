@@ -8,7 +8,7 @@ use super::leases::RELEASED;
 use super::moves::DeathRecord;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
-use super::store::{self, Entry, RELEASED_IDLE};
+use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
 use super::{Cx, delayed};
 use crate::error::Error;
 use crate::server::call::Element;
@@ -65,7 +65,9 @@ impl<'a> Pass<'a> {
         }
         if self.policy.is_paused() {
             // From here on no entry is deleted that the group has not read.
-            store::ensure_group(cx, queue, group, if_missing)?;
+            if if_missing != IfMissing::CreateWhenFilled {
+                store::ensure_group(cx, queue, group, if_missing)?;
+            }
             return Ok(Passed::default());
         }
         let walk = self.consumer.walk(self.lease());
@@ -91,11 +93,31 @@ impl<'a> Pass<'a> {
     fn ensure_group(&self) -> Result<(), Error> {
         let Consumer { cx, queue, group, if_missing, .. } = self.consumer;
         let (db, name, group_name) = self.names();
-        if cx.family.queues.needs_group(db, name, group_name) {
+        if cx.family.queues.needs_group(db, name, group_name)
+            && (if_missing != IfMissing::CreateWhenFilled || self.has_unread()?)
+        {
             store::ensure_group(cx, queue, group, if_missing)?;
             cx.family.queues.has_group(db, name, group_name);
         }
         Ok(())
+    }
+
+    /// Whether the stream of a priority above 0 has entries that the group may not have read.
+    fn has_unread(&self) -> Result<bool, Error> {
+        let Consumer { cx, queue, .. } = self.consumer;
+        let above_zero = |priority: &Priority| *priority > Priority::LOWEST;
+        for priority in Priority::ALL.into_iter().filter(above_zero) {
+            if self.may_hold(priority)
+                && cx
+                    .server
+                    .peek_key(store::stream_of(cx.server, queue, priority)?.borrow())
+                    .entries()
+                    > 0
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Forgets a lease that cannot be dealt with now. The sweep finds it again.

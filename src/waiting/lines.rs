@@ -73,15 +73,30 @@ struct NameLines<T> {
     end: Option<UnixMs>,
 }
 
-/// Where a line is: database, name and part.
+/// Where a client waits: in the line of one name, or in the lines of several. It has the same place in
+/// all of them, joins them together and leaves them together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The database.
     pub db: i32,
-    /// The name that its clients wait for.
+    /// The name that the client waits for, or the first one.
     pub name: Box<[u8]>,
-    /// The part of it, such as a consumer group; empty where names have no parts.
+    /// The part of each name, such as a consumer group; empty where names have no parts.
     pub part: Box<[u8]>,
+    /// Further names. All names of an address differ.
+    pub further: Box<[Box<[u8]>]>,
+}
+
+impl Address {
+    /// The one line of a name without parts.
+    pub fn of(db: i32, name: &[u8]) -> Self {
+        Self { db, name: name.into(), part: Box::default(), further: Box::default() }
+    }
+
+    /// Every name that the client waits for.
+    pub fn names(&self) -> impl Iterator<Item = &Box<[u8]>> {
+        std::iter::once(&self.name).chain(&self.further)
+    }
 }
 
 /// All lines of one family.
@@ -95,6 +110,7 @@ struct Inner<T> {
     /// How often a name has become dirty so far.
     marks: u64,
     due: BTreeSet<(Moment, i32, Box<[u8]>)>,
+    /// How many clients wait. One that waits for several names counts once.
     waiting: usize,
     next: Place,
 }
@@ -125,21 +141,23 @@ impl<T: Clone> Lines<T> {
         self.0.borrow().next
     }
 
-    /// Joins the line at `address`: at a [`Lines::new_place`], or at one that the waiter had before
+    /// Joins every line at `address`: at a [`Lines::new_place`], or at one that the waiter had before
     /// and that is free.
     pub fn join(&self, address: &Address, place: Place, waiter: T, now: Moment) {
         let inner = &mut *self.0.borrow_mut();
         inner.waiting += 1;
         let names = inner.names.entry(address.db).or_default();
-        let name = names.entry(address.name.clone()).or_insert_with(|| {
-            let due = now + CHECK;
-            inner.due.insert((due, address.db, address.name.clone()));
-            NameLines { lines: BTreeMap::new(), dirty: None, due, end: None }
-        });
-        name.lines.entry(address.part.clone()).or_default().join(place, waiter);
+        for name in address.names() {
+            let lines = names.entry(name.clone()).or_insert_with(|| {
+                let due = now + CHECK;
+                inner.due.insert((due, address.db, name.clone()));
+                NameLines { lines: BTreeMap::new(), dirty: None, due, end: None }
+            });
+            lines.lines.entry(address.part.clone()).or_default().join(place, waiter.clone());
+        }
     }
 
-    /// Leaves the line at `address`. Empty lines, names and databases are dropped.
+    /// Leaves every line at `address`. Empty lines, names and databases are dropped.
     pub fn leave(&self, address: &Address, place: Place) -> Option<T> {
         self.0.borrow_mut().leave(address, place)
     }
@@ -260,23 +278,31 @@ impl<T> Inner<T> {
     }
 
     fn leave(&mut self, address: &Address, place: Place) -> Option<T> {
-        let names = self.names.get_mut(&address.db)?;
-        let name = names.get_mut(&address.name)?;
-        let line = name.lines.get_mut(&address.part)?;
-        let waiter = line.leave(place)?;
-        self.waiting -= 1;
-        if line.waiting == 0 {
-            name.lines.remove(&address.part);
+        let mut left = None;
+        for name in address.names() {
+            left = self.leave_name(address.db, name, &address.part, place).or(left);
         }
-        if name.lines.is_empty() {
-            self.due.remove(&(name.due, address.db, address.name.clone()));
-            if let Some(number) = name.dirty {
+        self.waiting -= usize::from(left.is_some());
+        left
+    }
+
+    fn leave_name(&mut self, db: i32, name: &[u8], part: &[u8], place: Place) -> Option<T> {
+        let names = self.names.get_mut(&db)?;
+        let lines = names.get_mut(name)?;
+        let line = lines.lines.get_mut(part)?;
+        let waiter = line.leave(place)?;
+        if line.waiting == 0 {
+            lines.lines.remove(part);
+        }
+        if lines.lines.is_empty() {
+            self.due.remove(&(lines.due, db, name.into()));
+            if let Some(number) = lines.dirty {
                 self.dirty.remove(&number);
             }
-            names.remove(&address.name);
+            names.remove(name);
         }
         if names.is_empty() {
-            self.names.remove(&address.db);
+            self.names.remove(&db);
         }
         Some(waiter)
     }

@@ -6,7 +6,8 @@ const NOW: Moment = Moment(1_000_000);
 /// What can happen to the lines.
 #[derive(Clone, Debug)]
 enum Step {
-    Join(usize),
+    /// A waiter joins these lines, all of one database and part.
+    Join(usize, Vec<usize>),
     ServeFirst(usize),
     /// The waiter that came as the n-th leaves, if it is still there.
     Leave(usize),
@@ -16,26 +17,48 @@ enum Step {
     ServeDirty,
 }
 
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// One for each line.
 fn addresses() -> Vec<Address> {
     let mut all = Vec::new();
     for db in [0, 1] {
-        for name in ["a", "b"] {
+        for name in NAMES {
             for part in ["", "g"] {
-                let (name, part) = (name.as_bytes().into(), part.as_bytes().into());
-                all.push(Address { db, name, part });
+                all.push(Address {
+                    part: part.as_bytes().into(),
+                    ..Address::of(db, name.as_bytes())
+                });
             }
         }
     }
     all
 }
 
+const LINES: usize = 12;
+
+/// The line of a name that lies beside another line: in the same database, for the same part.
+fn beside(line: usize, name: usize) -> usize {
+    line / 6 * 6 + name * 2 + line % 2
+}
+
+/// A waiter of the model.
+struct Waits {
+    arrival: usize,
+    place: Place,
+    /// In the order in which it named them.
+    lines: Vec<usize>,
+    at: Address,
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..8usize).prop_map(Step::Join),
-        3 => (0..8usize).prop_map(Step::ServeFirst),
+        4 => (0..LINES, prop::sample::subsequence(vec![0, 1, 2], 1..=3).prop_shuffle())
+            .prop_map(|(line, names)| Step::Join(line, names)),
+        3 => (0..LINES).prop_map(Step::ServeFirst),
         3 => any::<usize>().prop_map(Step::Leave),
-        1 => (0..8usize).prop_map(Step::MarkDirty),
-        1 => (0..8usize, prop::option::of(0..10_000_000i64))
+        1 => (0..LINES).prop_map(Step::MarkDirty),
+        1 => (0..LINES, prop::option::of(0..10_000_000i64))
             .prop_map(|(line, us)| Step::SetDue(line, us)),
         1 => (0..2).prop_map(Step::MarkDatabaseDirty),
         1 => Just(Step::ServeDirty),
@@ -45,41 +68,47 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Against a plain list of (arrival, line, place) in order of arrival.
+    /// Against a plain list of the waiters in order of arrival.
     #[test]
     fn the_first_to_arrive_is_served_first_and_no_waiter_is_lost(
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let addresses = addresses();
         let all = Lines::default();
-        let mut model: Vec<(usize, usize, Place)> = Vec::new();
+        let mut model: Vec<Waits> = Vec::new();
         let mut dirty: Vec<(i32, Box<[u8]>)> = Vec::new();
         let mut arrivals = 0;
         for step in steps {
             match step {
-                Step::Join(line) => {
+                Step::Join(line, names) => {
                     let place = all.new_place();
-                    all.join(&addresses[line], place, arrivals, NOW);
-                    model.push((arrivals, line, place));
+                    let lines: Vec<_> =
+                        names.into_iter().map(|name| beside(line, name)).collect();
+                    let mut at = addresses[lines[0]].clone();
+                    at.further =
+                        lines[1..].iter().map(|line| addresses[*line].name.clone()).collect();
+                    all.join(&at, place, arrivals, NOW);
+                    model.push(Waits { arrival: arrivals, place, lines, at });
                     arrivals += 1;
                 }
                 Step::ServeFirst(line) => {
                     let at = &addresses[line];
-                    let expected = model.iter().position(|(_, l, _)| *l == line);
+                    let expected = model.iter().position(|waits| waits.lines.contains(&line));
                     let first = all.first(at.db, &at.name, &at.part);
                     prop_assert_eq!(
                         first,
-                        expected.map(|index| (model[index].2, model[index].0))
+                        expected.map(|index| (model[index].place, model[index].arrival))
                     );
                     if let (Some((place, waiter)), Some(index)) = (first, expected) {
-                        prop_assert_eq!(all.leave(at, place), Some(waiter));
-                        prop_assert_eq!(all.leave(at, place), None);
-                        model.remove(index);
+                        // It leaves all its lines, whichever serves it.
+                        let Waits { at, .. } = model.remove(index);
+                        prop_assert_eq!(all.leave(&at, place), Some(waiter));
+                        prop_assert_eq!(all.leave(&at, place), None);
                     }
                 }
                 Step::Leave(n) if !model.is_empty() => {
-                    let (waiter, line, place) = model.remove(n % model.len());
-                    prop_assert_eq!(all.leave(&addresses[line], place), Some(waiter));
+                    let Waits { arrival, place, at, .. } = model.remove(n % model.len());
+                    prop_assert_eq!(all.leave(&at, place), Some(arrival));
                 }
                 Step::Leave(_) => {}
                 Step::MarkDirty(line) => {
@@ -126,21 +155,22 @@ proptest! {
                 names().filter(|name| name.dirty.is_some()).count()
             );
             prop_assert!(names().all(|name| name.due <= NOW + CHECK));
-            let lines: usize = names()
-                .flat_map(|name| name.lines.values())
-                .map(|line| line.waiting)
-                .sum();
-            prop_assert_eq!(lines, model.len());
+            for (line, at) in addresses.iter().enumerate() {
+                let here = inner.get(at.db, &at.name).and_then(|name| name.lines.get(&at.part));
+                prop_assert_eq!(
+                    here.map_or(0, |line| line.waiting),
+                    model.iter().filter(|waits| waits.lines.contains(&line)).count()
+                );
+            }
+            let lines = names().flat_map(|name| name.lines.values());
+            prop_assert!(lines.into_iter().all(|line| line.waiting > 0));
         }
     }
 }
 
-fn waits_in(
-    model: &[(usize, usize, Place)],
-    addresses: &[Address],
-    name: &(i32, Box<[u8]>),
-) -> bool {
-    model.iter().any(|(_, l, _)| addresses[*l].db == name.0 && addresses[*l].name == name.1)
+fn waits_in(model: &[Waits], addresses: &[Address], name: &(i32, Box<[u8]>)) -> bool {
+    let lines = || model.iter().flat_map(|waits| &waits.lines).map(|line| &addresses[*line]);
+    lines().any(|at| at.db == name.0 && at.name == name.1)
 }
 
 #[test]

@@ -46,9 +46,9 @@ pub struct Rank {
 pub struct Waiter<F: Waiting> {
     /// What it asked for.
     pub request: F::Request,
-    /// Its line.
+    /// Its line, or its lines.
     pub address: Address,
-    /// Its place there.
+    /// Its place there, the same in every line.
     pub place: Place,
     /// Since when it has been waiting.
     pub since: Moment,
@@ -61,8 +61,8 @@ pub struct Waiter<F: Waiting> {
 }
 
 impl<F: Waiting> Waiter<F> {
-    /// Puts the calling client into the line at `address`: at the end, or at a place that it had
-    /// before. `name` is the name that the client waits for. Returns `None` if the server does not
+    /// Puts the calling client into the lines at `address`: at the end, or at a place that it had
+    /// before. `name` is the name that the client waits for, or one of them. Returns `None` if the server does not
     /// let this client wait. Otherwise `before_joining` runs just before the client joins, and frees
     /// its place.
     pub fn join(
@@ -165,14 +165,16 @@ impl<F: Waiting> Waiter<F> {
         Context { server, family: &self.family }
     }
 
-    /// Leaves the line unserved. The name becomes dirty: others may have been blocked only by this
+    /// Leaves its lines unserved. The names become dirty: others may have been blocked only by this
     /// waiter.
     fn leave(&self, server: &Server, why: LeaveReason) {
         self.leave_line();
         self.state.replace(State::Left);
         self.blocked.take();
         F::left(self.context(server), self, why);
-        self.family.queue().lines.mark_dirty(self.address.db, &self.address.name);
+        for name in self.address.names() {
+            self.family.queue().lines.mark_dirty(self.address.db, name);
+        }
     }
 }
 

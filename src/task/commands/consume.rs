@@ -4,22 +4,25 @@ use crate::args::{Args, Parsed};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::names;
-use crate::server::{Mode, Reply, Str, words};
+use crate::server::{Mode, Reply, Str, integer, words};
 use crate::task::consumer::Consumer;
 use crate::task::deliver::{Outcome, deliver};
 use crate::task::delivery::Shape;
 use crate::task::line;
+use crate::task::several::Several;
 use crate::task::store::IfMissing;
 use crate::task::{Cx, EVENTS};
 use crate::time::Timeout;
 use crate::waiting::{self, Address, Waiter};
+use std::collections::BTreeSet;
 
-/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META]` leases up to
-/// `count` tasks (default 1) to a consumer. A missing group is created at the beginning of the stream.
+/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META] [THEN n stream
+/// ...]` leases up to `count` tasks (default 1) to a consumer. A missing group is created at the beginning of the stream.
 /// Tasks whose lease has expired come first, the oldest lease first, then new ones by priority. With
 /// `block_ms` the client waits in line for a task; 0 means without limit. The reply has the form of
 /// XREADGROUP's, and is nil if there is no task. With META it is `[[id, fields, idle_ms, deliveries],
-/// ...]`.
+/// ...]`. With THEN the consumer reads from further queues as well, and each task of the reply ends
+/// with its queue.
 pub struct Consume;
 
 /// The arguments of TASK.CONSUME.
@@ -30,7 +33,11 @@ pub struct Request<'a> {
     count: Parsed<Str<'a>, i64>,
     timeout: Option<Timeout>,
     meta: bool,
+    further: &'a [Str<'a>],
 }
+
+/// How many queues can follow THEN.
+const FURTHER: i64 = 63;
 
 impl Command for Consume {
     const SPEC: Spec = Spec {
@@ -40,7 +47,10 @@ impl Command for Consume {
         arity: -4,
         flags: "write blocking",
         types: "stream",
-        keys: &[Key { position: 3, access: Access::Update }],
+        keys: &[
+            Key { position: 3, access: Access::Update },
+            Key { position: 4, access: Access::UpdateBehind(c"THEN") },
+        ],
         args: &[
             Arg::string(c"group"),
             Arg::string(c"consumer"),
@@ -50,6 +60,12 @@ impl Command for Consume {
             Arg::integer(c"count").after(c"COUNT").optional(),
             Arg::integer(c"block_ms").after(c"BLOCK").optional(),
             Arg::keyword(c"meta", c"META").optional(),
+            Arg::block(
+                c"further",
+                &[Arg::integer(c"numstreams"), Arg::key(c"stream", 1).multiple()],
+            )
+            .after(c"THEN")
+            .optional(),
         ],
         ..Spec::DEFAULT
     };
@@ -57,11 +73,12 @@ impl Command for Consume {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META"];
+        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META", "THEN"];
         let group = args.filled("group")?;
         let consumer = args.filled("consumer")?;
         let stream = args.name()?;
         let (mut count, mut timeout, mut meta) = (None, None, false);
+        let mut further: &[Str<'_>] = &[];
         if args.more() && !args.next_is(OPTIONS) {
             count = Some(args.at_least(1)?);
             if args.more() && !args.next_is(OPTIONS) {
@@ -75,17 +92,23 @@ impl Command for Consume {
                 timeout = Some(args.timeout()?);
             } else if option.is("META") && !meta {
                 meta = true;
+            } else if option.is("THEN") && further.is_empty() {
+                further = further_queues(args, stream)?;
             } else {
                 return Err(Error::Syntax);
             }
         }
         let count = count.unwrap_or(Parsed { arg: words().one(), value: 1 });
-        Ok(Request { stream, group, consumer, count, timeout, meta })
+        Ok(Request { stream, group, consumer, count, timeout, meta, further })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let (cx, server) = (*cx, cx.server);
-        let Request { stream: queue, group, consumer, count, timeout, meta } = request;
+        let Request { stream: queue, group, consumer, count, timeout, meta, further } = request;
+        if !further.is_empty() {
+            let several = Several { first: queue, further, group, consumer, count: count.value };
+            return several.consume(cx, timeout);
+        }
         names::reject_moving_slot(server, queue)?;
         // Mostly the reply is forwarded, and then the protocol does not matter.
         let shape = || if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
@@ -113,7 +136,8 @@ impl Command for Consume {
         };
         server.subscribe(EVENTS);
         let (db, name) = (server.db(), queue.bytes());
-        let address = Address { db, name: name.into(), part: group.bytes().into() };
+        let part = group.bytes().into();
+        let address = Address { db, name: name.into(), part, further: Box::default() };
         let request =
             line::Request { consumer: consumer.bytes().into(), count: count.value, shape: shape() };
         let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
@@ -127,4 +151,15 @@ impl Command for Consume {
         }
         Ok(Reply::Later)
     }
+}
+
+/// The queues behind THEN. The server cannot tell which keys a command has if their number is not
+/// canonical or does not fit. Then it has checked the user's permission for none of them, so nothing
+/// may be looked at.
+fn further_queues<'a>(args: &mut Args<'a>, first: Str<'a>) -> Result<&'a [Str<'a>], Error> {
+    let number = integer(args.any()?.bytes()).filter(|number| (1..=FURTHER).contains(number));
+    let further = args.take(number.ok_or(Error::Syntax)? as usize)?;
+    let mut seen = BTreeSet::from([first.bytes()]);
+    let is_new = |queue: &Str<'a>| !queue.bytes().is_empty() && seen.insert(queue.bytes());
+    if further.iter().all(is_new) { Ok(further) } else { Err(Error::Syntax) }
 }

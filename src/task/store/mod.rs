@@ -11,7 +11,7 @@ pub use finish::{finish, finish_with};
 pub use lookup::{
     Entry, RELEASED_IDLE, entry, find_lease, has_group, lease_start, pending, released,
 };
-pub use read::{IfMissing, Read, ensure_group, entries, read};
+pub use read::{IfMissing, Read, ensure_group, entries, may_hold_entries, read};
 
 use super::id::{EntryId, Priority};
 use super::known::Priorities;

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
-use crate::server::{Mode, Str, Type, words};
+use crate::server::{Mode, Server, Str, Type, words};
 use crate::task::{Cx, groups};
 
 /// A read of new entries for one consumer.
@@ -27,6 +27,9 @@ pub enum IfMissing {
     /// Create it at the beginning of the stream if the stream exists. A waiter had its group when it
     /// began to wait, so full memory does not prevent this: no event reports that there is memory.
     CreateGroup,
+    /// As [`IfMissing::CreateAll`], but only once there is something to read. The consumer reads from
+    /// several queues, and most of them may never hold a task.
+    CreateWhenFilled,
 }
 
 /// Reads new entries; `None` if there are none. With [`Mode::WriteForward`] the reply is in the
@@ -38,6 +41,9 @@ pub fn read<'s>(
     mode: Mode,
 ) -> Result<Option<CallReply<'s>>, Error> {
     let server = cx.server;
+    if if_missing == IfMissing::CreateWhenFilled && !may_hold_entries(server, read.stream) {
+        return Ok(None);
+    }
     let words = words();
     let args = [
         words.group(),
@@ -70,6 +76,17 @@ pub fn read<'s>(
     Ok((!reply.root().is_null()).then_some(reply))
 }
 
+/// Whether reading a stream makes sense: it has entries, or the key is of another type, which reading
+/// reports.
+pub fn may_hold_entries(server: &Server, stream: Str<'_>) -> bool {
+    let key = server.peek_key(stream);
+    match key.kind() {
+        Type::Absent => false,
+        Type::Stream => key.entries() > 0,
+        _ => true,
+    }
+}
+
 /// The entries in the reply of [`read`].
 pub fn entries<'r>(reply: &'r CallReply<'_>) -> Option<Element<'r>> {
     reply.root().first_value()
@@ -99,7 +116,9 @@ fn create_group(
     let words = words();
     let args = [words.create(), stream, group, words.zero(), words.mkstream()];
     let (args, mode) = match if_missing {
-        IfMissing::CreateAll => (args.as_slice(), Mode::WriteIfMemory),
+        IfMissing::CreateAll | IfMissing::CreateWhenFilled => {
+            (args.as_slice(), Mode::WriteIfMemory)
+        }
         IfMissing::CreateGroup => (args.get(..4).unwrap_or_default(), Mode::Write),
     };
     cx.server.call(c"XGROUP", mode, args).map(drop)
