@@ -16,7 +16,7 @@ use crate::server::register::{Entry, Handle, handler};
 use crate::server::timer::OnFire;
 use crate::server::{self, MainThread, Server, Str};
 use crate::task::Task;
-use crate::waiting;
+use crate::waiting::{self, connection};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -135,11 +135,19 @@ pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
 pub fn databases_changed(server: &Server, dbs: &[i32]) {
     fn change<F: Part>(cx: Context<'_, F>, dbs: &[i32]) {
         cx.family.databases_changed(dbs);
+        cx.family.queue().ties.forget(dbs);
         waiting::serve_databases_soon(cx, dbs);
     }
     with::<Cache>(server, |cx| change(cx, dbs));
     with::<Lock>(server, |cx| change(cx, dbs));
     with::<Task>(server, |cx| change(cx, dbs));
+}
+
+/// The connection of a client has closed.
+pub fn client_gone(server: &Server, client: u64) {
+    with::<Cache>(server, |cx| connection::client_gone(cx, client));
+    with::<Lock>(server, |cx| connection::client_gone(cx, client));
+    with::<Task>(server, |cx| connection::client_gone(cx, client));
 }
 
 /// A setting was changed: waiters may have to be served sooner, or later.
@@ -153,6 +161,7 @@ pub fn settings_changed(server: &Server) {
 pub fn periodic(server: &Server) {
     fn run<F: Part>(cx: Context<'_, F>) {
         cx.family.queue().rearm_if_late(cx.server);
+        connection::drop_ended(cx);
         cx.family.periodic(cx.server.moment());
     }
     with::<Cache>(server, run);
@@ -165,8 +174,10 @@ pub fn info(section: &mut Section) {
     fn totals<F: Part>(corral: &Corral, section: &mut Section) {
         F::of(corral).counters(&mut |name, value| section.number(name, value));
     }
-    fn waiters<F: Part>(corral: &Corral, section: &mut Section) {
-        section.number(F::WAITERS, F::of(corral).queue().lines.len() as u64);
+    fn gauges<F: Part>(corral: &Corral, section: &mut Section) {
+        let queue = F::of(corral).queue();
+        section.number(F::WAITERS, queue.lines.len() as u64);
+        section.number(F::TIES, queue.ties.len() as u64);
     }
     let Some(corral) = corral() else { return };
     section.text("version", env!("CARGO_PKG_VERSION"));
@@ -175,7 +186,7 @@ pub fn info(section: &mut Section) {
     totals::<Cache>(&corral, section);
     totals::<Lock>(&corral, section);
     totals::<Task>(&corral, section);
-    waiters::<Cache>(&corral, section);
-    waiters::<Lock>(&corral, section);
-    waiters::<Task>(&corral, section);
+    gauges::<Cache>(&corral, section);
+    gauges::<Lock>(&corral, section);
+    gauges::<Task>(&corral, section);
 }

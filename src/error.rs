@@ -64,6 +64,10 @@ pub enum Error {
     /// The slot of the name is being moved between nodes; the client retries.
     #[error("TRYAGAIN The slot of this name is being moved to another node")]
     SlotMoves,
+    /// A lease was to be tied to the connection of a caller that has none: a script, a function or
+    /// another module.
+    #[error("ERR TIED needs a connection")]
+    NoConnection,
     /// The client's user lost the permission to run the command while it waited.
     #[error("NOPERM this user may no longer run this command")]
     NoPermission,

@@ -14,6 +14,9 @@ pub trait Family: Waiting {
     /// The name of its gauge of waiting clients in INFO.
     const WAITERS: &'static str;
 
+    /// The name of its gauge of leases that are tied to connections in INFO.
+    const TIES: &'static str;
+
     /// An empty state. `on_fire` runs the family's timer; `wave_bytes` limits a wave of replies.
     fn new(on_fire: OnFire, wave_bytes: Setting) -> Self;
 

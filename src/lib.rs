@@ -62,6 +62,7 @@ static MODULE: Module = Module {
     unload: corral::unload,
     key_changed: corral::key_changed,
     databases_changed: corral::databases_changed,
+    client_gone: corral::client_gone,
     settings_changed: corral::settings_changed,
     periodic: corral::periodic,
     info: corral::info,

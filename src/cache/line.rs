@@ -5,13 +5,14 @@
 
 use super::rules::{Fetch, Token};
 use super::store::Stored;
+use super::ties::Tied;
 use super::{Cache, Cx, foreign};
 use crate::error::Error;
 use crate::names;
 use crate::server::acl::Permission;
 use crate::server::{OwnedStr, Reply, Str};
 use crate::time::{Millis, Moment, Timeout};
-use crate::waiting::{self, Address, Budget, LeaveReason, Queue, Waiter, Waiting};
+use crate::waiting::{self, Address, Budget, LeaveReason, Queue, Tie, Waiter, Waiting};
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -23,10 +24,13 @@ pub struct Request {
     pub stale: Millis,
     /// Whether it accepts a stale value only when its wait times out.
     pub fresh: bool,
+    /// Whether its lease ends when its connection closes.
+    pub tied: bool,
 }
 
 impl Waiting for Cache {
     type Request = Request;
+    type Tied = Tied;
 
     fn queue(&self) -> &Queue<Self> {
         &self.queue
@@ -69,6 +73,18 @@ impl Waiting for Cache {
 
     fn before_serving(cx: Cx<'_>) {
         foreign::check_changed(cx);
+    }
+
+    fn end_tied(cx: Cx<'_>, tie: &Tie<Tied>) -> Result<(), Error> {
+        let Tied { key, token } = &tie.lease;
+        let name = OwnedStr::new(key);
+        let mut stored = Stored::read(cx, name.borrow())?.watch();
+        if stored.record.is_current(*token) {
+            stored.abandon(*token)?;
+            cx.family.counters.disconnected.add(1);
+            cx.family.queue.lines.mark_dirty(tie.db, key);
+        }
+        Ok(())
     }
 }
 
@@ -118,7 +134,8 @@ fn serve_line(cx: Cx<'_>, key: Str<'_>, budget: &mut Budget) -> Result<(), Error
             Fetch::Load if !first.may_be_served(server, budget) => continue,
             Fetch::Load => {
                 let stale = shared(stored.copy()?);
-                let token = stored.lend(first.request.lease)?;
+                let client = first.request.tied.then(|| first.client());
+                let token = stored.lend(first.request.lease, client)?;
                 family.counters.handoffs.add(1);
                 answer(c"LOAD", stale, Reply::Integer(token))
             }

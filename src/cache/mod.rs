@@ -11,7 +11,7 @@
 //! [`rules`] decides, [`store`] reads and writes the keys, [`value`] reads the bytes of a value,
 //! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
 //! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
-//! out) and [`stats`].
+//! out), [`ties`] (loads that end with the connection of the loader) and [`stats`].
 
 pub mod commands;
 mod fills;
@@ -20,6 +20,7 @@ mod line;
 mod rules;
 mod stats;
 mod store;
+mod ties;
 mod tokens;
 mod value;
 
@@ -89,6 +90,8 @@ counters! {
     wait_timeouts = "cache_wait_timeouts",
     /// Leases that ended by their time, noticed at the next lease.
     expired_leases = "cache_expired_leases",
+    /// Leases that ended because the connection of the loader closed.
+    disconnected = "cache_disconnected",
     /// Loads that failed.
     failures = "cache_failures",
     /// Time from lease to fill, in ms.
@@ -104,6 +107,7 @@ impl Cache {
 
 impl Family for Cache {
     const WAITERS: &'static str = "cache_waiters";
+    const TIES: &'static str = "cache_ties";
 
     fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
         Self {

@@ -7,7 +7,7 @@
 
 use super::rules::{Cached, Fetch, Lease, REASON, Record, Token, fetch, next_token};
 use super::tokens::{Knowledge, Recorded};
-use super::{Cx, EVENTS, RECORD, value};
+use super::{Cx, EVENTS, RECORD, ties, value};
 use crate::error::Error;
 use crate::names;
 use crate::server::{Key, Mode, OwnedStr, Reply, Str, Type, words};
@@ -169,8 +169,9 @@ impl<'s> Stored<'s> {
         family.tokens.is_newest(server.db(), self.key.bytes(), token, now, late)
     }
 
-    /// Gives out a new lease of `span`. Refused where the server refuses writes now.
-    pub fn lend(&mut self, span: Millis) -> Result<Token, Error> {
+    /// Gives out a new lease of `span`, which is tied to `client` if that is given. Refused where the
+    /// server refuses writes now.
+    pub fn lend(&mut self, span: Millis, client: Option<u64>) -> Result<Token, Error> {
         let Cx { server, family } = self.cx;
         let last = self.record.token.max(family.last_token.get());
         let token = next_token(last, server.unix_us());
@@ -178,6 +179,7 @@ impl<'s> Stored<'s> {
         let lease = Lease::Loading(until);
         self.write(Record { lease, token, stale: self.record.stale }, Mode::WriteAsScript)?;
         family.last_token.set(token);
+        ties::lent(self.cx, self.key.bytes(), token, until, client);
         let (db, key) = (server.db(), self.key.bytes());
         let (end, now, bounds) = (server.moment_past(until), server.moment(), family.bounds());
         if family.tokens.lend(db, key, token, end, now, bounds) {
@@ -190,6 +192,7 @@ impl<'s> Stored<'s> {
     /// The current lease, which has this token, ends at `until`.
     pub fn extend(&mut self, token: Token, until: UnixMs) -> Result<(), Error> {
         self.set_lease(token, Lease::Loading(until))?;
+        ties::extended(self.cx, self.key.bytes(), until);
         let Cx { server, family } = self.cx;
         family.tokens.extend(server.db(), self.key.bytes(), server.moment_past(until));
         Ok(())
@@ -201,6 +204,12 @@ impl<'s> Stored<'s> {
         let Cx { server, family } = self.cx;
         family.tokens.give_up(server.db(), self.key.bytes(), server.moment());
         Ok(())
+    }
+
+    /// The current lease, which has this token, ends. The token stays good: the loader may be there
+    /// still, with another connection.
+    pub fn abandon(&mut self, token: Token) -> Result<(), Error> {
+        self.set_lease(token, Lease::Open)
     }
 
     /// Replaces the lease. A value that is marked as stale stays so.
@@ -286,6 +295,9 @@ impl<'s> Stored<'s> {
         server.call(c"SET", mode, &args)?;
         self.has_record = true;
         self.record = record;
+        if !matches!(self.record.lease, Lease::Loading(_)) {
+            ties::ended(self.cx, self.key.bytes());
+        }
         server.subscribe(EVENTS);
         let (db, key, recorded) = (server.db(), self.key.bytes(), self.recorded(end));
         family.tokens.record(db, key, recorded, server.moment(), family.bounds());
@@ -300,6 +312,7 @@ impl<'s> Stored<'s> {
         }
         self.record.lease = Lease::Open;
         self.record.stale = false;
+        ties::ended(self.cx, self.key.bytes());
         family.tokens.forget_record(server.db(), self.key.bytes());
         Ok(())
     }
@@ -347,6 +360,7 @@ pub fn remove_void_record(cx: Cx<'_>, key: Str<'_>) -> Result<(), Error> {
         && knowledge(cx, key, token) == Knowledge::Void
     {
         server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
+        ties::ended(cx, key.bytes());
     }
     family.tokens.forget_record(server.db(), key.bytes());
     Ok(())

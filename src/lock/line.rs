@@ -5,13 +5,14 @@ use super::ranks::Known;
 use super::rules::{self, Holders, Mode, Ops, Rest};
 use super::stats::Grant;
 use super::store::{Candidate, Stored};
+use super::ties::{self, Tied};
 use super::{Cx, EVENTS, Lock};
 use crate::error::Error;
 use crate::names;
 use crate::server::events::KeyEvent;
 use crate::server::{OwnedStr, Reply, Str};
 use crate::time::{Millis, Moment, Timeout};
-use crate::waiting::{self, Address, Budget, LeaveReason, Queue, Waiter, Waiting};
+use crate::waiting::{self, Address, Budget, LeaveReason, Queue, Tie, Waiter, Waiting};
 use std::rc::Rc;
 
 /// What a waiting client asked for.
@@ -26,10 +27,13 @@ pub struct Request {
     pub mode: Mode,
     /// Whether it gets a fencing token.
     pub fence: bool,
+    /// Whether the lease ends when the connection closes.
+    pub tied: bool,
 }
 
 impl Waiting for Lock {
     type Request = Request;
+    type Tied = Tied;
 
     fn queue(&self) -> &Queue<Self> {
         &self.queue
@@ -48,6 +52,10 @@ impl Waiting for Lock {
         if why == LeaveReason::TimedOut {
             cx.family.count_timeout(waiter.address.db, &waiter.address.name);
         }
+    }
+
+    fn end_tied(cx: Cx<'_>, tie: &Tie<Tied>) -> Result<(), Error> {
+        ties::end(cx, &tie.lease)
     }
 }
 
@@ -109,6 +117,8 @@ impl Ops for ServerOps<'_> {
             mode: request.mode,
             fence: request.fence,
         })?;
+        let client = request.tied.then(|| first.client());
+        ties::granted(self.cx, self.key, &request.identifier, request.ttl, client);
         let now = server.moment();
         let grant = Grant {
             identifier: &request.identifier,
@@ -193,6 +203,7 @@ pub fn wait(
     cx: Cx<'_>,
     key: Str<'_>,
     candidate: &Candidate<'_>,
+    tied: bool,
     timeout: Timeout,
 ) -> Result<Reply<'static>, Error> {
     let Cx { server, family } = cx;
@@ -205,6 +216,7 @@ pub fn wait(
         ttl: candidate.ttl,
         mode: candidate.mode,
         fence: candidate.fence,
+        tied,
     };
     let Known { key: request_key, older, rank } =
         family.ranks.find(db, key.bytes(), &request.identifier, server.moment());

@@ -9,7 +9,8 @@
 //! FIFO across all modes; and the command that frees the lock also writes the next holder.
 //!
 //! [`rules`] decides, [`store`] reads and writes the keys, [`line`] serves the waiters. The tables in
-//! memory are [`ranks`] (places in the lines), [`evicted`] (leases whose key was evicted) and [`stats`].
+//! memory are [`ranks`] (places in the lines), [`evicted`] (leases whose key was evicted), [`ties`]
+//! (holders that lose the lock with their connection) and [`stats`].
 
 pub mod commands;
 mod evicted;
@@ -18,6 +19,7 @@ mod ranks;
 mod rules;
 mod stats;
 mod store;
+mod ties;
 
 use crate::context::Context;
 use crate::family::Family;
@@ -71,12 +73,15 @@ counters! {
     handoffs = "lock_handoffs",
     /// Time from request to grant of clients that waited, in ms.
     wait_ms = "lock_wait_ms_sum",
+    /// Leases that ended because the connection of the holder closed.
+    disconnected = "lock_disconnected",
     /// Time from grant to release, in ms.
     hold_ms = "lock_hold_ms_sum",
 }
 
 impl Family for Lock {
     const WAITERS: &'static str = "lock_waiters";
+    const TIES: &'static str = "lock_ties";
 
     fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
         Self {

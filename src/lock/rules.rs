@@ -65,6 +65,13 @@ pub enum Held {
     Shared,
 }
 
+impl Held {
+    /// Whether it holds the lock.
+    pub fn is_held(self) -> bool {
+        self != Held::No
+    }
+}
+
 /// The decision about a request to acquire a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

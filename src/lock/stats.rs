@@ -73,8 +73,18 @@ impl Lock {
 
     /// Counts a release.
     pub fn count_release(&self, db: i32, key: &[u8], identifier: &[u8], now: Moment) {
-        let identifier = self.records.hash(identifier);
         self.counters.released.add(1);
+        self.count_hold(db, key, identifier, now);
+    }
+
+    /// Counts a lease that ended because the connection of the holder closed.
+    pub fn count_disconnect(&self, db: i32, key: &[u8], identifier: &[u8], now: Moment) {
+        self.counters.disconnected.add(1);
+        self.count_hold(db, key, identifier, now);
+    }
+
+    fn count_hold(&self, db: i32, key: &[u8], identifier: &[u8], now: Moment) {
+        let identifier = self.records.hash(identifier);
         self.records.update(db, key, |record| {
             let position = record.holders.iter().position(|(holder, _)| *holder == identifier);
             if let Some(position) = position {

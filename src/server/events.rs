@@ -7,6 +7,7 @@
 use super::api::need;
 use super::guard::guard;
 use super::{Module, STATE, Server};
+use crate::error::Error;
 use redis_module::server_events::{LoadingSubevent, ServerRole, register_server_events};
 use redis_module::{Context, raw};
 use std::ffi::{CStr, c_char};
@@ -65,6 +66,20 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Subscribes to the ends of connections, once. Only what is tied to a connection needs them, and
+    /// with a subscription the server looks up the address of every client that comes or goes.
+    pub fn subscribe_to_disconnects(&self) -> Result<(), Error> {
+        let subscribed = &STATE.get().sees_disconnects;
+        if !subscribed.get() {
+            subscribe(self, raw::REDISMODULE_EVENT_CLIENT_CHANGE, client_changed)
+                .map_err(|_| Error::Internal)?;
+            subscribed.set(true);
+        }
+        Ok(())
+    }
+}
+
 /// Marks keyspace events as the module's own until the returned value is dropped.
 pub(super) fn own_write() -> OwnWrite {
     OwnWrite(STATE.get().own_write.replace(true))
@@ -117,18 +132,20 @@ pub(super) fn subscribe_to_server(server: &Server) -> Result<(), &'static str> {
         (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, replaced),
         (raw::REDISMODULE_EVENT_CRON_LOOP, periodic),
     ] {
-        let event = raw::RedisModuleEvent { id, dataver: 1 };
-        // SAFETY: the context is the one of loading; an unknown event is rejected, not misread.
-        let subscribed = unsafe {
-            need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback))
-        };
-        if subscribed != raw::REDISMODULE_OK as c_int {
-            return Err("the server rejected a subscription");
-        }
+        subscribe(server, id, callback)?;
     }
     // Those for loading and for changes of the role.
-    register_server_events(&Context::new(server.ctx))
-        .map_err(|_| "the server rejected a subscription")
+    register_server_events(&Context::new(server.ctx)).map_err(|_| REJECTED)
+}
+
+const REJECTED: &str = "the server rejected a subscription";
+
+fn subscribe(server: &Server, id: u64, callback: Callback) -> Result<(), &'static str> {
+    let event = raw::RedisModuleEvent { id, dataver: 1 };
+    // SAFETY: the context belongs to this module; an unknown event is rejected, not misread.
+    let subscribed =
+        unsafe { need(raw::RedisModule_SubscribeToServerEvent)(server.ctx, event, Some(callback)) };
+    if subscribed == raw::REDISMODULE_OK as c_int { Ok(()) } else { Err(REJECTED) }
 }
 
 fn databases_changed(server: &Server, dbs: &[i32]) {
@@ -195,6 +212,25 @@ unsafe extern "C" fn periodic(
     // SAFETY: the server gives a valid context.
     let server = unsafe { Server::new(ctx) };
     with_module(|module| (module.periodic)(&server));
+}
+
+/// A client has come or gone. The server says so while it frees the client, before the callback of one
+/// that is blocked.
+unsafe extern "C" fn client_changed(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    phase: u64,
+    data: *mut c_void,
+) {
+    if phase != raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED {
+        return;
+    }
+    // SAFETY: the server gives a valid context and the structure that belongs to the event.
+    let (server, info) =
+        unsafe { (Server::new(ctx), data.cast::<raw::RedisModuleClientInfo>().as_ref()) };
+    if let Some(info) = info {
+        with_module(|module| (module.client_gone)(&server, info.id));
+    }
 }
 
 /// A replica has finished or aborted a load beside its data.

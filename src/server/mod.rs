@@ -61,6 +61,8 @@ pub struct Module {
     pub key_changed: fn(&Server, KeyEvent<'_>),
     /// Databases were flushed, swapped or replaced; all of them if none is named. Must not write.
     pub databases_changed: fn(&Server, &[i32]),
+    /// The connection of a client has closed. Must not write.
+    pub client_gone: fn(&Server, u64),
     /// A setting was changed. Must not write.
     pub settings_changed: fn(&Server),
     /// The server's periodic event. Must not write.
@@ -85,6 +87,8 @@ struct State {
     cluster: Cell<bool>,
     /// The classes of keyspace events to which the module has subscribed.
     subscribed: Cell<c_int>,
+    /// Whether it has subscribed to the ends of connections.
+    sees_disconnects: Cell<bool>,
     /// Whether an inner command of the module is writing right now.
     own_write: Cell<bool>,
     /// What it has cost recently to check a connection.
@@ -99,6 +103,7 @@ static STATE: MainThread<State> = MainThread::new(State {
     module: Cell::new(None),
     cluster: Cell::new(false),
     subscribed: Cell::new(0),
+    sees_disconnects: Cell::new(false),
     own_write: Cell::new(false),
     checks: Cell::new(Checks::NONE),
     words: Cell::new(None),
@@ -220,11 +225,23 @@ impl Server {
             | raw::REDISMODULE_CTX_FLAGS_LUA
             | raw::REDISMODULE_CTX_FLAGS_REPLICATED
             | raw::REDISMODULE_CTX_FLAGS_SLAVE;
+        self.flags() & NEVER == 0 && self.is_known_client()
+    }
+
+    /// The id of the calling client, if it has a connection: not in a script or a function, not if
+    /// another module runs the command, and not if the command comes from a master.
+    pub fn connection(&self) -> Option<u64> {
+        const NEVER: u32 = raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_REPLICATED;
+        let connected = self.flags() & NEVER == 0 && self.is_known_client();
+        connected.then(|| self.client_id())
+    }
+
+    fn is_known_client(&self) -> bool {
         // SAFETY: with a null structure the server only reports whether it knows the client.
-        self.flags() & NEVER == 0
-            && unsafe {
-                need(raw::RedisModule_GetClientInfoById)(std::ptr::null_mut(), self.client_id())
-            } == raw::REDISMODULE_OK as i32
+        let known = unsafe {
+            need(raw::RedisModule_GetClientInfoById)(std::ptr::null_mut(), self.client_id())
+        };
+        known == raw::REDISMODULE_OK as i32
     }
 
     /// Whether the client speaks RESP3.

@@ -143,6 +143,7 @@ fn release(server: &Server) {
         string::forget_words();
         state.settings.take();
         state.subscribed.set(0);
+        state.sees_disconnects.set(false);
     });
     forget_panics();
 }

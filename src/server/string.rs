@@ -146,7 +146,7 @@ define_words! {
     list = b"LIST", id = b"ID",
     infinity = b"+inf", minus_infinity = b"-inf", limit = b"LIMIT", with_scores = b"WITHSCORES",
     last = b"-1", minimum = b"-", maximum = b"+", stream = b"STREAM",
-    just_id = b"JUSTID", retries = b"RETRYCOUNT",
+    just_id = b"JUSTID", idle = b"IDLE", retries = b"RETRYCOUNT",
     del_consumer = b"DELCONSUMER", consumers = b"CONSUMERS",
 }
 

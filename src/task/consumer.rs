@@ -6,6 +6,7 @@ use super::id::{EntryId, Priority};
 use super::moves::Leased;
 use super::store::{self, IfMissing, Read};
 use super::sweep::Walk;
+use super::ties::{self, Receiver};
 use super::{Cx, groups};
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
@@ -23,6 +24,8 @@ pub struct Consumer<'a> {
     pub group: Str<'a>,
     /// Its name.
     pub name: Str<'a>,
+    /// The client to which its leases are tied, if they are.
+    pub client: Option<u64>,
     /// What to do when the group is missing.
     pub if_missing: IfMissing,
 }
@@ -48,7 +51,7 @@ impl<'a> Consumer<'a> {
         count: Str<'_>,
         mode: Mode,
     ) -> Result<Option<CallReply<'a>>, Error> {
-        let Self { cx, queue, group, name, if_missing } = *self;
+        let Self { cx, queue, group, name, if_missing, .. } = *self;
         let stream = store::stream_of(cx.server, queue, priority)?;
         let read = Read { queue, stream: stream.borrow(), group, consumer: name, count };
         store::read(cx, &read, if_missing, mode)
@@ -77,6 +80,7 @@ impl<'a> Consumer<'a> {
         }
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
         family.queues.leased(server.db(), queue, group, priority, &ids, now);
+        self.tie(priority, &ids, 1, now);
         let skipped = all - kept.len();
         if skipped == 0 {
             return Kept::All(all);
@@ -93,6 +97,19 @@ impl<'a> Consumer<'a> {
             let _ = store::finish(self.cx, self.queue, priority, self.group, &ids);
         }
         Kept::Some(tasks, skipped)
+    }
+
+    /// Ties deliveries to the client of the consumer, if that is wanted.
+    pub fn tie(&self, priority: Priority, ids: &[EntryId], deliveries: i64, now: UnixMs) {
+        let Self { cx, queue, group, name, client, .. } = *self;
+        ties::delivered(
+            cx,
+            Receiver { queue, group, name, client },
+            priority,
+            ids,
+            deliveries,
+            now,
+        );
     }
 
     /// An entry that is pending in the group.

@@ -4,14 +4,15 @@ use super::consumer::Consumer;
 use super::deliver::{Outcome, deliver};
 use super::delivery::Shape;
 use super::store::{self, IfMissing};
-use super::{Cx, Task};
+use super::ties::Tied;
+use super::{Cx, Task, disconnect};
 use crate::args::Parsed;
 use crate::error::Error;
 use crate::names;
 use crate::server::events::KeyEvent;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str};
-use crate::time::Millis;
-use crate::waiting::{self, Budget, Queue, Waiter, Waiting};
+use crate::time::{Millis, UnixMs};
+use crate::waiting::{self, Budget, Queue, Tie, Waiter, Waiting};
 
 /// What a waiting consumer asked for.
 pub struct Request {
@@ -21,10 +22,13 @@ pub struct Request {
     pub count: i64,
     /// The shape of the reply.
     pub shape: Shape,
+    /// Whether its leases end when its connection closes.
+    pub tied: bool,
 }
 
 impl Waiting for Task {
     type Request = Request;
+    type Tied = Tied;
 
     fn queue(&self) -> &Queue<Self> {
         &self.queue
@@ -42,6 +46,18 @@ impl Waiting for Task {
             Ok(()) => set_due(cx, db, stream),
             Err(_) => waiting::retry_later(cx, db, stream),
         }
+    }
+
+    fn end_tied(cx: Cx<'_>, tie: &Tie<Tied>) -> Result<(), Error> {
+        disconnect::end(cx, tie)
+    }
+
+    fn is_over(&self, tie: &Tie<Tied>) -> bool {
+        self.is_tie_over(tie)
+    }
+
+    fn runs_until(cx: Cx<'_>, tie: &Tie<Tied>) -> Option<UnixMs> {
+        disconnect::runs_until(cx, tie)
     }
 }
 
@@ -177,6 +193,7 @@ fn serve_group(
             queue: queue.borrow(),
             group: group_name.borrow(),
             name: name.borrow(),
+            client: first.request.tied.then(|| first.client()),
             if_missing: if waits_for_several {
                 IfMissing::CreateWhenFilled
             } else {

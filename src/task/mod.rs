@@ -19,13 +19,15 @@
 //! add, and the timer handles what becomes due.
 //!
 //! [`queues`] is what this process knows of the queues that it serves. All of it can be rebuilt from
-//! the data.
+//! the data. [`ties`] are the leases that end with the connection of the consumer, and [`disconnect`]
+//! ends them.
 
 pub mod commands;
 mod consumer;
 mod delayed;
 mod deliver;
 mod delivery;
+mod disconnect;
 mod entry;
 mod facts;
 mod groups;
@@ -42,6 +44,7 @@ mod several;
 mod store;
 mod sweep;
 mod table;
+mod ties;
 mod words;
 
 use crate::context::Context;
@@ -57,6 +60,7 @@ use crate::waiting::Queue;
 use queues::Queues;
 use std::cell::Cell;
 use store::Clock;
+use ties::LastPlace;
 use words::Words;
 
 /// Tasks that are not due.
@@ -84,6 +88,8 @@ pub struct Task {
     clock: Clock,
     /// The µs of the last id of a delayed task: ids rise.
     last_us: Cell<i64>,
+    /// The place of the last delivery whose lease was tied to a connection.
+    last_place: LastPlace,
     /// Whether the server has XNACK, once that is known: with it other clients return entries to a
     /// group, and no event reports that.
     has_xnack: Cell<Option<bool>>,
@@ -118,6 +124,8 @@ counters! {
     dead_lettered = "task_dead_lettered",
     /// Deliveries of tasks whose lease had expired.
     reclaimed = "task_reclaimed",
+    /// Leases that ended because the connection of the consumer closed.
+    disconnected = "task_disconnected",
     /// Tasks published with a delay.
     delayed = "task_delayed",
     /// Delayed tasks that became ready.
@@ -134,6 +142,7 @@ counters! {
 
 impl Family for Task {
     const WAITERS: &'static str = "task_waiters";
+    const TIES: &'static str = "task_ties";
 
     fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
         let lease = Setting::new(c"task-lease-ms", 300_000, 0, 1 << 42);
@@ -143,6 +152,7 @@ impl Family for Task {
             words: Words::new(),
             clock: Clock::default(),
             last_us: Cell::new(0),
+            last_place: LastPlace::default(),
             has_xnack: Cell::new(None),
             logged_too_many_groups: Cell::new(false),
             counters: Counters::default(),

@@ -3,6 +3,8 @@
 
 use super::entry::Task;
 use super::id::{EntryId, Priority};
+use super::policy::policy_of;
+use super::rules::{self, Attempts, Backoff, Failure, Outcome};
 use super::store::{self, Target};
 use super::{Cx, DEAD, delayed, groups};
 use crate::error::Error;
@@ -54,7 +56,58 @@ pub fn copy<'t>(
     Ok(task)
 }
 
+/// How a task is given back.
+pub struct GiveBack<'a> {
+    /// Why.
+    pub failure: Failure,
+    /// The wait before a retry, in place of the back-off.
+    pub delay: Option<Millis>,
+    /// The reason that a dead letter records.
+    pub reason: &'a [u8],
+}
+
+/// What became of a task that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenBack {
+    /// It is retried.
+    Requeued,
+    /// It is a dead letter.
+    Dead,
+    /// Another client had deleted the entry: there was nothing left to give back.
+    Gone,
+}
+
 impl Leased<'_> {
+    /// Gives the task back, which was delivered `deliveries` times as this entry.
+    pub fn give_back(
+        &self,
+        cx: Cx<'_>,
+        deliveries: i64,
+        how: &GiveBack<'_>,
+    ) -> Result<GivenBack, Error> {
+        let stream = store::stream_of(cx.server, self.queue, self.priority)?;
+        let Some(entry) = store::entry(cx.server, stream.borrow(), self.id.1)? else {
+            self.finish(cx)?;
+            return Ok(GivenBack::Gone);
+        };
+        let task = entry.task();
+        let policy = policy_of(cx, self.queue)?;
+        let backoff = Backoff { base: policy.backoff(), max: policy.backoff_max() };
+        let attempts = Attempts { before: task.retry_count, deliveries };
+        let (tries, random) = (cx.family.tries(&policy), cx.server.random());
+        match rules::give_back(how.failure, attempts, tries, backoff, how.delay, random) {
+            Outcome::Retry(retry_count, delay) => {
+                self.requeue(cx, task, retry_count, delay)?;
+                Ok(GivenBack::Requeued)
+            }
+            Outcome::DeadLetter(retry_count) => {
+                let death = DeathRecord { reason: how.reason, deliveries };
+                self.dead_letter(cx, task, retry_count, &death)?;
+                Ok(GivenBack::Dead)
+            }
+        }
+    }
+
     fn copy<'t>(&'t self, cx: Cx<'_>, mut task: Task<'t>, count: i64) -> Result<Task<'t>, Error> {
         task.retry_count = count;
         let stream = store::stream_of(cx.server, self.queue, self.priority)?;

@@ -9,7 +9,7 @@ use super::moves::DeathRecord;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
-use super::{Cx, delayed};
+use super::{Cx, delayed, ties};
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::{Mode, OwnedStr, words};
@@ -176,6 +176,7 @@ impl<'a> Ops for Pass<'a> {
         };
         let Some(pending) = pending else {
             family.queues.lease_ended(db, name, group_name, priority, &[id]);
+            ties::ended(cx, queue, group, priority, &[id]);
             return Ok(Oldest::Settled);
         };
         let since = store::lease_start(self.now, pending.idle);
@@ -214,6 +215,7 @@ impl<'a> Ops for Pass<'a> {
         let args =
             [stream.borrow(), group, name, zero, text, w.retries(), count.borrow(), w.just_id()];
         cx.server.call(c"XCLAIM", Mode::Write, &args)?;
+        self.consumer.tie(lease.priority, &[lease.id], deliveries, self.now);
         let (db, queue, group) = self.names();
         cx.family.queues.leased(db, queue, group, lease.priority, &[lease.id], self.now);
         cx.family.counters.reclaimed.add(1);

@@ -31,6 +31,8 @@ pub struct Several<'a> {
     pub group: Str<'a>,
     /// The name of the consumer.
     pub consumer: Str<'a>,
+    /// The client to which its leases are tied, if they are.
+    pub client: Option<u64>,
     /// The maximum number of tasks.
     pub count: i64,
 }
@@ -115,6 +117,7 @@ impl<'a> Several<'a> {
             queue,
             group: self.group,
             name: self.consumer,
+            client: self.client,
             if_missing: IfMissing::CreateWhenFilled,
         };
         let number = OwnedStr::number(count);
@@ -143,7 +146,8 @@ impl<'a> Several<'a> {
             further: self.further.iter().map(|queue| queue.bytes().into()).collect(),
         };
         let consumer = self.consumer.bytes().into();
-        let request = line::Request { consumer, count: self.count, shape: SHAPE };
+        let (count, tied) = (self.count, self.client.is_some());
+        let request = line::Request { consumer, count, shape: SHAPE, tied };
         if Waiter::join(cx, self.first, address, None, timeout, request, || {})?.is_none() {
             return Ok(SHAPE.nothing());
         }

@@ -6,14 +6,18 @@
 //! timer, which then serves the line.
 //!
 //! [`lines`] is the data structure, [`waiter`] connects it to the blocked clients of the server, and
-//! this file drives the timer. Each family owns its lines, its timer and its budget.
+//! this file drives the timer. [`ties`] are the leases that end with the connection of their client,
+//! and [`connection`] ends them. Each family owns its lines, its ties, its timer and its budget.
 
 mod budget;
+pub mod connection;
 mod lines;
+mod ties;
 mod waiter;
 
 pub use budget::Budget;
 pub use lines::{Address, Lines, Place};
+pub use ties::{Tie, TieKey, Ties};
 pub use waiter::{LeaveReason, Rank, Waiter};
 
 use crate::context::Context;
@@ -21,7 +25,8 @@ use crate::error::Error;
 use crate::server::config::Setting;
 use crate::server::timer::{OnFire, Timer};
 use crate::server::{Reply, Server};
-use crate::time::{Millis, Moment};
+use crate::time::{Millis, Moment, UnixMs};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// A family whose clients can wait.
@@ -29,7 +34,10 @@ pub trait Waiting: Sized + 'static {
     /// What a waiting client asked for.
     type Request;
 
-    /// The family's lines and timer.
+    /// A lease that is tied to the connection of its client.
+    type Tied;
+
+    /// The family's lines, ties and timer.
     fn queue(&self) -> &Queue<Self>;
 
     /// The reply to a waiter whose time is up.
@@ -50,12 +58,30 @@ pub trait Waiting: Sized + 'static {
 
     /// Work of the timer that comes before the lines are served.
     fn before_serving(_cx: Context<'_, Self>) {}
+
+    /// The client of a tied lease is gone: ends the lease, in the selected database, if it is still the
+    /// one that was tied, and marks its name dirty.
+    fn end_tied(cx: Context<'_, Self>, tie: &Tie<Self::Tied>) -> Result<(), Error>;
+
+    /// Whether a tied lease is known to be over, whose time has passed as far as known when it was
+    /// tied. Does not ask the server.
+    fn is_over(&self, _tie: &Tie<Self::Tied>) -> bool {
+        true
+    }
+
+    /// Until when such a lease runs in fact, in the selected database, if it does. Must not write.
+    fn runs_until(_cx: Context<'_, Self>, _tie: &Tie<Self::Tied>) -> Option<UnixMs> {
+        None
+    }
 }
 
-/// The lines of a family, and the timer that serves them.
+/// The lines of a family, the leases that are tied to connections, and the timer for both.
 pub struct Queue<F: Waiting> {
     /// The lines.
     pub lines: Lines<Rc<Waiter<F>>>,
+    /// The leases that end with the connection of their client.
+    pub ties: Ties<F::Tied>,
+    logged_too_many_ties: Cell<bool>,
     timer: Timer,
     /// How many bytes of replies one wave may take.
     wave_bytes: Setting,
@@ -64,7 +90,13 @@ pub struct Queue<F: Waiting> {
 impl<F: Waiting> Queue<F> {
     /// A queue without waiters. `on_fire` calls [`on_timer`].
     pub fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
-        Self { lines: Lines::default(), timer: Timer::new(on_fire), wave_bytes }
+        Self {
+            lines: Lines::default(),
+            ties: Ties::default(),
+            logged_too_many_ties: Cell::new(false),
+            timer: Timer::new(on_fire),
+            wave_bytes,
+        }
     }
 
     /// The budget of one wave of replies.
@@ -89,7 +121,8 @@ const WHILE_PAUSED: Millis = Millis(10);
 /// How soon something is tried again that the server refused.
 pub const AFTER_REFUSAL: Millis = Millis(100);
 
-/// The work of a family's timer: serves every name that is dirty or due, in waves.
+/// The work of a family's timer: ends the leases of clients that are gone, and serves every name that
+/// is dirty or due, in waves.
 pub fn on_timer<F: Waiting>(cx: Context<'_, F>) {
     let Context { server, family } = cx;
     let queue = family.queue();
@@ -100,11 +133,12 @@ pub fn on_timer<F: Waiting>(cx: Context<'_, F>) {
     }
     if server.writes_are_paused() {
         let now = server.moment();
-        if family.next_check(now).is_some() {
+        if next_check(&**family, now).is_some() {
             queue.timer.arm(server, now + WHILE_PAUSED);
         }
         return;
     }
+    connection::end_broken(cx);
     F::before_serving(cx);
     queue.lines.mark_due_dirty(server.moment());
     let mut budget = queue.wave();
@@ -119,11 +153,16 @@ pub fn on_timer<F: Waiting>(cx: Context<'_, F>) {
     schedule(cx);
 }
 
-/// Arms the family's timer for its next work, or disarms it. Called after the lines have changed.
+fn next_check<F: Waiting>(family: &F, now: Moment) -> Option<Moment> {
+    family.next_check(now).into_iter().chain(family.queue().ties.next_check(now)).min()
+}
+
+/// Arms the family's timer for its next work, or disarms it. Called after the lines or the ties have
+/// changed.
 pub fn schedule<F: Waiting>(cx: Context<'_, F>) {
     let Context { server, family } = cx;
     let timer = &family.queue().timer;
-    match family.next_check(server.moment()) {
+    match next_check(&**family, server.moment()) {
         Some(due) => timer.arm(server, due),
         None => timer.disarm(server),
     }

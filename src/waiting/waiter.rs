@@ -105,6 +105,11 @@ impl<F: Waiting> Waiter<F> {
         cx.family.queue().lines.first(db, name, part).map(|(_, waiter)| waiter)
     }
 
+    /// The id of the client.
+    pub fn client(&self) -> u64 {
+        self.client
+    }
+
     /// Its place, and since when it has held it.
     pub fn rank(&self) -> Rank {
         Rank { place: self.place, since: self.since }

@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{Reply, Str};
 use crate::time::{Millis, Timeout};
+use crate::waiting::connection;
 
-/// `CACHE.FETCH key lease_ms [STALE ms] [BLOCK ms] [FRESH]` replies `[status, value, token]`: in one
-/// round trip, what the client has to do.
+/// `CACHE.FETCH key lease_ms [STALE ms] [BLOCK ms] [FRESH] [TIED]` replies `[status, value, token]`: in
+/// one round trip, what the client has to do.
 ///
 /// HIT: the value is fresh. STALE: the value can be used; another client refreshes it, or loading backs
 /// off. LOAD: the client has to load the value, with a lease of `lease_ms` that is named by `token`; the
@@ -20,7 +21,8 @@ use crate::time::{Millis, Timeout};
 /// the reply is the reason. WAIT: another client loads.
 ///
 /// A value with at most STALE ms to live is stale. With BLOCK, the client waits for the value instead
-/// of getting WAIT; with FRESH, instead of getting STALE too.
+/// of getting WAIT; with FRESH, instead of getting STALE too. With TIED, a lease also ends when the
+/// connection of the client closes.
 ///
 /// The command is not flagged as writing. Only LOAD writes, so the other answers still work where the
 /// server refuses writes. It does not register the key for client-side caching.
@@ -47,6 +49,7 @@ impl Command for Fetch {
             Arg::integer(c"stale_ms").after(c"STALE").optional(),
             Arg::integer(c"block_ms").after(c"BLOCK").optional(),
             Arg::keyword(c"fresh", c"FRESH").optional(),
+            Arg::keyword(c"tied", c"TIED").optional(),
         ],
         ..Spec::DEFAULT
     };
@@ -55,7 +58,7 @@ impl Command for Fetch {
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let (key, lease) = (args.name()?, args.lifetime()?.value);
-        let (mut stale, mut timeout, mut fresh) = (None, None, false);
+        let (mut stale, mut timeout, mut fresh, mut tied) = (None, None, false, false);
         while let Some(option) = args.keyword() {
             if option.is("STALE") && stale.is_none() {
                 stale = Some(args.lifetime()?.value);
@@ -63,6 +66,8 @@ impl Command for Fetch {
                 timeout = Some(args.timeout()?);
             } else if option.is("FRESH") && !fresh {
                 fresh = true;
+            } else if option.is("TIED") && !tied {
+                tied = true;
             } else {
                 return Err(Error::Syntax);
             }
@@ -70,13 +75,14 @@ impl Command for Fetch {
         if fresh && timeout.is_none() {
             return Err(Error::Syntax);
         }
-        let wanted = line::Request { lease, stale: stale.unwrap_or(Millis(0)), fresh };
+        let wanted = line::Request { lease, stale: stale.unwrap_or(Millis(0)), fresh, tied };
         Ok(Request { key, wanted, timeout })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let Cx { server, family } = *cx;
         let Request { key, wanted, timeout } = request;
+        let client = if wanted.tied { Some(connection::connection(*cx)?) } else { None };
         if let Some(value) = value::plainly_fresh(server, key, wanted.stale)? {
             return Ok(hit(*cx, key, value));
         }
@@ -100,7 +106,7 @@ impl Command for Fetch {
         match outcome {
             rules::Fetch::Load | rules::Fetch::Hit => {
                 names::reject_moving_slot(server, key)?;
-                let token = stored.lend(wanted.lease)?;
+                let token = stored.lend(wanted.lease, client)?;
                 let old = stored.value()?.unwrap_or(Reply::Null);
                 return Ok(answer(c"LOAD", old, Reply::Integer(token)));
             }

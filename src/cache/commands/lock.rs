@@ -56,7 +56,7 @@ impl Command for Lock {
             cx.family.counters.waits.add(1);
             return Ok(Reply::Simple(c"WAIT"));
         }
-        stored.lend(lease)?;
+        stored.lend(lease, None)?;
         Ok(Reply::Simple(c"LOAD"))
     }
 }

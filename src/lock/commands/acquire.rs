@@ -6,25 +6,28 @@ use crate::error::Error;
 use crate::lock::rules::{self, Holders, Mode, Verdict};
 use crate::lock::stats::Grant;
 use crate::lock::store::{Candidate, Stored};
-use crate::lock::{Cx, LOCK, line};
+use crate::lock::{Cx, LOCK, line, ties};
 use crate::names;
 use crate::server::{Reply, Str, Type};
 use crate::time::Timeout;
+use crate::waiting::connection;
 
-/// `LOCK.ACQUIRE lock_name identifier ttl_ms [SHARED | LIMIT n] [BLOCK ms] [FENCE]` makes `identifier`
-/// a holder with a lease of `ttl_ms`, which begins with the grant. It replies 1, or a fencing token
-/// with FENCE, or 0 if the lock is not granted.
+/// `LOCK.ACQUIRE lock_name identifier ttl_ms [SHARED | LIMIT n] [BLOCK ms] [FENCE] [TIED]` makes
+/// `identifier` a holder with a lease of `ttl_ms`, which begins with the grant. It replies 1, or a
+/// fencing token with FENCE, or 0 if the lock is not granted.
 ///
 /// Without options it behaves like `SET NX`: it replies 0 while the lock is held, to its holder too.
 /// With any option it can be sent again safely: a holder that asks again is granted again. BLOCK waits
 /// in line. An identifier that queues again takes over its own place, and its older request is
-/// answered 0.
+/// answered 0. With TIED, the lease also ends when the connection of the client closes.
 pub struct Acquire;
 
 /// The arguments of LOCK.ACQUIRE.
 pub struct Request<'a> {
     candidate: Candidate<'a>,
     timeout: Option<Timeout>,
+    /// The lease ends when the connection closes.
+    tied: bool,
     /// No option was given.
     bare: bool,
 }
@@ -49,6 +52,7 @@ impl Command for Acquire {
             .optional(),
             Arg::integer(c"block_ms").after(c"BLOCK").optional(),
             Arg::keyword(c"fence", c"FENCE").optional(),
+            Arg::keyword(c"tied", c"TIED").optional(),
         ],
         ..Spec::DEFAULT
     };
@@ -59,7 +63,7 @@ impl Command for Acquire {
         let (name, identifier) = (args.name()?, args.filled("identifier")?);
         let ttl = args.lifetime()?.value;
         let bare = !args.more();
-        let (mut mode, mut timeout, mut fence) = (None, None, false);
+        let (mut mode, mut timeout, mut fence, mut tied) = (None, None, false, false);
         while let Some(option) = args.keyword() {
             if option.is("SHARED") && mode.is_none() {
                 mode = Some(Mode::Shared);
@@ -69,6 +73,8 @@ impl Command for Acquire {
                 timeout = Some(args.timeout()?);
             } else if option.is("FENCE") && !fence {
                 fence = true;
+            } else if option.is("TIED") && !tied {
+                tied = true;
             } else {
                 return Err(Error::Syntax);
             }
@@ -78,12 +84,13 @@ impl Command for Acquire {
         }
         let mode = mode.unwrap_or(Mode::Exclusive);
         let candidate = Candidate { name, identifier, ttl, mode, fence };
-        Ok(Request { candidate, timeout, bare })
+        Ok(Request { candidate, timeout, tied, bare })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let server = cx.server;
-        let Request { candidate, timeout, bare } = request;
+        let Request { candidate, timeout, tied, bare } = request;
+        let client = if tied { Some(connection::connection(*cx)?) } else { None };
         names::reject_moving_slot(server, candidate.name)?;
         let key = names::key_of(server, LOCK, candidate.name)?;
         let key = key.borrow();
@@ -93,7 +100,7 @@ impl Command for Acquire {
             // The fast path of the bare form, which behaves like SET NX.
             Type::Absent if bare && !others_wait && !stored.evicted() => {
                 stored.own(candidate.identifier, candidate.ttl)?;
-                return Ok(granted(*cx, key, &candidate, true, Reply::Integer(1)));
+                return Ok(granted(*cx, key, &candidate, None, true, Reply::Integer(1)));
             }
             Type::String if bare => return Ok(contended(*cx, key)),
             _ => {}
@@ -111,7 +118,8 @@ impl Command for Acquire {
             Verdict::OtherMode => Err(Error::OtherMode),
             Verdict::Grant => {
                 let reply = stored.grant(&candidate)?;
-                let reply = granted(*cx, key, &candidate, holders == Holders::Free, reply);
+                let was_free = holders == Holders::Free;
+                let reply = granted(*cx, key, &candidate, client, was_free, reply);
                 // The waiters now wait for the end of another lease.
                 line::serve_now(*cx, key);
                 Ok(reply)
@@ -120,7 +128,7 @@ impl Command for Acquire {
                 let refused = contended(*cx, key);
                 match timeout {
                     Some(timeout) if server.may_block() => {
-                        line::wait(*cx, key, &candidate, timeout)
+                        line::wait(*cx, key, &candidate, tied, timeout)
                     }
                     _ => Ok(refused),
                 }
@@ -139,12 +147,14 @@ fn granted(
     cx: Cx<'_>,
     key: Str<'_>,
     candidate: &Candidate<'_>,
+    client: Option<u64>,
     was_free: bool,
     reply: Reply<'static>,
 ) -> Reply<'static> {
     // An older request of this identifier that still waits is the same request.
     line::withdraw(cx, key, candidate.identifier);
     let identifier = candidate.identifier.bytes();
+    ties::granted(cx, key.bytes(), identifier, candidate.ttl, client);
     let grant = Grant { identifier, now: cx.server.moment(), waited: None, was_free };
     cx.family.count_grant(cx.server.db(), key.bytes(), &grant);
     reply

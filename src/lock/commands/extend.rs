@@ -5,7 +5,7 @@ use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::lock::rules::{self, Become, Extension, Held, Holders};
 use crate::lock::store::Stored;
-use crate::lock::{Cx, LOCK, line};
+use crate::lock::{Cx, LOCK, line, ties};
 use crate::names;
 use crate::server::{Reply, Str};
 use crate::time::Millis;
@@ -81,6 +81,7 @@ impl Command for Extend {
             (Extension::Downgrade, _) => stored.downgrade(identifier, ttl)?,
             (Extension::Upgrade, _) => stored.own(identifier, ttl)?,
         }
+        ties::renewed(*cx, key, identifier, ttl);
         // Waiting readers can join after a downgrade, and every waiter has a new deadline.
         line::serve_now(*cx, key);
         Ok(Reply::Integer(1))

@@ -3,9 +3,8 @@
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::lock::rules::Held;
 use crate::lock::store::Stored;
-use crate::lock::{Cx, LOCK, line};
+use crate::lock::{Cx, LOCK, line, ties};
 use crate::names;
 use crate::server::{Reply, Str};
 
@@ -49,12 +48,13 @@ impl Command for Release {
         let stored = Stored::at(*cx, key);
         let held = stored.held(identifier)?;
         stored.remove(identifier, held)?;
+        ties::ended(*cx, key.bytes(), identifier.bytes());
         line::withdraw(*cx, key, identifier);
-        if held != Held::No {
+        if held.is_held() {
             let now = server.moment();
             family.count_release(server.db(), key.bytes(), identifier.bytes(), now);
         }
         line::serve_now(*cx, key);
-        Ok(Reply::Integer((held != Held::No).into()))
+        Ok(Reply::Integer(held.is_held().into()))
     }
 }

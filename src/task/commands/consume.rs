@@ -13,16 +13,17 @@ use crate::task::several::Several;
 use crate::task::store::IfMissing;
 use crate::task::{Cx, EVENTS};
 use crate::time::Timeout;
-use crate::waiting::{self, Address, Waiter};
+use crate::waiting::{self, Address, Waiter, connection};
 use std::collections::BTreeSet;
 
-/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META] [THEN n stream
-/// ...]` leases up to `count` tasks (default 1) to a consumer. A missing group is created at the beginning of the stream.
-/// Tasks whose lease has expired come first, the oldest lease first, then new ones by priority. With
-/// `block_ms` the client waits in line for a task; 0 means without limit. The reply has the form of
-/// XREADGROUP's, and is nil if there is no task. With META it is `[[id, fields, idle_ms, deliveries],
-/// ...]`. With THEN the consumer reads from further queues as well, and each task of the reply ends
-/// with its queue.
+/// `TASK.CONSUME group consumer stream [count [block_ms]] [COUNT n] [BLOCK ms] [META] [TIED] [THEN n
+/// stream ...]` leases up to `count` tasks (default 1) to a consumer. A missing group is created at the
+/// beginning of the stream. Tasks whose lease has expired come first, the oldest lease first, then new
+/// ones by priority. With `block_ms` the client waits in line for a task; 0 means without limit. The
+/// reply has the form of XREADGROUP's, and is nil if there is no task. With META it is `[[id, fields,
+/// idle_ms, deliveries], ...]`. With TIED, the leases also end when the connection of the client closes.
+/// With THEN the consumer reads from further queues as well, and each task of the reply ends with its
+/// queue.
 pub struct Consume;
 
 /// The arguments of TASK.CONSUME.
@@ -33,6 +34,7 @@ pub struct Request<'a> {
     count: Parsed<Str<'a>, i64>,
     timeout: Option<Timeout>,
     meta: bool,
+    tied: bool,
     further: &'a [Str<'a>],
 }
 
@@ -60,6 +62,7 @@ impl Command for Consume {
             Arg::integer(c"count").after(c"COUNT").optional(),
             Arg::integer(c"block_ms").after(c"BLOCK").optional(),
             Arg::keyword(c"meta", c"META").optional(),
+            Arg::keyword(c"tied", c"TIED").optional(),
             Arg::block(
                 c"further",
                 &[Arg::integer(c"numstreams"), Arg::key(c"stream", 1).multiple()],
@@ -73,11 +76,11 @@ impl Command for Consume {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META", "THEN"];
+        const OPTIONS: &[&str] = &["COUNT", "BLOCK", "META", "TIED", "THEN"];
         let group = args.filled("group")?;
         let consumer = args.filled("consumer")?;
         let stream = args.name()?;
-        let (mut count, mut timeout, mut meta) = (None, None, false);
+        let (mut count, mut timeout, mut meta, mut tied) = (None, None, false, false);
         let mut further: &[Str<'_>] = &[];
         if args.more() && !args.next_is(OPTIONS) {
             count = Some(args.at_least(1)?);
@@ -92,6 +95,8 @@ impl Command for Consume {
                 timeout = Some(args.timeout()?);
             } else if option.is("META") && !meta {
                 meta = true;
+            } else if option.is("TIED") && !tied {
+                tied = true;
             } else if option.is("THEN") && further.is_empty() {
                 further = further_queues(args, stream)?;
             } else {
@@ -99,14 +104,17 @@ impl Command for Consume {
             }
         }
         let count = count.unwrap_or(Parsed { arg: words().one(), value: 1 });
-        Ok(Request { stream, group, consumer, count, timeout, meta, further })
+        Ok(Request { stream, group, consumer, count, timeout, meta, tied, further })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let (cx, server) = (*cx, cx.server);
-        let Request { stream: queue, group, consumer, count, timeout, meta, further } = request;
+        let Request { stream: queue, group, consumer, count, timeout, meta, tied, further } =
+            request;
+        let client = if tied { Some(connection::connection(cx)?) } else { None };
         if !further.is_empty() {
-            let several = Several { first: queue, further, group, consumer, count: count.value };
+            let count = count.value;
+            let several = Several { first: queue, further, group, consumer, client, count };
             return several.consume(cx, timeout);
         }
         names::reject_moving_slot(server, queue)?;
@@ -116,7 +124,7 @@ impl Command for Consume {
         let mut more = false;
         if !others_wait {
             let if_missing = IfMissing::CreateAll;
-            let consumer = Consumer { cx, queue, group, name: consumer, if_missing };
+            let consumer = Consumer { cx, queue, group, name: consumer, client, if_missing };
             match deliver(consumer, count, Mode::WriteForward)? {
                 Outcome::Read(found) => return Ok(Shape::forward(found, meta)),
                 Outcome::Tasks(found) if !found.tasks.is_empty() => {
@@ -138,8 +146,8 @@ impl Command for Consume {
         let (db, name) = (server.db(), queue.bytes());
         let part = group.bytes().into();
         let address = Address { db, name: name.into(), part, further: Box::default() };
-        let request =
-            line::Request { consumer: consumer.bytes().into(), count: count.value, shape: shape() };
+        let (consumer, count) = (consumer.bytes().into(), count.value);
+        let request = line::Request { consumer, count, shape: shape(), tied };
         let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
         if joined.is_none() {
             return Ok(shape().nothing());

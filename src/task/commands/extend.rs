@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, Reply, Str, words};
 use crate::task::id::IdArg;
-use crate::task::{Cx, store};
+use crate::task::{Cx, store, ties};
 
 /// `TASK.EXTEND stream group consumer id` renews the lease of a task: the heartbeat of a worker that
 /// needs longer than the lease. The reply is 1, or 0 if the task is not leased to the consumer: it has
@@ -65,6 +65,7 @@ impl Command for Extend {
             return Ok(Reply::Integer(0));
         }
         let (db, now) = (server.db(), server.now());
+        ties::renewed(cx, queue, group, priority, id.id, now);
         cx.family.queues.leased(db, queue.bytes(), group.bytes(), priority, &[id.id], now);
         Ok(Reply::Integer(1))
     }

@@ -6,9 +6,8 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{Reply, Str};
 use crate::task::id::IdArg;
-use crate::task::moves::{DeathRecord, Leased};
-use crate::task::policy::policy_of;
-use crate::task::rules::{self, Attempts, Backoff, Failure, Outcome};
+use crate::task::moves::{GiveBack, GivenBack, Leased};
+use crate::task::rules::Failure;
 use crate::task::{Cx, line, store};
 use crate::time::Millis;
 
@@ -88,39 +87,25 @@ impl Command for Nack {
         let Request { stream: queue, group, failure, id, delay, .. } = request;
         names::reject_moving_slot(server, queue)?;
         let id = (id.id, id.borrow());
-        let Some((priority, stream, lease)) = store::find_lease(server, queue, group, id)? else {
+        let Some((priority, _, lease)) = store::find_lease(server, queue, group, id)? else {
             return Ok(Reply::Integer(0));
         };
         if *lease.consumer != *request.consumer.bytes() {
             return Ok(Reply::Integer(0));
         }
-        let leased = Leased { queue, priority, group, id };
-        let Some(entry) = store::entry(server, stream.borrow(), id.1)? else {
-            // Another client has deleted the entry: there is nothing left to give back.
-            leased.finish(cx)?;
-            return Ok(Reply::Integer(0));
+        let reason = match (request.reason, failure) {
+            (Some(reason), _) => reason.bytes(),
+            (None, Failure::Fatal) => b"fatal",
+            (None, _) => b"failed",
         };
-        let task = entry.task();
-        let policy = policy_of(cx, queue)?;
-        let backoff = Backoff { base: policy.backoff(), max: policy.backoff_max() };
-        let attempts = Attempts { before: task.retry_count, deliveries: lease.deliveries };
-        let (tries, random) = (cx.family.tries(&policy), server.random());
-        match rules::give_back(failure, attempts, tries, backoff, delay, random) {
-            Outcome::Retry(retry_count, delay) => {
-                leased.requeue(cx, task, retry_count, delay)?;
+        let leased = Leased { queue, priority, group, id };
+        match leased.give_back(cx, lease.deliveries, &GiveBack { failure, delay, reason })? {
+            GivenBack::Gone => Ok(Reply::Integer(0)),
+            GivenBack::Requeued => {
                 line::hand_over_one(cx, queue.bytes());
                 Ok(Reply::Integer(1))
             }
-            Outcome::DeadLetter(retry_count) => {
-                let reason = match (request.reason, failure) {
-                    (Some(reason), _) => reason.bytes(),
-                    (None, Failure::Fatal) => b"fatal",
-                    (None, _) => b"failed",
-                };
-                let death = DeathRecord { reason, deliveries: lease.deliveries };
-                leased.dead_letter(cx, task, retry_count, &death)?;
-                Ok(Reply::Integer(2))
-            }
+            GivenBack::Dead => Ok(Reply::Integer(2)),
         }
     }
 }

@@ -4,10 +4,10 @@
 use super::stream_of;
 use crate::error::Error;
 use crate::server::{Mode, Str};
-use crate::task::Cx;
 use crate::task::groups::{self, Overviews};
 use crate::task::id::{EntryId, Priority};
 use crate::task::policy::policy_of;
+use crate::task::{Cx, ties};
 
 /// Acknowledges entries of one stream for a group, and deletes those that every group has finished.
 /// Returns how many of them were pending for the group.
@@ -39,10 +39,11 @@ pub fn finish_with(
         let args = [&[stream, group], texts.as_slice()].concat();
         server.call(c"XACK", Mode::Write, &args)?.root().integer()
     };
+    let numbers: Vec<EntryId> = ids.iter().map(|(id, _)| *id).collect();
+    ties::ended(cx, queue, group, priority, &numbers);
     if acknowledged == 0 {
         return Ok(0);
     }
-    let numbers: Vec<EntryId> = ids.iter().map(|(id, _)| *id).collect();
     family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, &numbers);
     if keeps {
         return Ok(acknowledged);

@@ -9,7 +9,7 @@ mod read;
 pub use add::{Clock, Fields, Target, add_copy, publish};
 pub use finish::{finish, finish_with};
 pub use lookup::{
-    Entry, RELEASED_IDLE, entry, find_lease, has_group, lease_start, pending, released,
+    Entry, Pending, RELEASED_IDLE, entry, find_lease, has_group, lease_start, pending, released,
 };
 pub use read::{IfMissing, Read, ensure_group, entries, may_hold_entries, read};
 
