@@ -1,8 +1,9 @@
 //! Counters for `INFO corral`, and per-name counters for the `*.INFO` commands. They only grow, and
 //! live in memory.
 
+use foldhash::fast::RandomState;
 use std::cell::{Cell, RefCell};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 /// A total since the module was loaded.
 #[derive(Default)]
@@ -40,7 +41,8 @@ macro_rules! counters {
 pub(crate) use counters;
 
 /// A bounded table of counters for the most recently used names, some thousands of them. It is
-/// addressed by hash, so it allocates nothing for a name, keeps none of its bytes and never grows.
+/// addressed by hash, so it allocates nothing for a name, keeps none of its bytes and never grows. Names
+/// that somebody has chosen to collide can only displace each other's counters.
 pub struct Recent<R>(RefCell<Table<R>>);
 
 struct Table<R> {
@@ -67,7 +69,7 @@ const ROWS: usize = 1024;
 impl<R> Default for Recent<R> {
     fn default() -> Self {
         let (rows, records) = (Vec::new(), Vec::new());
-        Self(RefCell::new(Table { hashes: RandomState::new(), rows, records, clock: 0 }))
+        Self(RefCell::new(Table { hashes: RandomState::default(), rows, records, clock: 0 }))
     }
 }
 

@@ -11,12 +11,14 @@
 //! [`rules`] decides, [`store`] reads and writes the keys, [`value`] reads the bytes of a value,
 //! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
 //! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
-//! out), [`ties`] (loads that end with the connection of the loader) and [`stats`].
+//! out), [`long`] (which values were long), [`ties`] (loads that end with the connection of the loader)
+//! and [`stats`].
 
 pub mod commands;
 mod fills;
 mod foreign;
 mod line;
+mod long;
 mod rules;
 mod stats;
 mod store;
@@ -35,6 +37,7 @@ use crate::stats::{Recent, counters};
 use crate::time::{Millis, Moment};
 use crate::waiting::Queue;
 use fills::Fills;
+use long::LongValues;
 use rules::Token;
 use stats::Record;
 use std::cell::Cell;
@@ -57,6 +60,7 @@ pub struct Cache {
     queue: Queue<Self>,
     tokens: TokenTable,
     fills: Fills,
+    long: LongValues,
     records: Recent<Record>,
     counters: Counters,
     /// The highest token that this process has given out: no two leases share a token.
@@ -114,6 +118,7 @@ impl Family for Cache {
             queue: Queue::new(on_fire, wave_bytes),
             tokens: TokenTable::new(unix_us()),
             fills: Fills::default(),
+            long: LongValues::default(),
             records: Recent::default(),
             counters: Counters::default(),
             last_token: Cell::new(0),

@@ -3,6 +3,7 @@
 //! inner command.
 
 use super::RECORD;
+use super::long::LongValues;
 use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type};
@@ -57,16 +58,30 @@ pub fn untracked<'s>(
 }
 
 /// Like [`untracked`], for a `readonly` command, for which the server registers its client in any case.
+/// `long` guesses whether the value is long, and learns.
 pub fn tracked<'s>(
     server: &'s Server,
     key: Str<'s>,
-    len: usize,
+    long: &LongValues,
 ) -> Result<Option<Reply<'s>>, Error> {
-    if len > COMPACT {
-        return Ok(in_memory(server, key));
+    let name = key.bytes();
+    if long.contains(name) {
+        let value = server.read_key(key);
+        match value.kind() {
+            Type::String if value.len() > COMPACT => return Ok(Some(Reply::Value(value))),
+            Type::String => long.set(name, false),
+            Type::Absent => return Ok(None),
+            Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
+        }
     }
     let value = server.call(c"GET", Mode::ReadForward, &[key])?;
-    Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
+    if value.root().is_null() {
+        return Ok(None);
+    }
+    if value.root().bytes().len() > COMPACT {
+        long.set(name, true);
+    }
+    Ok(Some(Reply::Forward(value)))
 }
 
 /// A copy of the string at `key`, whose length is `len`. `None` if there is no string.

@@ -192,6 +192,11 @@ impl<'s> Stored<'s> {
             // Freeing that many expired holders would block the server.
             self.server.call(c"UNLINK", Call::Write, &[self.key])?;
         }
+        self.own_free(identifier, ttl)
+    }
+
+    /// Makes `identifier` the exclusive holder of a lock that has no key, or a key that is quickly freed.
+    pub fn own_free(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
         let end = self.end_of(ttl);
         let args = [self.key, identifier, words().pxat(), end.borrow()];
         self.server.call(c"SET", Call::Write, &args).map(drop)

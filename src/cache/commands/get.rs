@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::cache::{Cx, value};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::server::{Reply, Str, Type};
+use crate::server::{Reply, Str};
 
 /// `CACHE.GET key` returns a cached value, or nil.
 pub struct Get;
@@ -29,22 +29,9 @@ impl Command for Get {
 
     fn run<'a>(key: Str<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let Cx { server, family } = *cx;
-        let (kind, len) = {
-            let value = server.peek_key(key);
-            (value.kind(), value.len())
-        };
-        match kind {
-            Type::String => {
-                family.counters.hits.add(1);
-                Ok(value::tracked(server, key, len)?.unwrap_or(Reply::Null))
-            }
-            Type::Absent => {
-                family.counters.misses.add(1);
-                // The server counts the miss too.
-                server.read_key(key);
-                Ok(Reply::Null)
-            }
-            Type::Stream | Type::SortedSet | Type::Other => Err(Error::WrongType),
-        }
+        let value = value::tracked(server, key, &family.long)?;
+        let counter = if value.is_some() { &family.counters.hits } else { &family.counters.misses };
+        counter.add(1);
+        Ok(value.unwrap_or(Reply::Null))
     }
 }

@@ -99,7 +99,7 @@ impl Command for Acquire {
         match server.type_of(key) {
             // The fast path of the bare form, which behaves like SET NX.
             Type::Absent if bare && !others_wait && !stored.evicted() => {
-                stored.own(candidate.identifier, candidate.ttl)?;
+                stored.own_free(candidate.identifier, candidate.ttl)?;
                 return Ok(granted(*cx, key, &candidate, None, true, Reply::Integer(1)));
             }
             Type::String if bare => return Ok(contended(*cx, key)),
