@@ -7,6 +7,7 @@ use crate::command::Command;
 use crate::context::Context;
 use crate::error::Error;
 use crate::family::Family;
+use crate::interest::Interest;
 use crate::lock::Lock;
 use crate::server::config::Setting;
 use crate::server::events::KeyEvent;
@@ -27,6 +28,7 @@ pub struct Corral {
     cache: Rc<Cache>,
     lock: Rc<Lock>,
     task: Rc<Task>,
+    interest: Rc<Interest>,
 }
 
 static CORRAL: MainThread<RefCell<Option<Rc<Corral>>>> = MainThread::new(RefCell::new(None));
@@ -97,12 +99,17 @@ pub fn load(_server: &Server) -> Vec<Setting> {
     // How many bytes of replies one wave may take. The rest follows after the server has attended to
     // its other clients.
     let wave_bytes = Setting::new(c"wake-bytes", 8 << 20, 1, 1 << 32);
-    fn part<F: Part>(wave_bytes: &Setting) -> Rc<F> {
+    fn part<F: Part>(wave_bytes: &Setting, interest: &Rc<Interest>) -> Rc<F> {
         let on_fire: OnFire = |server| with::<F>(server, waiting::on_timer);
-        Rc::new(F::new(on_fire, wave_bytes.clone()))
+        Rc::new(F::new(on_fire, wave_bytes.clone(), interest))
     }
-    let corral =
-        Corral { cache: part(&wave_bytes), lock: part(&wave_bytes), task: part(&wave_bytes) };
+    let interest = Rc::new(Interest::default());
+    let corral = Corral {
+        cache: part(&wave_bytes, &interest),
+        lock: part(&wave_bytes, &interest),
+        task: part(&wave_bytes, &interest),
+        interest,
+    };
     let mut settings = vec![wave_bytes];
     settings.extend(corral.cache.settings());
     settings.extend(corral.lock.settings());
@@ -125,7 +132,11 @@ pub fn unload(server: &Server) {
 /// A key was changed. Every write of the server comes here once a family has subscribed.
 pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
     let Some(corral) = corral() else { return };
-    let Corral { cache, lock, task } = &*corral;
+    let Corral { cache, lock, task, interest } = &*corral;
+    let owner = || Task::owner(event.key);
+    if !interest.contains(event.key) && !owner().is_some_and(|owner| interest.contains(owner)) {
+        return;
+    }
     Cache::key_changed(Context { server, family: cache }, event);
     Lock::key_changed(Context { server, family: lock }, event);
     Task::key_changed(Context { server, family: task }, event);

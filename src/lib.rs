@@ -17,6 +17,7 @@ mod context;
 mod corral;
 mod error;
 mod family;
+mod interest;
 mod lock;
 mod names;
 mod server;

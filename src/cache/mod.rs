@@ -28,6 +28,7 @@ mod value;
 
 use crate::context::Context;
 use crate::family::Family;
+use crate::interest::Interest;
 use crate::names::Prefix;
 use crate::server::config::Setting;
 use crate::server::events::{self, KeyEvent};
@@ -41,6 +42,7 @@ use long::LongValues;
 use rules::Token;
 use stats::Record;
 use std::cell::Cell;
+use std::rc::Rc;
 use tokens::{Bounds, TokenTable};
 
 /// The record of a value.
@@ -113,10 +115,10 @@ impl Family for Cache {
     const WAITERS: &'static str = "cache_waiters";
     const TIES: &'static str = "cache_ties";
 
-    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+    fn new(on_fire: OnFire, wave_bytes: Setting, interest: &Rc<Interest>) -> Self {
         Self {
-            queue: Queue::new(on_fire, wave_bytes),
-            tokens: TokenTable::new(unix_us()),
+            queue: Queue::new(on_fire, wave_bytes, interest),
+            tokens: TokenTable::new(unix_us(), interest),
             fills: Fills::default(),
             long: LongValues::default(),
             records: Recent::default(),

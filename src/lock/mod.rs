@@ -23,6 +23,7 @@ mod ties;
 
 use crate::context::Context;
 use crate::family::Family;
+use crate::interest::Interest;
 use crate::names::Prefix;
 use crate::server::config::Setting;
 use crate::server::events::{self, KeyEvent};
@@ -32,6 +33,7 @@ use crate::waiting::Queue;
 use evicted::Evicted;
 use ranks::Ranks;
 use stats::Record;
+use std::rc::Rc;
 
 /// The holder or the holders of a lock.
 const LOCK: Prefix = Prefix(b"lock");
@@ -83,9 +85,9 @@ impl Family for Lock {
     const WAITERS: &'static str = "lock_waiters";
     const TIES: &'static str = "lock_ties";
 
-    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+    fn new(on_fire: OnFire, wave_bytes: Setting, interest: &Rc<Interest>) -> Self {
         Self {
-            queue: Queue::new(on_fire, wave_bytes),
+            queue: Queue::new(on_fire, wave_bytes, interest),
             ranks: Ranks::default(),
             evicted: Evicted::default(),
             records: Recent::default(),

@@ -50,6 +50,7 @@ mod words;
 use crate::context::Context;
 use crate::error::Error;
 use crate::family::Family;
+use crate::interest::Interest;
 use crate::names::{self, Prefix};
 use crate::server::config::Setting;
 use crate::server::events::{self, KeyEvent};
@@ -59,6 +60,7 @@ use crate::stats::counters;
 use crate::waiting::Queue;
 use queues::Queues;
 use std::cell::Cell;
+use std::rc::Rc;
 use store::Clock;
 use ties::LastPlace;
 use words::Words;
@@ -144,11 +146,11 @@ impl Family for Task {
     const WAITERS: &'static str = "task_waiters";
     const TIES: &'static str = "task_ties";
 
-    fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+    fn new(on_fire: OnFire, wave_bytes: Setting, interest: &Rc<Interest>) -> Self {
         let lease = Setting::new(c"task-lease-ms", 300_000, 0, 1 << 42);
         Self {
-            queue: Queue::new(on_fire, wave_bytes),
-            queues: Queues::new(lease.clone()),
+            queue: Queue::new(on_fire, wave_bytes, interest),
+            queues: Queues::new(lease.clone(), interest),
             words: Words::new(),
             clock: Clock::default(),
             last_us: Cell::new(0),
@@ -171,6 +173,10 @@ impl Family for Task {
 
     fn counters(&self, show: &mut dyn FnMut(&'static str, u64)) {
         self.counters.each(show);
+    }
+
+    fn owner(key: &[u8]) -> Option<&[u8]> {
+        queues::owner(key)
     }
 
     fn key_changed(cx: Cx<'_>, event: KeyEvent<'_>) {

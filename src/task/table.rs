@@ -1,7 +1,9 @@
 //! What is remembered of keys, by database and name, in a bounded number of bytes: when there is no
 //! room, others are forgotten. Nothing here knows a server.
 
+use crate::interest::{Interest, Interesting};
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 /// What takes memory beside its own size.
 pub trait Weight {
@@ -12,25 +14,26 @@ pub trait Weight {
 /// What is remembered of keys.
 pub struct Table<V> {
     /// By database, of which few are used, and name.
-    keys: BTreeMap<i32, HashMap<Box<[u8]>, V>>,
+    keys: BTreeMap<i32, HashMap<Box<[u8]>, (V, Interesting)>>,
     bytes: usize,
     most: usize,
+    interest: Rc<Interest>,
 }
 
 impl<V: Weight> Table<V> {
-    /// An empty table that takes about `most` bytes at most.
-    pub const fn new(most: usize) -> Self {
-        Self { keys: BTreeMap::new(), bytes: 0, most }
+    /// An empty table that takes about `most` bytes at most. Its keys are noted in `interest`.
+    pub fn new(most: usize, interest: &Rc<Interest>) -> Self {
+        Self { keys: BTreeMap::new(), bytes: 0, most, interest: interest.clone() }
     }
 
     fn cost(key: &[u8], value: &V) -> usize {
         const OVERHEAD: usize = 48;
-        OVERHEAD + size_of::<V>() + key.len() + value.bytes()
+        OVERHEAD + size_of::<(V, Interesting)>() + key.len() + value.bytes()
     }
 
     /// What is remembered of a key.
     pub fn get(&self, db: i32, key: &[u8]) -> Option<&V> {
-        self.keys.get(&db)?.get(key)
+        self.keys.get(&db)?.get(key).map(|(value, _)| value)
     }
 
     /// Looks at, or changes, what is remembered of a key. Others may be forgotten for it.
@@ -40,7 +43,7 @@ impl<V: Weight> Table<V> {
         key: &[u8],
         change: impl FnOnce(&mut V) -> R,
     ) -> Option<R> {
-        let value = self.keys.get_mut(&db)?.get_mut(key)?;
+        let (value, _) = self.keys.get_mut(&db)?.get_mut(key)?;
         let before = value.bytes();
         let result = change(value);
         let after = value.bytes();
@@ -59,7 +62,7 @@ impl<V: Weight> Table<V> {
             return;
         }
         self.bytes += cost;
-        self.keys.entry(db).or_default().insert(key.into(), value);
+        self.keys.entry(db).or_default().insert(key.into(), (value, self.interest.in_name(key)));
         self.make_room(db, key);
     }
 
@@ -79,7 +82,7 @@ impl<V: Weight> Table<V> {
     /// Forgets a key.
     pub fn remove(&mut self, db: i32, key: &[u8]) {
         let Some(keys) = self.keys.get_mut(&db) else { return };
-        let Some(value) = keys.remove(key) else { return };
+        let Some((value, _)) = keys.remove(key) else { return };
         self.bytes = self.bytes.saturating_sub(Self::cost(key, &value));
         if keys.is_empty() {
             self.keys.remove(&db);
@@ -96,7 +99,7 @@ impl<V: Weight> Table<V> {
         }
         self.keys.retain(|db, _| !dbs.contains(db));
         let all = self.keys.values().flatten();
-        self.bytes = all.map(|(key, value)| Self::cost(key, value)).sum();
+        self.bytes = all.map(|(key, (value, _))| Self::cost(key, value)).sum();
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
             most in 0..2_000usize,
             steps in prop::collection::vec((0..4u8, 0..2i32, 0..40usize, 0..900usize), 1..200),
         ) {
-            let mut table = Table::new(most);
+            let mut table = Table::new(most, &Rc::default());
             for (what, db, key, size) in steps {
                 let key = vec![b'x'; key];
                 match what {
@@ -139,7 +142,7 @@ mod tests {
                     _ => table.remove(db, &key),
                 }
                 let all = table.keys.values().flatten();
-                let bytes: usize = all.map(|(key, value)| Table::cost(key, value)).sum();
+                let bytes: usize = all.map(|(key, (value, _))| Table::cost(key, value)).sum();
                 prop_assert_eq!(table.bytes, bytes);
                 prop_assert!(bytes <= most);
             }
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_table_that_empties_gives_its_memory_back() {
-        let mut table = Table::new(1 << 30);
+        let mut table = Table::new(1 << 30, &Rc::default());
         for n in 0..100_000u32 {
             table.put(0, &n.to_le_bytes(), Vec::new());
         }

@@ -4,9 +4,11 @@
 //! A name whose state may have changed is *dirty* until it is served. Every other name is due for a
 //! check at a known moment. Nothing here knows a server, and no borrow leaves this file.
 
+use crate::interest::{Interest, Interesting};
 use crate::time::{Millis, Moment, UnixMs};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
 
 /// A waiter's place in its line. Places rise in the order of arrival, and each is given out once.
 pub type Place = u64;
@@ -71,6 +73,7 @@ struct NameLines<T> {
     /// When it is checked next at the latest: within [`CHECK`].
     due: Moment,
     end: Option<UnixMs>,
+    _interest: Interesting,
 }
 
 /// Where a client waits: in the line of one name, or in the lines of several. It has the same place in
@@ -113,10 +116,12 @@ struct Inner<T> {
     /// How many clients wait. One that waits for several names counts once.
     waiting: usize,
     next: Place,
+    interest: Rc<Interest>,
 }
 
-impl<T> Default for Lines<T> {
-    fn default() -> Self {
+impl<T> Lines<T> {
+    /// No lines. The names for which clients wait are noted in `interest`.
+    pub fn new(interest: &Rc<Interest>) -> Self {
         Self(RefCell::new(Inner {
             names: BTreeMap::new(),
             dirty: BTreeMap::new(),
@@ -124,6 +129,7 @@ impl<T> Default for Lines<T> {
             due: BTreeSet::new(),
             waiting: 0,
             next: 0,
+            interest: interest.clone(),
         }))
     }
 }
@@ -151,7 +157,8 @@ impl<T: Clone> Lines<T> {
             let lines = names.entry(name.clone()).or_insert_with(|| {
                 let due = now + CHECK;
                 inner.due.insert((due, address.db, name.clone()));
-                NameLines { lines: BTreeMap::new(), dirty: None, due, end: None }
+                let _interest = inner.interest.in_name(name);
+                NameLines { lines: BTreeMap::new(), dirty: None, due, end: None, _interest }
             });
             lines.lines.entry(address.part.clone()).or_default().join(place, waiter.clone());
         }

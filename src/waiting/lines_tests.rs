@@ -74,7 +74,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let addresses = addresses();
-        let all = Lines::default();
+        let all = Lines::new(&Rc::default());
         let mut model: Vec<Waits> = Vec::new();
         let mut dirty: Vec<(i32, Box<[u8]>)> = Vec::new();
         let mut arrivals = 0;

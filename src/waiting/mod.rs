@@ -22,6 +22,7 @@ pub use waiter::{LeaveReason, Rank, Waiter};
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::interest::Interest;
 use crate::server::config::Setting;
 use crate::server::timer::{OnFire, Timer};
 use crate::server::{Reply, Server};
@@ -89,9 +90,9 @@ pub struct Queue<F: Waiting> {
 
 impl<F: Waiting> Queue<F> {
     /// A queue without waiters. `on_fire` calls [`on_timer`].
-    pub fn new(on_fire: OnFire, wave_bytes: Setting) -> Self {
+    pub fn new(on_fire: OnFire, wave_bytes: Setting, interest: &Rc<Interest>) -> Self {
         Self {
-            lines: Lines::default(),
+            lines: Lines::new(interest),
             ties: Ties::default(),
             logged_too_many_ties: Cell::new(false),
             timer: Timer::new(on_fire),

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["context"],
     &["args", "names"],
     &["server"],
-    &["error", "time", "stats"],
+    &["error", "interest", "time", "stats"],
 ];
 
 /// Modules that may import less than their layer allows.

@@ -21,7 +21,9 @@ pub use table::TokenTable;
 pub use values::Bounds;
 
 use super::rules::{Token, Tokens};
+use crate::interest::{Interest, Interesting};
 use crate::time::{Millis, Moment, UnixMs};
+use std::rc::Rc;
 
 /// A record that was written, or read.
 #[derive(Clone, Copy, Debug)]
@@ -82,12 +84,14 @@ struct Known {
     moved: bool,
     /// Its number in the queue of changed values while it is there.
     changed: Option<u64>,
+    _interest: Option<Interesting>,
 }
 
 impl Known {
     /// Nothing is known yet.
-    fn new(name: &[u8]) -> Self {
-        Self { name: name.into(), ..Self::default() }
+    fn new(name: &[u8], interest: &Rc<Interest>) -> Self {
+        let _interest = Some(interest.in_name(name));
+        Self { name: name.into(), _interest, ..Self::default() }
     }
 
     /// The record is gone.

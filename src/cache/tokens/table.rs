@@ -3,8 +3,10 @@
 use super::super::rules::Token;
 use super::values::{Bounds, Values};
 use super::{Change, Knowledge, Known, Recorded, knowledge};
+use crate::interest::Interest;
 use crate::time::{Millis, Moment, UnixMs};
 use std::cell::RefCell;
+use std::rc::Rc;
 
 /// How many values are forgotten at each record and lease: more than one adds.
 const SWEEP: usize = 16;
@@ -23,8 +25,8 @@ struct Table {
 
 impl TokenTable {
     /// An empty table, which sees every write from `begun` on, in µs since the Unix epoch.
-    pub fn new(begun: Token) -> Self {
-        Self(RefCell::new(Table { values: Values::default(), begun }))
+    pub fn new(begun: Token, interest: &Rc<Interest>) -> Self {
+        Self(RefCell::new(Table { values: Values::new(interest), begun }))
     }
 
     fn update<R>(&self, db: i32, key: &[u8], change: impl FnOnce(&mut Known) -> R) -> Option<R> {

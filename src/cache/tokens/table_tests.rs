@@ -41,7 +41,7 @@ impl TokenTable {
 
 #[test]
 fn a_token_is_good_until_some_time_after_the_last_lease() {
-    let table = TokenTable::new(0);
+    let table = TokenTable::new(0, &Rc::default());
     assert!(!table.lend_k(1, 0, 100));
     assert!(table.lend_k(2, 150, 250), "it follows a lease that ended by its time");
     for (token, ms, good) in
@@ -60,7 +60,7 @@ fn a_token_is_good_until_some_time_after_the_last_lease() {
 
 #[test]
 fn a_foreign_write_marks_the_record_until_it_is_removed() {
-    let table = TokenTable::new(0);
+    let table = TokenTable::new(0, &Rc::default());
     table.lend_k(1, 0, 1000);
     assert!(table.change_k(Change::Written));
     assert!(!table.change_k(Change::Written), "one mark is enough");
@@ -88,7 +88,7 @@ fn a_foreign_write_marks_the_record_until_it_is_removed() {
 
 #[test]
 fn only_the_first_changed_value_arms_the_timer() {
-    let table = TokenTable::new(0);
+    let table = TokenTable::new(0, &Rc::default());
     table.lend_k(1, 0, 1000);
     table.record(0, b"other", record(1, at(1000)), at(0), ROOMY);
     assert_eq!(table.next_check(at(5)), None);
@@ -107,7 +107,7 @@ fn only_the_first_changed_value_arms_the_timer() {
 #[test]
 fn an_expiry_ends_a_lease_only_before_the_deadline_of_the_value() {
     let known = |deadline: Option<i64>, marked: bool| {
-        let table = TokenTable::new(0);
+        let table = TokenTable::new(0, &Rc::default());
         let deadline = deadline.map(UnixMs);
         let record = Recorded { token: 1, end: at(1000), marked, deadline };
         table.record(0, b"k", record, at(0), ROOMY);
@@ -138,7 +138,7 @@ fn an_expiry_ends_a_lease_only_before_the_deadline_of_the_value() {
 
 #[test]
 fn a_value_is_known_only_as_long_as_necessary() {
-    let table = TokenTable::new(0);
+    let table = TokenTable::new(0, &Rc::default());
     table.lend_k(1, 0, 100);
     table.store(0, b"k", 1, UNIX, at(50));
     assert!(table.is_known(0, b"k"), "its record is still there");
@@ -157,7 +157,7 @@ fn a_value_is_known_only_as_long_as_necessary() {
 
 #[test]
 fn a_record_that_is_read_is_watched_once() {
-    let table = TokenTable::new(0);
+    let table = TokenTable::new(0, &Rc::default());
     table.lend_k(1, 0, 1000);
     table.change_k(Change::Written);
     // A record that is known to be kept as long is not taken for another one.
@@ -170,7 +170,7 @@ fn a_record_that_is_read_is_watched_once() {
 
 #[test]
 fn a_lease_that_came_with_its_slot_counts_until_its_loader_is_refused() {
-    let table = TokenTable::new(100);
+    let table = TokenTable::new(100, &Rc::default());
     let known = |token| table.knowledge(0, b"k", token, at(0), LATE);
     let move_here = |token| table.move_here(0, b"k", record(token, at(1000)), at(0), ROOMY);
     assert_eq!(known(100), Knowledge::Unknown, "from before a restart");

@@ -3,9 +3,11 @@
 
 use super::changed::{Changed, Id};
 use super::{Known, Recorded};
+use crate::interest::Interest;
 use crate::time::{Millis, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
 
 /// How long values are known, and how much memory they may take.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +37,15 @@ pub(super) struct Values {
     changed: Changed,
     /// The value that became known last, which always has room.
     last: Option<Id>,
+    interest: Rc<Interest>,
 }
 
 impl Values {
+    /// Nothing is known. The names of known values are noted in `interest`.
+    pub fn new(interest: &Rc<Interest>) -> Self {
+        Self { interest: interest.clone(), ..Self::default() }
+    }
+
     /// What is known about a value.
     pub fn get(&self, db: i32, name: &[u8]) -> Option<&Known> {
         self.databases.get(&db)?.known.get(&self.hash(db, name)?)
@@ -78,7 +86,7 @@ impl Values {
         self.last = Some((db, hash));
         let Database { known, ends } = self.databases.entry(db).or_default();
         known.entry(hash).or_insert_with(|| {
-            let known = Known::new(name);
+            let known = Known::new(name, &self.interest);
             self.bytes = self.bytes.saturating_add(known.cost());
             ends.insert((known.end(), hash));
             known

@@ -12,6 +12,7 @@ use super::known::{Delayed, Group, Groups, Known, NextCheck, Priorities, Stream}
 use super::policy::Policy;
 use super::table::Table;
 use super::{DEAD, DELAYED, POLICY};
+use crate::interest::Interest;
 use crate::names;
 use crate::server::config::Setting;
 use crate::server::events::KeyEvent;
@@ -52,10 +53,10 @@ pub struct Facts {
 }
 
 impl Queues {
-    /// Empty tables.
-    pub fn new(default_lease: Setting) -> Self {
-        let queues = RefCell::new(Table::new(QUEUE_BYTES));
-        let streams = RefCell::new(Table::new(STREAM_BYTES));
+    /// Empty tables. The names in them are noted in `interest`.
+    pub fn new(default_lease: Setting, interest: &Rc<Interest>) -> Self {
+        let queues = RefCell::new(Table::new(QUEUE_BYTES, interest));
+        let streams = RefCell::new(Table::new(STREAM_BYTES, interest));
         Self { queues, streams, leases: Rc::default(), default_lease }
     }
 
@@ -270,6 +271,22 @@ impl Queues {
     }
 }
 
+/// The queue to which a key belongs, if it is derived from one. Called for every write of the server.
+pub fn owner(key: &[u8]) -> Option<&[u8]> {
+    match key.first()? {
+        b'd' => names::name_of(DELAYED, key).or_else(|| names::name_of(DEAD, key)),
+        b'p' => names::name_of(POLICY, key).or_else(|| Some(priority_of(key)?.1)),
+        _ => None,
+    }
+}
+
+/// The priority and the queue of a stream, if it is that of a priority above 0.
+fn priority_of(stream: &[u8]) -> Option<(Priority, &[u8])> {
+    let digit = stream.strip_prefix(b"priority")?.first()?;
+    let priority = Priority::new(digit.checked_sub(b'0')?.into())?;
+    Some((priority, names::name_of(priority.prefix(), stream)?))
+}
+
 /// Keyspace events.
 impl Queues {
     /// A key was changed. Returns the name of the queue to which the key belongs, if it is derived
@@ -291,11 +308,9 @@ impl Queues {
         names::name_of(DEAD, event.key).or_else(|| self.stream_changed(db, event.key))
     }
 
-    /// A stream was changed. Returns the name of the queue of which it is a priority, if it is one.
+    /// A stream was changed. Returns the queue of which it is a priority, if it is one.
     pub fn stream_changed<'k>(&self, db: i32, stream: &'k [u8]) -> Option<&'k [u8]> {
-        let digit = stream.strip_prefix(b"priority")?.first()?;
-        let priority = Priority::new(digit.checked_sub(b'0')?.into())?;
-        let name = names::name_of(priority.prefix(), stream)?;
+        let (priority, name) = priority_of(stream)?;
         self.added(db, name, priority);
         // Tasks that it has refused may enter now.
         self.retry_refused(db, name);
