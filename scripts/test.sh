@@ -16,7 +16,7 @@ cd "$root"
 # data, propagation and waiting. They skip tests that take minutes and depend least on the server: clients and processes
 # that are killed at random, random histories, the recipes of the documents.
 oldest_and_newest=(redis-7.0 redis-8.10 valkey-8.0 valkey-9.1)
-long_files=(cache_chaos lock_chaos task_chaos task_model recipes redlock fixtures)
+long_files=(cache_chaos lock_chaos task_chaos histories task_model recipes redlock fixtures)
 
 is_one_of() {
   local word
