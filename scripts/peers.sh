@@ -1,24 +1,32 @@
 #!/usr/bin/env bash
-# Compares Corral's task queue with Celery, RQ and BullMQ: the same empty task on the same machine and the same server,
-# each queue with its default settings.
-# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] scripts/peers.sh [corral|celery|rq|bullmq]...      (default: all)
+# Compares Corral's task queue with Celery, RQ, BullMQ and beanstalkd: the same empty task on the same machine and the
+# same server, each queue with its default settings.
+# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] [TABLE=speed|workers] scripts/peers.sh [PEER]...
+#        PEER: corral, celery, rq, bullmq, beanstalkd (default: all)      TABLE: one of the two tables (default: both)
 # This is not part of the tests. It needs python3 with venv and pip, or node and npm, and installs the latest versions
-# of the peers into a temporary directory. Peers that cannot be installed are skipped. It takes about 12 minutes.
+# of the peers into a temporary directory. Peers that cannot be installed are skipped, and so is beanstalkd if it is not
+# installed. It takes about 20 minutes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 
+known=(corral celery rq bullmq beanstalkd)
+table=${TABLE:-both}
 tasks=${TASKS:-20000}
 rounds=${ROUNDS:-3}
 # How many seconds to wait for the task of a killed worker, and the timeout of leases in the runs that set one.
 max_wait=70
 short=5
+# How often a worker with a tied lease is killed, and how many tasks a worker with two queues gets.
+crashes=50
+idle_tasks=400
 sessions=()
 place=$(mktemp -d)
 
 finish() {
   kill_workers
+  stop_beanstalkd
   stop_server
   rm -rf "$place"
 }
@@ -36,7 +44,7 @@ start() {
 program() {
   case $1 in
     corral.py) program=("$place/python/bin/python" corral_peer.py) ;;
-    celery | rq) program=("$place/python/bin/python" "$1_peer.py") ;;
+    celery | rq | beanstalkd) program=("$place/python/bin/python" "$1_peer.py") ;;
     corral.mjs | bullmq) program=(node "${1%.mjs}_peer.mjs") ;;
   esac
 }
@@ -47,6 +55,7 @@ label() {
     corral.mjs) say "Corral, from Node" ;;
     celery) say "Celery $(python_version celery)" ;;
     rq) say "RQ $(python_version rq)" ;;
+    beanstalkd) say "beanstalkd $(beanstalkd -v | cut -d ' ' -f 2)" ;;
     bullmq) say "BullMQ $(node -p "require('$place/node_modules/bullmq/package.json').version")" ;;
   esac
 }
@@ -70,11 +79,12 @@ install() {
   cp "$here"/peers/* "$place"
   if selected celery "$@"; then python+=(celery); fi
   if selected rq "$@"; then python+=(rq); fi
+  if selected beanstalkd "$@" && have beanstalkd; then python+=(greenstalk); fi
   if selected bullmq "$@"; then node+=(bullmq); fi
   if ((${#python[@]} > 0)) || selected corral "$@"; then
     if install_python "${python[@]/celery/celery[redis]}"; then
       if selected corral "$@"; then peers+=(corral.py); fi
-      peers+=(${python[@]+"${python[@]}"})
+      peers+=(${python[@]+"${python[@]/greenstalk/beanstalkd}"})
     fi
   fi
   if ((${#node[@]} > 0)) || selected corral "$@"; then
@@ -113,7 +123,7 @@ install_node() {
 run() {
   program "$1"
   cd "$place"
-  PORT=$port QUEUE=$queue TIMEOUT=$timeout exec ${session+setsid} "${program[@]}" "$2" "$3" >>log 2>&1
+  PORT=$port BEANSTALKD=${beanstalkd_port:-} QUEUE=$queue SECOND=${second:-} TIMEOUT=$timeout TIED=${tied:-} exec ${session+setsid} "${program[@]}" "$2" "$3" >>log 2>&1
 }
 
 # run_peer PEER WHAT COUNT: runs the program to its end.
@@ -142,6 +152,16 @@ kill_workers() {
   done
   sessions=()
 }
+
+# start_beanstalkd, stop_beanstalkd: the server of beanstalkd, which is not Redis.
+start_beanstalkd() {
+  beanstalkd_port=$(free_port $((30000 + RANDOM % 2000)))
+  beanstalkd -l 127.0.0.1 -p "$beanstalkd_port" &
+  beanstalkd_pid=$!
+  eventually 10 port_is_taken "$beanstalkd_port" || die "beanstalkd did not start"
+}
+stop_beanstalkd() { [[ -z ${beanstalkd_pid:-} ]] || kill "$beanstalkd_pid" 2>/dev/null || true; }
+port_is_taken() { ! port_is_free "$1"; }
 
 is_set() { (($(cli EXISTS "$queue:$1") == 1)); }
 
@@ -225,12 +245,12 @@ recovery() {
   eventually 60 is_set end || die "$1 did not start: $(tail "$place/log")"
   sleep 8
   run_peer "$1" hang 1
-  eventually 30 is_set worker || die "$1 did not start: $(tail "$place/log")"
+  eventually 30 is_set worker1 || die "$1 did not start: $(tail "$place/log")"
   sleep 1
-  kill_session "$(cli GET "$queue:worker")"
+  kill_session "$(cli GET "$queue:worker1")"
   killed=$(now)
-  if eventually "$max_wait" is_set again; then
-    awk -v killed="$killed" -v again="$(cli GET "$queue:again")" 'BEGIN { printf "%.1f s\n", again - killed }'
+  if eventually "$max_wait" is_set again1; then
+    awk -v killed="$killed" -v again="$(cli GET "$queue:again1")" 'BEGIN { printf "%.1f s\n", again - killed }'
   else
     say "> $max_wait s"
   fi >"$place/recovery.$queue"
@@ -259,13 +279,63 @@ recoveries() {
   stop_server
 }
 
-# --- The table ------------------------------------------------------------------------------------------------------
+# percentiles: reads times in ms and prints the median and the 99th percentile.
+percentiles() {
+  sort -g | awk '{ time[NR] = $1 }
+    END { if (NR) printf "%.1f ms|%.1f ms", time[int((NR - 1) * 0.5) + 1], time[int((NR - 1) * 0.99) + 1]; else printf "-|-" }'
+}
+
+# tied_recovery PEER: sets `recovered` to the median and the 99th percentile of the time from the kill -9 of a worker,
+# whose lease ends with its connection, to the next start of its task.
+tied_recovery() {
+  start
+  queue=crash
+  program "$1"
+  recovered=$(cd "$place" && PORT=$port BEANSTALKD=${beanstalkd_port:-} QUEUE=$queue TIED=1 \
+    "$place/python/bin/python" crash.py "$crashes" "${program[@]}" 2>>log | percentiles)
+  stop_server
+}
+
+# two_queues PEER: one worker processes two queues, and tasks are published one at a time. Sets `late` to the median and
+# the 99th percentile of the time from publishing to the start, and `connected` to the connections of the worker.
+two_queues() {
+  start
+  queue=two second=two-b
+  start_workers "$1" 1
+  # The worker must have started before anything is measured.
+  second='' run_peer "$1" publish 100
+  eventually 60 is_set end || die "$1 did not start: $(tail "$place/log")"
+  connected=$(connections "$1")
+  second='' run_peer "$1" now "$((idle_tasks / 2))"
+  eventually 60 all_are_finished "$((idle_tasks / 2))" || die "$1 did not finish"
+  late=$(cli LRANGE "$queue:late" 0 -1 | percentiles)
+  # The other queue is served as well.
+  queue=two-b second='' run_peer "$1" now "$((idle_tasks / 2))"
+  eventually 60 all_are_finished "$idle_tasks" || die "$1 did not serve its second queue"
+  second=''
+  kill_workers
+  stop_server
+}
+
+connections() {
+  if [[ $1 == beanstalkd ]]; then
+    # One of them is the one that asks.
+    exec 3<>"/dev/tcp/127.0.0.1/$beanstalkd_port"
+    printf 'stats\r\nquit\r\n' >&3
+    awk '/^current-connections:/ { print $2 - 1 }' <&3
+    exec 3>&-
+  else
+    # Without this one, and without the one that reports progress.
+    cli INFO clients | awk -F ':' '/^connected_clients:/ { print $2 - 2 }'
+  fi
+}
+
+# --- The tables ------------------------------------------------------------------------------------------------------
 
 row() { printf '%-20s  %10s  %10s  %11s  %11s  %11s  %13s  %10s\n' "$@"; }
 
-measure() {
+measure_speed() {
   local name round workers
-  timeout=''
   say "$("$server" --version | cut -d ' ' -f 1-3), $(nproc) processors. Tasks per second with 1 and 10 workers," \
     "best of $rounds rounds; the lateness of 1,000 delayed tasks; the time from kill -9 to the next start of the task," \
     "by default and with a timeout of $short s; the memory that a finished task leaves on the server, by default."
@@ -278,16 +348,55 @@ measure() {
   done
   row queue "1 worker" "10 workers" "p50 late" "p99 late" "after kill" "timeout $short s" "memory"
   for name in "${peers[@]}"; do
-    punctuality "$name"
-    memory "$name"
+    # beanstalkd delays by whole seconds, and its memory is not the server's.
+    late='-|-' growth=-
+    if [[ $name != beanstalkd ]]; then
+      punctuality "$name"
+      memory "$name"
+    fi
     row "$(label "$name")" "$(best "$place/rate.$name.1")" "$(best "$place/rate.$name.10")" \
       "${late%|*}" "${late#*|}" "$(cat "$place/recovery.$name-recovery-default")" \
       "$(cat "$place/recovery.$name-recovery-$short")" "$growth"
   done
 }
 
+workers_row() { printf '%-20s  %11s  %11s  %11s  %11s  %11s  %12s\n' "$@"; }
+
+measure_workers() {
+  local name
+  say "A worker is killed with kill -9: the time to the next start of its task, by default, and $crashes times with a" \
+    "lease that ends with its connection. One worker with two queues: the time from publishing to the start of" \
+    "$((idle_tasks / 2)) tasks, and the connections that the worker needs."
+  say ""
+  recoveries
+  workers_row queue "after kill" "tied p50" "tied p99" "p50 late" "p99 late" connections
+  for name in "${peers[@]}"; do
+    recovered='-|-' late='-|-' connected=-
+    case $name in corral.* | beanstalkd) tied_recovery "$name" ;; esac
+    # A worker of RQ takes no tasks while it starts a process for one.
+    [[ $name == rq ]] || two_queues "$name"
+    workers_row "$(label "$name")" "$(cat "$place/recovery.$name-recovery-default")" \
+      "${recovered%|*}" "${recovered#*|}" "${late%|*}" "${late#*|}" "$connected"
+  done
+}
+
+measure() {
+  timeout=''
+  if [[ " ${peers[*]} " == *" beanstalkd "* ]]; then start_beanstalkd; fi
+  case $table in
+    speed) measure_speed ;;
+    workers) measure_workers ;;
+    both)
+      measure_speed
+      say ""
+      measure_workers
+      ;;
+    *) die "unknown table '$table': speed, workers" ;;
+  esac
+}
+
 for name; do
-  [[ $name =~ ^(corral|celery|rq|bullmq)$ ]] || die "unknown peer '$name': corral, celery, rq, bullmq"
+  [[ " ${known[*]} " == *" $name "* ]] || die "unknown peer '$name': $(list "${known[@]}")"
 done
 need_module
 have setsid || die "setsid is missing: it belongs to util-linux"

@@ -1,6 +1,6 @@
 // Tasks with BullMQ, with its default settings except for the timeout, if one is set.
 import { Queue, Worker } from 'bullmq';
-import { main, perform, port, queue as name, timeout } from './tasks.mjs';
+import { main, perform, port, queue as name, second, timeout } from './tasks.mjs';
 
 const connection = { port };
 
@@ -19,7 +19,10 @@ async function publishDelayed(tasks) {
 
 function work(concurrency) {
   const times = timeout ? { lockDuration: timeout, stalledInterval: timeout } : {};
-  new Worker(name, (job) => perform(job.data), { connection, concurrency, ...times });
+  // A worker has one queue.
+  for (const queue of [name, second].filter(Boolean)) {
+    new Worker(queue, (job) => perform(job.data), { connection, concurrency, ...times });
+  }
   return new Promise(() => {});
 }
 

@@ -4,7 +4,7 @@ import sys
 from datetime import datetime, timezone
 
 from celery import Celery
-from tasks import PORT, QUEUE, TIMEOUT, main, perform
+from tasks import PORT, QUEUE, SECOND, TIMEOUT, main, perform
 
 app = Celery("celery_peer", broker=f"redis://127.0.0.1:{PORT}/0")
 app.conf.task_default_queue = QUEUE
@@ -35,6 +35,7 @@ def publish_delayed(tasks):
 
 def work(count):
     arguments = ["-A", "celery_peer", "worker", "--concurrency", str(count), "--loglevel", "ERROR"]
+    arguments += ["--queues", f"{QUEUE},{SECOND}"] if SECOND else []
     name = ["--hostname", f"{QUEUE}-{os.getpid()}@peer"]
     os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments, *name])
 

@@ -1,7 +1,7 @@
 // Tasks with Corral.
 import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
-import { main, perform, port, queue, store, timeout } from './tasks.mjs';
+import { main, perform, port, queue, second, store, tied, timeout } from './tasks.mjs';
 
 async function publish(bodies) {
   if (timeout) await store.call('TASK.POLICY', queue, 'LEASE', timeout);
@@ -20,9 +20,11 @@ async function worker() {
   const me = randomUUID();
   for (;;) {
     const args = ['workers', me, queue, 'COUNT', 1, 'BLOCK', 10_000, 'META'];
-    for (const [id, fields] of await server.call('TASK.CONSUME', ...args)) {
+    if (tied) args.push('TIED');
+    if (second) args.push('THEN', 1, second);
+    for (const [id, fields, , , from] of await server.call('TASK.CONSUME', ...args)) {
       await perform(fields[1]);
-      await server.call('TASK.ACK', queue, 'workers', id);
+      await server.call('TASK.ACK', from ?? queue, 'workers', id);
     }
   }
 }

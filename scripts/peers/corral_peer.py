@@ -5,7 +5,7 @@ import uuid
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from tasks import PORT, QUEUE, TIMEOUT, main, perform, store
+from tasks import PORT, QUEUE, SECOND, TIED, TIMEOUT, main, perform, store
 
 
 def publish(bodies):
@@ -28,11 +28,13 @@ def work(count):
             break
     me = uuid.uuid4().hex
     server = redis.Redis(port=PORT, socket_timeout=15, retry=Retry(NoBackoff(), 0), decode_responses=True)
-    args = "TASK.CONSUME", "workers", me, QUEUE, "COUNT", 1, "BLOCK", 10_000, "META"
+    args = ["TASK.CONSUME", "workers", me, QUEUE, "COUNT", 1, "BLOCK", 10_000, "META"]
+    args += ["TIED"] if TIED else []
+    args += ["THEN", 1, SECOND] if SECOND else []
     while True:
-        for id, fields, _idle, _deliveries in server.execute_command(*args):
+        for id, fields, _idle, _deliveries, *queue in server.execute_command(*args):
             perform(fields[1])
-            server.execute_command("TASK.ACK", QUEUE, "workers", id)
+            server.execute_command("TASK.ACK", queue[0] if queue else QUEUE, "workers", id)
 
 
 if __name__ == "__main__":

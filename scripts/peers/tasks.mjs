@@ -3,7 +3,9 @@ import { Redis } from 'ioredis';
 
 export const port = Number(process.env.PORT);
 export const queue = process.env.QUEUE;
+export const second = process.env.SECOND;
 export const timeout = Number(process.env.TIMEOUT || 0) * 1000;
+export const tied = Boolean(process.env.TIED);
 export const store = new Redis(port);
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -17,11 +19,11 @@ export async function perform(body) {
   } else if (word === 'due') {
     await store.rpush(`${queue}:late`, now() - Number(rest));
   } else if (word === 'hang') {
-    if ((await store.incr(`${queue}:runs`)) === 1) {
-      await store.set(`${queue}:worker`, process.pid);
+    if ((await store.incr(`${queue}:runs${rest}`)) === 1) {
+      await store.set(`${queue}:worker${rest}`, process.pid);
       await sleep(600_000);
     }
-    await store.set(`${queue}:again`, now() / 1000);
+    await store.set(`${queue}:again${rest}`, now() / 1000);
   }
 }
 
@@ -40,7 +42,14 @@ export async function main({ publish, publishDelayed, work }) {
     const dues = Array.from({ length: count }, due);
     await publishDelayed(dues.map((due) => [`due ${due}`, due]));
   } else if (what === 'hang') {
-    await publish(['hang']);
+    await publish([`hang ${count}`]);
+  } else if (what === 'now') {
+    // One at a time, to an idle worker.
+    await publish(['noop']);
+    for (let sent = 0; sent < count; sent++) {
+      await sleep(20);
+      await publish([`due ${now()}`]);
+    }
   } else if (what === 'work') {
     return work(count);
   }

@@ -1,6 +1,7 @@
 """The tasks and the command line that all Python peers share.
 
-The environment sets the port, the queue and, for a short lease, the timeout of a lease in seconds.
+The environment sets the port, the queue and, for a short lease, the timeout of a lease in seconds. A worker processes
+the tasks of two queues if SECOND names another one, and ties its leases to its connection if TIED is set.
 """
 import os
 import random
@@ -11,7 +12,9 @@ import redis
 
 PORT = int(os.environ["PORT"])
 QUEUE = os.environ["QUEUE"]
+SECOND = os.environ.get("SECOND")
 TIMEOUT = int(os.environ.get("TIMEOUT") or 0)
+TIED = bool(os.environ.get("TIED"))
 connection = None
 
 
@@ -31,10 +34,10 @@ def perform(body):
     elif word == "due":
         store().rpush(f"{QUEUE}:late", time.time() * 1000 - float(rest))
     elif word == "hang":
-        if store().incr(f"{QUEUE}:runs") == 1:
-            store().set(f"{QUEUE}:worker", os.getsid(0))
+        if store().incr(f"{QUEUE}:runs{rest}") == 1:
+            store().set(f"{QUEUE}:worker{rest}", os.getsid(0))
             time.sleep(600)
-        store().set(f"{QUEUE}:again", time.time())
+        store().set(f"{QUEUE}:again{rest}", time.time())
 
 
 def main(publish, publish_delayed, work):
@@ -49,6 +52,12 @@ def main(publish, publish_delayed, work):
         dues = [time.time() + 5 + random.random() * 40 for _ in range(count)]
         publish_delayed([(f"due {due * 1000:.0f}", round(due, 3)) for due in dues])
     elif what == "hang":
-        publish(["hang"])
+        publish([f"hang {count}"])
+    elif what == "now":
+        # One at a time, to an idle worker.
+        publish(["noop"])
+        for _ in range(count):
+            time.sleep(0.02)
+            publish([f"due {time.time() * 1000}"])
     elif what == "work":
         work(count)
