@@ -156,7 +156,7 @@ fn check_cache(control: &mut Client, history: History<'_>) {
 
 /// A few tasks are published, or consumed.
 fn use_queue(world: &mut World<'_>) {
-    if world.name % 4 == 0 { publish(world) } else { consume(world) }
+    if world.name.is_multiple_of(4) { publish(world) } else { consume(world) }
 }
 
 fn publish(world: &mut World<'_>) {
