@@ -5,6 +5,7 @@ use super::value::{Value, parse};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// How long a reply may take before the test fails.
@@ -222,6 +223,31 @@ impl Client {
         let text = self.cmd(&["INFO", section]);
         let text = String::from_utf8_lossy(text.bytes()).into_owned();
         text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::to_owned)
+    }
+
+    /// Says that nothing more will be sent, and keeps the connection open for replies.
+    #[track_caller]
+    pub fn end_requests(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    }
+
+    /// Ends the connection without a word to the server, as a machine that loses its power does. The
+    /// system may not permit that; then the connection is returned as it is.
+    pub fn vanish(self) -> Result<(), Self> {
+        const TCP_REPAIR: i32 = 19;
+        let on = 1i32;
+        // SAFETY: the option is an integer that lives on this stack.
+        let result = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_REPAIR,
+                (&raw const on).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        // A socket in this mode is closed without a segment.
+        if result == 0 { Ok(()) } else { Err(self) }
     }
 
     /// The port of this machine's end of the connection.
