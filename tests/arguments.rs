@@ -77,7 +77,7 @@ const BASIC: [Form; 10] = [
 ];
 
 /// The options of the queue's commands.
-const TASK: [Form; 14] = [
+const TASK: [Form; 15] = [
     Form {
         call: "TASK.PUBLISH tasks p 0 DELAY 1000 PRIORITY 3 UNIQUE u 1000",
         kinds: &[
@@ -127,6 +127,24 @@ const TASK: [Form; 14] = [
     Form {
         call: "TASK.CONSUME g c tasks 1 1 META",
         kinds: &[Filled("group"), Filled("consumer"), Filled("name"), AtLeast(1), Wait, Keyword],
+        required: 3,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.CONSUME g c tasks COUNT 1 BLOCK 1 THEN 2 more others",
+        kinds: &[
+            Filled("group"),
+            Filled("consumer"),
+            Filled("name"),
+            KeywordOr(1),
+            AtLeast(1),
+            Keyword,
+            Wait,
+            Keyword,
+            Exactly(2),
+            FilledOrSyntax,
+            FilledOrSyntax,
+        ],
         required: 3,
         beyond: Beyond::Syntax,
     },
@@ -509,6 +527,7 @@ fn the_queue_refuses_a_derived_key_of_another_type() {
         // A key of another type in the place of other tasks does not stop a delivery.
         ("TASK.CONSUME g c tasks".into(), &[tasks, policy]),
         ("TASK.CONSUME g c tasks COUNT 9 BLOCK 600000 META".into(), &[tasks, policy]),
+        ("TASK.CONSUME g c more BLOCK 600000 THEN 2 tasks most".into(), &[tasks, policy]),
         ("TASK.ACK tasks g 1-1".into(), &[tasks, policy]),
         (by_urgent("TASK.ACK tasks g 1-1 ID"), &[tasks, urgent, policy]),
         ("TASK.EXTEND tasks g c 1-1".into(), &[tasks]),

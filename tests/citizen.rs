@@ -157,14 +157,15 @@ const COMMANDS: [Described; 23] = [
                [UNIQUE id:string window_ms:integer]",
     },
     Described {
-        call: "TASK.CONSUME g c s 1 1",
+        call: "TASK.CONSUME g c s THEN 1 s-more COUNT 1 BLOCK 1",
         arity: -4,
-        flags: "blocking module write",
+        flags: "blocking module movablekeys write",
         categories: "@blocking @slow @stream @write",
         legacy: (3, 3, 1),
-        keys: &[(3, "RW access update")],
+        keys: &[(3, "RW access update"), (6, "RW access update")],
         docs: "group:string consumer:string stream:key [count:integer [block_ms:integer]] \
-               [COUNT count:integer] [BLOCK block_ms:integer] [META]",
+               [COUNT count:integer] [BLOCK block_ms:integer] [META] \
+               [THEN numstreams:integer stream:key...]",
     },
     Described {
         call: "TASK.RETRY s 1-1 p 0 s-retries s-dead 3 g",

@@ -109,9 +109,17 @@ fn asking(client: &mut Client, command: &[Vec<u8>]) -> Value {
 /// A consumer of the group `g` that waits at the node of a stream.
 #[track_caller]
 fn consumer(cluster: &Cluster, name: &str, stream: impl AsRef<[u8]>) -> Client {
+    consumer_with(cluster, name, stream, "")
+}
+
+/// As [`consumer`], with options.
+#[track_caller]
+fn consumer_with(cluster: &Cluster, name: &str, stream: impl AsRef<[u8]>, options: &str) -> Client {
     let mut client = cluster.client_for(&stream);
     let myself = format!("CLIENT LIST ID {}", client.id());
-    client.send_args(&args!["TASK.CONSUME", "g", name, stream.as_ref(), 1, 0]);
+    let mut call = args!["TASK.CONSUME", "g", name, stream.as_ref(), 1, 0].to_vec();
+    call.extend(options.split_ascii_whitespace().map(Into::into));
+    client.send_args(&call);
     let mut control = cluster.client_for(&stream);
     eventually(SOON, "the consumer waits", || {
         control.run(&myself).as_str().split(' ').any(|field| field == "flags=b")
@@ -259,6 +267,37 @@ fn a_retry_takes_three_streams_of_one_slot() {
     assert_eq!(client.run("XLEN {retry}"), int(0));
     assert_eq!(client.run("XLEN {retry}:again"), int(1));
     assert_eq!(client.run("XLEN {retry}:dead"), int(1));
+}
+
+#[test]
+fn a_consumer_of_several_queues_takes_queues_of_one_slot() {
+    let cluster = Shared::cluster();
+    let (here, there) = ("{several}:a", "{several}:b");
+    let mut client = cluster.client_for(here);
+    let mut consume = |further: &[&str], options: &str| {
+        let (n, further) = (further.len(), further.join(" "));
+        client.run(format!("TASK.CONSUME g c {here} {options} THEN {n} {further}"))
+    };
+    for options in ["COUNT 9", "BLOCK 0"] {
+        for further in [&["elsewhere"][..], &[there, "elsewhere"], &["elsewhere", there]] {
+            let reply = consume(further, options);
+            assert!(reply.is_error_with("CROSSSLOT "), "{further:?}: {reply:?}");
+        }
+    }
+    let refused = consume(&[there, "a}b{several}"], "BLOCK 0");
+    assert!(refused.is_error_with("ERR name cannot be used in cluster mode"), "{refused:?}");
+    let mut publisher = cluster.client_for(here);
+    publisher.publish(there, "p");
+    let reply = consume(&["{several}:c", there], "BLOCK 0");
+    assert_eq!(reply.items()[0].items()[4], bulk(there));
+    assert_eq!(publisher.run("EXISTS {several}:a {several}:c"), int(0));
+    // The server finds the keys, so a client may ask any node for the slot.
+    let keys = publisher.run("COMMAND GETKEYS TASK.CONSUME g c {several}:a THEN 1 {several}:b");
+    assert_eq!(keys, array([here, there]));
+    let other = another_node(&cluster, here);
+    let moved =
+        cluster.nodes[other].client().run(format!("TASK.CONSUME g c {here} THEN 1 {there}"));
+    assert_eq!(moved, redirect("MOVED", slot_of(here), cluster.node_for(here)));
 }
 
 #[test]
@@ -563,6 +602,9 @@ fn wait_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize) -> bool) {
     let names = ["one", "two", "three"];
     let mut waiters = Vec::from(names.map(|name| consumer(&cluster, name, &home.queue)));
     waiters.push(consumer(&cluster, "c", format!("empty{{{tag}}}")));
+    let several: Vec<_> = (0..10).map(|number| format!("{number}{{{tag}}}")).collect();
+    let several = format!("THEN 10 {}", several.join(" "));
+    waiters.push(consumer_with(&cluster, "d", &home.queue, &several));
     if !move_slot(&cluster, slot, target) {
         return;
     }
@@ -571,6 +613,11 @@ fn wait_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize) -> bool) {
         assert_eq!(waiter.run("PING"), simple("PONG"), "nothing more came");
     }
     let mut at_target = cluster.nodes[target].client();
+    // It waits in many lines, and all of them have moved.
+    let mut of_several = consumer_with(&cluster, "d", &home.queue, &several);
+    at_target.publish(&format!("7{{{tag}}}"), "seventh");
+    let reply = of_several.read();
+    assert_eq!(reply.items()[0].items()[1].get("payload"), &bulk("seventh"));
     let mut waiters = names.map(|name| consumer(&cluster, name, &home.queue));
     for (number, waiter) in waiters.iter_mut().enumerate() {
         at_target.publish(&home.queue, &number.to_string());

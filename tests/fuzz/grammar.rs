@@ -35,6 +35,11 @@ const OWN: &[Line] = &[
     (5, "TASK.CONSUME $group $consumer $queue $count $block [META]"),
     (6, "TASK.CONSUME $group $consumer $queue [META] [COUNT $count] [BLOCK $block]"),
     (1, "TASK.CONSUME $group $consumer $queue [$count]"),
+    (
+        5,
+        "TASK.CONSUME $group $consumer $queue [COUNT $count] (THEN 1 $queue|THEN 2 $queue $queue) [BLOCK $block]",
+    ),
+    (1, "TASK.CONSUME $group $consumer $queue THEN $n $queue* [META]"),
     (4, "TASK.ACK $queue $group $id*"),
     (3, "TASK.EXTEND $queue $group $consumer $id"),
     (
@@ -197,7 +202,7 @@ const CONNECTION: &[Line] = &[
     (1, "INFO (corral|everything|commandstats|clients)"),
     (
         1,
-        "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|INFO cache.fetch|COUNT)",
+        "COMMAND (DOCS lock.acquire|GETKEYS TASK.RETRY a 1-1 p 0 b c 1|GETKEYS TASK.CONSUME g c q|GETKEYS TASK.CONSUME g c q THEN 1 r|INFO cache.fetch|COUNT)",
     ),
     (1, "CONFIG GET corral.*"),
     (1, "(SWAPDB $db $db|FLUSHDB ASYNC|FLUSHALL ASYNC|DBSIZE|DBSIZE|TIME|LASTSAVE|ROLE)"),

@@ -169,6 +169,11 @@ impl Learned {
                 }
             }),
             Value::Array(items) => {
+                // A task that TASK.CONSUME delivers with THEN ends with its queue.
+                let subject = match items.as_slice() {
+                    [Value::Bulk(_), _, Value::Int(_), Value::Int(_), Value::Bulk(queue)] => queue,
+                    _ => subject,
+                };
                 items.iter().take(50).for_each(|item| self.learn_ids(subject, item));
             }
             Value::Map(pairs) => {

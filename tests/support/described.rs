@@ -67,14 +67,23 @@ pub fn words(list: &Value) -> String {
     words.into_iter().collect::<Vec<_>>().join(" ")
 }
 
-/// Position and flags of a key specification that means one argument, or all from there on if the
-/// command's last key is -1.
+/// Position and flags of a key specification: one argument, or all from there on if the command's last
+/// key is -1, or the keys that follow a keyword and their number. Then it is the position of the first
+/// of them, if the keyword stands as far to the left as it can.
 #[track_caller]
 fn key(spec: &Value, last: i64) -> (i64, String) {
     let (begin, find) = (spec.get("begin_search"), spec.get("find_keys"));
+    let (starts, finds) = (begin.get("spec"), find.get("spec"));
+    let number = |of: &Value, name: &str| of.get(name).as_int();
+    let flags = words(spec.get("flags"));
+    assert_eq!(number(finds, "keystep"), 1);
+    if begin.get("type").as_str() == "keyword" {
+        assert_eq!(find.get("type").as_str(), "keynum");
+        assert_eq!((number(finds, "keynumidx"), number(finds, "firstkey")), (0, 1));
+        return (number(starts, "startfrom") + 2, flags);
+    }
     assert_eq!(begin.get("type").as_str(), "index");
     assert_eq!(find.get("type").as_str(), "range");
-    let range = find.get("spec");
-    assert_eq!((range.get("lastkey").as_int(), range.get("keystep").as_int()), (last.min(0), 1));
-    (begin.get("spec").get("index").as_int(), words(spec.get("flags")))
+    assert_eq!(number(finds, "lastkey"), last.min(0));
+    (number(starts, "index"), flags)
 }

@@ -44,6 +44,10 @@ pub enum Kind {
     AtLeast(i64),
     /// An integer within these bounds.
     Between(i64, i64),
+    /// Exactly this integer; anything else is a syntax error.
+    Exactly(i64),
+    /// Any bytes, but not empty, which is a syntax error.
+    FilledOrSyntax,
     /// The id of an entry.
     Id,
     /// The name of an option.
@@ -103,6 +107,8 @@ impl Form {
             (KnownGroup, _) => Some(NO_GROUP.into()),
             (Id, _) => (!hostile.is_id).then(|| STREAM_ID.into()),
             (Keyword, _) => Some(SYNTAX.into()),
+            (Exactly(this), number) => (number != Some(this)).then(|| SYNTAX.into()),
+            (FilledOrSyntax, _) => hostile.bytes.is_empty().then(|| SYNTAX.into()),
             (_, None) => Some(NOT_AN_INTEGER.into()),
             (KeywordOr(least), Some(number)) if number < least => Some(NOT_POSITIVE.into()),
             (KeywordOr(_), _) => Some(SYNTAX.into()),

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case { name: "TASK hand-over, 1 waiter", build: |lab| hand_over(lab, 1) },
     Case { name: "TASK hand-over, 64 waiters", build: |lab| hand_over(lab, 64) },
     Case { name: "TASK hand-over, 2,000 waiters", build: |lab| hand_over(lab, CROWD) },
+    Case { name: "TASK hand-over, waiters in 1, 8 and 64 queues", build: hand_over_from_several },
 ];
 
 /// The latency cases.
@@ -38,6 +39,36 @@ fn consumers(size: usize) -> Wait {
         }),
         wake: encoded(&args!["TASK.PUBLISH", STREAM, payload()]),
     }
+}
+
+/// The queues that a client names, the one that gets the tasks last.
+fn several(queues: usize) -> impl Iterator<Item = String> {
+    (0..queues).rev().map(|number| format!("mail:{}", number + 1))
+}
+
+/// A crowd whose members wait for tasks of `QUEUES` queues.
+fn consumers_of<const QUEUES: usize>(size: usize) -> Wait {
+    let command = |member| {
+        let mut command: Vec<Vec<u8>> =
+            args!["TASK.CONSUME", "workers", format!("w{member}"), "mail:0", "BLOCK", 0].to_vec();
+        command.extend(args!["THEN", QUEUES - 1]);
+        command.extend(several(QUEUES - 1).map(Into::into));
+        encoded(&command)
+    };
+    Wait { commands: (0..size).map(command).collect(), ..consumers(0) }
+}
+
+/// The same with XREADGROUP.
+fn readers_of<const QUEUES: usize>(size: usize) -> Wait {
+    let command = |member| {
+        let mut command: Vec<Vec<u8>> =
+            args!["XREADGROUP", "GROUP", "workers", format!("w{member}"), "COUNT", 1].to_vec();
+        command.extend(args!["BLOCK", 0, "STREAMS"]);
+        command.extend(several(QUEUES).map(Into::into));
+        command.extend((0..QUEUES).map(|_| b">".to_vec()));
+        encoded(&command)
+    };
+    Wait { commands: (0..size).map(command).collect(), ..readers(0) }
 }
 
 /// A crowd that waits with XREADGROUP.
@@ -131,6 +162,29 @@ fn hand_over(lab: &mut Lab, waiting: usize) -> Vec<Contender> {
         contenders.push(few.bar(0.9));
     }
     contenders
+}
+
+/// Publishing tasks of one queue that go to the first of 64 clients, each of which waits for tasks of
+/// several queues. Each client that was served waits again, so joining the lines is part of it.
+fn hand_over_from_several(lab: &mut Lab) -> Vec<Contender> {
+    const WAITING: usize = 64;
+    let crowd = Rc::new(RefCell::new(Crowd::new(lab, CROWD)));
+    fn groups() -> Requests {
+        let mut requests = empty_stream("mail:0");
+        several(WAITING).for_each(|stream| {
+            requests.push(&args!["DEL", stream]);
+            requests.push(&args!["XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM"]);
+        });
+        requests
+    }
+    let mut case = |label, wait| served(lab, &crowd, label, WAITING, wait, groups);
+    vec![
+        case("PUBLISH to CONSUME, 1 queue", consumers),
+        case("PUBLISH to CONSUME, 8 queues", consumers_of::<8>),
+        case("PUBLISH to CONSUME, 64 queues", consumers_of::<64>),
+        case("XADD to XREADGROUP BLOCK, 8 streams", readers_of::<8>),
+        case("XADD to XREADGROUP BLOCK, 64 streams", readers_of::<64>),
+    ]
 }
 
 /// Publishes tasks in batches, and waits until the waiters have received them.
