@@ -5,7 +5,7 @@
 use super::model::*;
 use super::snapshot::*;
 use super::steps::*;
-use super::support::{SOON, Value, args, eventually, int, now_ms, waiters};
+use super::support::{SOON, Value, args, bulk, eventually, int, now_ms, waiters};
 use super::world::World;
 use std::collections::BTreeSet;
 
@@ -36,6 +36,55 @@ impl World<'_> {
         }
         let (reply, span) = self.ask(&args);
         self.consumed(group, consumer, count.unwrap_or(1).into(), false, &reply, meta, span);
+    }
+
+    /// A consumer of two queues, of which the other one gets plain entries.
+    #[track_caller]
+    pub fn consume_both(
+        &mut self,
+        group: Group,
+        consumer: u8,
+        count: u8,
+        others: u8,
+        others_first: bool,
+    ) {
+        if !self.groups.contains(&group) {
+            // With THEN it depends on what is there whether the group is created.
+            return self.consume(group, consumer, Some(count), true, true);
+        }
+        for number in 0..others {
+            self.client.cmd(&args!["XADD", OTHER, "*", "payload", u64::from(number)]);
+        }
+        let queues = if others_first { [OTHER, QUEUE] } else { [QUEUE, OTHER] };
+        let (reply, span) = self.ask(&args![
+            "TASK.CONSUME",
+            group.name(),
+            consumer_name(consumer),
+            queues[0],
+            "COUNT",
+            u64::from(count),
+            "THEN",
+            1,
+            queues[1]
+        ]);
+        let (given, of_other) = by_queue(&reply);
+        let (count, others) = (usize::from(count), usize::from(others));
+        let room = if others_first { count } else { count - given.items().len() };
+        let payloads: Vec<_> = of_other.iter().map(|task| task.items()[1].get("payload")).collect();
+        let expected: Vec<_> =
+            (0..others.min(room)).map(|number| bulk(number.to_string())).collect();
+        assert_eq!(payloads, expected.iter().collect::<Vec<_>>(), "{reply:?}");
+        let order: Vec<_> = reply.items().iter().map(|task| task.items()[4].as_str()).collect();
+        assert!(order.is_sorted_by_key(|queue| *queue != queues[0]), "{order:?}");
+        assert!(!self.client.cmd(&args!["DEL", OTHER]).is_error());
+        self.count("delivered", of_other.len());
+        let left = if others_first { count - of_other.len() } else { count };
+        if left == 0 {
+            // The queue was not read.
+            assert_eq!(given.items().len(), 0, "{reply:?}");
+        } else {
+            self.consumed(group, consumer, left, false, &given, true, span);
+        }
     }
 
     /// Takes in the reply of a CONSUME. `all_expired`: all leases of the group had expired.
@@ -221,22 +270,29 @@ impl World<'_> {
     }
 
     #[track_caller]
-    pub fn wait(&mut self, group: Group, consumer: u8, priority: u8, is_delayed: bool) {
+    pub fn wait(
+        &mut self,
+        group: Group,
+        consumer: u8,
+        priority: u8,
+        is_delayed: bool,
+        for_both: bool,
+    ) {
         if self.policy.paused || self.is_full() || !self.has_nothing_for(group) {
             return;
         }
-        let consume = args![
-            "TASK.CONSUME",
-            group.name(),
-            consumer_name(consumer),
-            QUEUE,
-            "META",
-            "BLOCK",
-            60_000
-        ];
+        let first = if for_both { OTHER } else { QUEUE };
+        let name = consumer_name(consumer);
+        let mut consume =
+            args!["TASK.CONSUME", group.name(), name, first, "META", "BLOCK", 60_000].to_vec();
+        if for_both {
+            consume.extend(args!["THEN", 1, QUEUE]);
+        }
+        let of_queue = |reply: Value| if for_both { by_queue(&reply).0 } else { reply };
         if is_delayed {
             self.publish(priority, None, When::Soon(10), None);
             let (reply, span) = self.ask(&consume);
+            let reply = of_queue(reply);
             return self.consumed(group, consumer, 1, false, &reply, true, span);
         }
         let mut waiter = self.server.borrow().client();
@@ -246,7 +302,7 @@ impl World<'_> {
         let (info, _) = self.ask(&args!["TASK.INFO", QUEUE]);
         assert_eq!(info.get("waiting_consumers"), &int(1));
         self.publish(priority, None, When::Now, None);
-        let reply = waiter.read();
+        let reply = of_queue(waiter.read());
         let span = Span { from, to: now_ms() };
         self.consumed(group, consumer, 1, false, &reply, true, span);
     }
@@ -267,4 +323,20 @@ impl World<'_> {
         self.set_policy(&args!["LEASE", old]);
         self.consumed(group, consumer, count.into(), true, &reply, meta, span);
     }
+}
+
+/// A reply with THEN: the tasks of the queue as META delivers them, and the whole tasks of the other.
+#[track_caller]
+fn by_queue(reply: &Value) -> (Value, Vec<Value>) {
+    assert!(!reply.is_error(), "TASK.CONSUME: {reply:?}");
+    let (mut of_queue, mut of_other) = (Vec::new(), Vec::new());
+    for task in reply.items() {
+        let (queue, rest) = task.items().split_last().expect("five elements");
+        match queue.as_str() {
+            QUEUE => of_queue.push(Value::Array(rest.to_vec())),
+            OTHER => of_other.push(task.clone()),
+            _ => panic!("{reply:?}"),
+        }
+    }
+    (Value::Array(of_queue), of_other)
 }

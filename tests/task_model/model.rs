@@ -6,6 +6,9 @@ use std::fmt::{self, Debug, Display, Formatter};
 
 pub const QUEUE: &str = "tasks";
 
+/// Another queue. It holds something during one step at most.
+pub const OTHER: &str = "other";
+
 /// The priorities that are used: the default, the highest, and one between.
 pub const PRIORITIES: [u8; 3] = [0, 3, 9];
 

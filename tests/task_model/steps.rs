@@ -43,12 +43,21 @@ pub enum Step {
         named: bool,
         meta: bool,
     },
-    /// A consumer waits and a task is published or becomes due.
+    /// A consumer of two queues: of this one, and of another that gets this many tasks before.
+    ConsumeBoth {
+        group: Group,
+        consumer: u8,
+        count: u8,
+        others: u8,
+        others_first: bool,
+    },
+    /// A consumer waits, perhaps for two queues, and a task is published or becomes due.
     Wait {
         group: Group,
         consumer: u8,
         priority: usize,
         is_delayed: bool,
+        for_both: bool,
     },
     Ack {
         group: Group,
@@ -169,9 +178,14 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         16 => consume.prop_map(|(group, consumer, count, named, meta)| {
             Step::Consume { group, consumer, count, named, meta }
         }),
-        2 => (group.clone(), 0..3_u8, priority, any::<bool>()).prop_map(
-            |(group, consumer, priority, is_delayed)| {
-                Step::Wait { group, consumer, priority, is_delayed }
+        6 => (group.clone(), 0..3_u8, 1..6_u8, 0..4_u8, any::<bool>()).prop_map(
+            |(group, consumer, count, others, others_first)| {
+                Step::ConsumeBoth { group, consumer, count, others, others_first }
+            }
+        ),
+        2 => (group.clone(), 0..3_u8, priority, any::<bool>(), any::<bool>()).prop_map(
+            |(group, consumer, priority, is_delayed, for_both)| {
+                Step::Wait { group, consumer, priority, is_delayed, for_both }
             }
         ),
         8 => (group.clone(), picks.clone(), prop::option::weighted(0.3, any::<Pick>()))

@@ -113,8 +113,11 @@ impl<'a> World<'a> {
             Step::Consume { group, consumer, count, named, meta } => {
                 self.consume(group, consumer, count, named, meta);
             }
-            Step::Wait { group, consumer, priority, is_delayed } => {
-                self.wait(group, consumer, PRIORITIES[priority], is_delayed);
+            Step::ConsumeBoth { group, consumer, count, others, others_first } => {
+                self.consume_both(group, consumer, count, others, others_first);
+            }
+            Step::Wait { group, consumer, priority, is_delayed, for_both } => {
+                self.wait(group, consumer, PRIORITIES[priority], is_delayed, for_both);
             }
             Step::Ack { group, ref leased, any } => self.ack(group, leased, any),
             Step::Extend { group, which, stranger } => self.extend(group, which, stranger),
