@@ -110,7 +110,7 @@ const TASK: [Form; 15] = [
         beyond: Beyond::Syntax,
     },
     Form {
-        call: "TASK.CONSUME g c tasks COUNT 1 BLOCK 1 META",
+        call: "TASK.CONSUME g c tasks COUNT 1 BLOCK 1 META TIED",
         kinds: &[
             Filled("group"),
             Filled("consumer"),
@@ -119,6 +119,7 @@ const TASK: [Form; 15] = [
             AtLeast(1),
             Keyword,
             Wait,
+            Keyword,
             Keyword,
         ],
         required: 3,
@@ -232,8 +233,8 @@ const TASK: [Form; 15] = [
 /// [`the_commands_that_take_a_token_refuse_hostile_arguments`].
 const CACHE: [Form; 4] = [
     Form {
-        call: "CACHE.FETCH k 1000 STALE 5 BLOCK 5 FRESH",
-        kinds: &[Filled("name"), Lifetime, Keyword, Lifetime, Keyword, Wait, Keyword],
+        call: "CACHE.FETCH k 1000 STALE 5 BLOCK 5 FRESH TIED",
+        kinds: &[Filled("name"), Lifetime, Keyword, Lifetime, Keyword, Wait, Keyword, Keyword],
         required: 2,
         beyond: Beyond::Syntax,
     },
@@ -379,7 +380,14 @@ fn the_options_of_the_cache_come_in_any_order_and_case_and_once() {
     let server = Checked::start();
     let mut client = server.client();
     assert_eq!(client.run("SET k v"), ok());
-    for options in ["stale 5 block 5 fresh", "Fresh Block 5 Stale 5", "BLOCK 0 sTALE 5 FRESH"] {
+    for options in [
+        "stale 5 block 5 fresh",
+        "Fresh Block 5 Stale 5",
+        "BLOCK 0 sTALE 5 FRESH",
+        "tied",
+        "stale 5 Tied block 5 fresh",
+        "TIED Fresh Block 5 Stale 5",
+    ] {
         assert_eq!(client.run(format!("cache.fetch k 1000 {options}")), hit("v"), "{options}");
     }
     let token = load(&mut client, "other 60000");
@@ -400,6 +408,8 @@ fn the_options_of_the_cache_come_in_any_order_and_case_and_once() {
         "CACHE.FETCH k 1000 BLOCK 5 FRESH FRESH",
         "CACHE.FETCH k 1000 FRESH",
         "CACHE.FETCH k 1000 FRESH STALE 5",
+        "CACHE.FETCH k 1000 TIED TIED",
+        "CACHE.FETCH k 1000 TIED BLOCK 5 tied",
         "CACHE.FETCH k 1000 BLOCK",
         "CACHE.SET k v 1000 TOKEN 1 TOKEN 1",
         "CACHE.SET k v 1000 NX NX",

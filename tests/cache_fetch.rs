@@ -489,7 +489,8 @@ fn command_info_and_docs_describe_the_commands() {
             -3,
             "blocking fast module",
             "RW access update",
-            "key:key lease_ms:integer [STALE stale_ms:integer] [BLOCK block_ms:integer] [FRESH]",
+            "key:key lease_ms:integer [STALE stale_ms:integer] [BLOCK block_ms:integer] [FRESH] \
+             [TIED]",
         ),
         (
             "cache.set",

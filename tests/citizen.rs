@@ -61,7 +61,7 @@ const COMMANDS: [Described; 23] = [
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
         docs: "key:key lease_ms:integer [STALE stale_ms:integer] [BLOCK block_ms:integer] \
-               [FRESH]",
+               [FRESH] [TIED]",
     },
     Described {
         call: "CACHE.EXTEND k 1 600000",
@@ -125,7 +125,7 @@ const COMMANDS: [Described; 23] = [
         legacy: (1, 1, 1),
         keys: &[(1, "RW insert")],
         docs: "lock_name:key identifier:string ttl_ms:integer [SHARED | LIMIT n:integer] \
-               [BLOCK block_ms:integer] [FENCE]",
+               [BLOCK block_ms:integer] [FENCE] [TIED]",
     },
     Described {
         call: "LOCK.EXTEND k me 600000",
@@ -164,7 +164,7 @@ const COMMANDS: [Described; 23] = [
         legacy: (3, 3, 1),
         keys: &[(3, "RW access update"), (6, "RW access update")],
         docs: "group:string consumer:string stream:key [count:integer [block_ms:integer]] \
-               [COUNT count:integer] [BLOCK block_ms:integer] [META] \
+               [COUNT count:integer] [BLOCK block_ms:integer] [META] [TIED] \
                [THEN numstreams:integer stream:key...]",
     },
     Described {
@@ -561,7 +561,7 @@ fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
 }
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 28] = [
     "corral_panics",
     "corral_cache_hits",
     "corral_cache_misses",
@@ -584,6 +584,12 @@ const FIELDS: [&str; 22] = [
     "corral_task_cancelled",
     "corral_task_redriven",
     "corral_task_waiters",
+    "corral_cache_disconnected",
+    "corral_cache_ties",
+    "corral_lock_disconnected",
+    "corral_lock_ties",
+    "corral_task_disconnected",
+    "corral_task_ties",
 ];
 
 #[test]

@@ -91,7 +91,7 @@ fn orders(words: &[&str]) -> Vec<String> {
 // --- Options
 
 /// Every set of options that LOCK.ACQUIRE takes.
-const OPTIONS: [&[&str]; 8] = [
+const OPTIONS: [&[&str]; 11] = [
     &[],
     &["SHARED"],
     &["LIMIT 3"],
@@ -100,6 +100,9 @@ const OPTIONS: [&[&str]; 8] = [
     &["BLOCK 0", "FENCE"],
     &["BLOCK 1000", "SHARED"],
     &["LIMIT 3", "BLOCK 1"],
+    &["TIED"],
+    &["TIED", "SHARED"],
+    &["FENCE", "BLOCK 0", "TIED"],
 ];
 
 #[test]
@@ -127,7 +130,7 @@ fn options_come_in_any_order_and_in_any_case() {
 }
 
 /// Arguments behind the lease with which LOCK.ACQUIRE is a syntax error.
-const NO_OPTIONS: [&str; 24] = [
+const NO_OPTIONS: [&str; 27] = [
     "EXCLUSIVE",
     "NX",
     "1000",
@@ -152,6 +155,9 @@ const NO_OPTIONS: [&str; 24] = [
     "BLOCK 0 FENCE junk",
     "FENCE BLOCK 0 FENCE",
     "SHARED BLOCK 0 shared",
+    "TIED TIED",
+    "TIED BLOCK 0 tied",
+    "TIED 1",
 ];
 
 #[test]

@@ -30,6 +30,10 @@ fn options_come_in_any_order_and_case_after_the_positional_arguments() {
         "2 1 META",
         "META COUNT 2",
         "BLOCK 1 Meta COUNT 2",
+        "2 TIED",
+        "tied COUNT 2",
+        "2 1 Tied META",
+        "META COUNT 2 TIED BLOCK 1",
     ] {
         assert_eq!(client.run("FLUSHALL"), ok());
         let ids = ["a", "b", "c"].map(|payload| client.publish("tasks", payload));
@@ -69,6 +73,9 @@ fn unknown_repeated_and_invalid_options_are_refused() {
         "BLOCK 1 BLOCK 1",
         "2 1 META META",
         "META NOACK",
+        "TIED TIED",
+        "2 1 TIED META tied",
+        "TIED 2",
     ] {
         changes_nothing(&mut client, &format!("TASK.CONSUME g c tasks {options}"), error(SYNTAX));
     }

@@ -17,7 +17,7 @@ pub const HISTORY: &str = "STREAMS $stream $id";
 
 /// The commands of the module, each of them with every option.
 const OWN: &[Line] = &[
-    (12, "CACHE.FETCH $cache $lease [STALE $ms] [BLOCK $block [FRESH]]"),
+    (12, "CACHE.FETCH $cache $lease [STALE $ms] [TIED] [BLOCK $block [FRESH]]"),
     (1, "CACHE.FETCH $cache $lease [FRESH] [BLOCK $block] [STALE $ms]"),
     (7, "CACHE.SET $cache $value $ms [TOKEN $token] [NX] [JITTER $pct]"),
     (2, "CACHE.GET $cache"),
@@ -32,8 +32,8 @@ const OWN: &[Line] = &[
         "TASK.PUBLISH $queue $value [$tries] [(DELAY $span|AT $point)] [PRIORITY $prio] [UNIQUE $uniq $ms]",
     ),
     (4, "TASK.PUBLISH $queue $value"),
-    (5, "TASK.CONSUME $group $consumer $queue $count $block [META]"),
-    (6, "TASK.CONSUME $group $consumer $queue [META] [COUNT $count] [BLOCK $block]"),
+    (5, "TASK.CONSUME $group $consumer $queue $count $block [META] [TIED]"),
+    (6, "TASK.CONSUME $group $consumer $queue [META] [TIED] [COUNT $count] [BLOCK $block]"),
     (1, "TASK.CONSUME $group $consumer $queue [$count]"),
     (
         5,
@@ -56,8 +56,8 @@ const OWN: &[Line] = &[
     ),
     (2, "TASK.POLICY $queue PAUSED 0"),
     (1, "TASK.INFO $queue"),
-    (8, "LOCK.ACQUIRE $lock $ident $lease [(SHARED|LIMIT $count)] [BLOCK $block]"),
-    (4, "LOCK.ACQUIRE $lock $ident $lease [BLOCK $block] FENCE"),
+    (8, "LOCK.ACQUIRE $lock $ident $lease [(SHARED|LIMIT $count)] [TIED] [BLOCK $block]"),
+    (4, "LOCK.ACQUIRE $lock $ident $lease [BLOCK $block] [TIED] FENCE"),
     (1, "LOCK.ACQUIRE $lock $ident $lease"),
     (3, "LOCK.EXTEND $lock $ident $lease [(SHARED|EXCLUSIVE)]"),
     (6, "LOCK.RELEASE $lock $ident"),

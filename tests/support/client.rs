@@ -235,19 +235,23 @@ impl Client {
     /// system may not permit that; then the connection is returned as it is.
     pub fn vanish(self) -> Result<(), Self> {
         const TCP_REPAIR: i32 = 19;
-        let on = 1i32;
-        // SAFETY: the option is an integer that lives on this stack.
-        let result = unsafe {
-            libc::setsockopt(
-                self.stream.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                TCP_REPAIR,
-                (&raw const on).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
+        let set = |option: i32| {
+            let on = 1i32;
+            // SAFETY: the option is an integer that lives on this stack.
+            unsafe {
+                libc::setsockopt(
+                    self.stream.as_raw_fd(),
+                    libc::IPPROTO_TCP,
+                    option,
+                    (&raw const on).cast(),
+                    size_of::<i32>() as libc::socklen_t,
+                )
+            }
         };
+        // Acknowledges what has come: the server would send it again.
+        assert_eq!(set(libc::TCP_QUICKACK), 0);
         // A socket in this mode is closed without a segment.
-        if result == 0 { Ok(()) } else { Err(self) }
+        if set(TCP_REPAIR) == 0 { Ok(()) } else { Err(self) }
     }
 
     /// The port of this machine's end of the connection.
