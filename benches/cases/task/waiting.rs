@@ -177,7 +177,7 @@ fn hand_over_from_several(lab: &mut Lab) -> Vec<Contender> {
         });
         requests
     }
-    let mut case = |label, wait| served(lab, &crowd, label, WAITING, wait, groups);
+    let case = |label, wait| served(lab, &crowd, label, WAITING, wait, groups);
     vec![
         case("PUBLISH to CONSUME, 1 queue", consumers),
         case("PUBLISH to CONSUME, 8 queues", consumers_of::<8>),

@@ -15,3 +15,11 @@ try:
     assert False
 except ERRORS:
     pass
+
+# Where redis-py looks for the node of a command in a cluster: it sees every queue.
+from redis._parsers import CommandsParser
+keys = CommandsParser(shared).get_keys
+several = "TASK.CONSUME", "workers", "w1", "mail", "BLOCK", 2_000, "THEN", 2, "invoices", "reports"
+same(keys(shared, *several), ["mail", "invoices", "reports"])
+same(keys(shared, *several[:6]), ["mail"])
+same(keys(shared, *several[:9]), None)
