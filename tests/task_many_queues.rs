@@ -820,6 +820,35 @@ fn a_replica_holds_the_same() {
 // --- Much at once
 
 #[test]
+fn a_call_over_many_queues_moves_no_more_than_one_over_one_queue_may() {
+    const COPIES: usize = 2000;
+    let server = Checked::start();
+    let mut client = server.client();
+    let names = names(12);
+    let queues = slices(&names);
+    let script = "redis.call('XGROUP', 'CREATE', KEYS[1], 'g', 0, 'MKSTREAM') \
+        redis.call('XGROUP', 'CREATE', KEYS[1], 'other', 0) \
+        for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'payload', i, \
+        'timestamp', 0, 'retry_count', 1, 'original_id', '1-1', 'group', 'other') end";
+    for queue in &queues {
+        assert!(client.cmd(&args!["EVAL", script, 1, queue, COPIES]).is_nil());
+    }
+    client.publish(queues[11], "behind all copies");
+    assert_eq!(client.run(consume("c", &queues, "")), no_tasks());
+    let mut touched = 0;
+    for queue in &queues {
+        let groups = client.run(format!("XINFO GROUPS {queue}"));
+        let g = groups.items().iter().find(|group| group.get("name") == &bulk("g"));
+        let last = g.expect("the group").get("last-delivered-id").as_str().to_owned();
+        touched += usize::from(last != "0-0");
+    }
+    assert!((4..=6).contains(&touched), "{touched} of 12 queues");
+    // The timer goes on for a client that waits.
+    let mut waiter = waits(&server, "c", &queues);
+    gets_new(&mut waiter, queues[11], "behind all copies");
+}
+
+#[test]
 fn a_hand_over_does_the_same_work_in_front_of_one_consumer_and_of_two_thousand() {
     const COUNT: usize = 2000;
     let server = Checked::start();

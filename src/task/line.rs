@@ -130,6 +130,16 @@ pub fn length(cx: Cx<'_>, stream: &[u8]) -> usize {
 /// Serves a group's line before another consumer reads. Returns whether consumers still wait: then
 /// there is nothing left to read, or the rest is theirs.
 pub fn serve_before_reading(cx: Cx<'_>, queue: Str<'_>, group: &[u8]) -> Result<bool, Error> {
+    serve_within(cx, queue, group, &mut cx.family.queue.wave())
+}
+
+/// As [`serve_before_reading`], within a budget.
+pub fn serve_within(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    group: &[u8],
+    budget: &mut Budget,
+) -> Result<bool, Error> {
     let lines = &cx.family.queue.lines;
     if lines.is_empty() {
         return Ok(false);
@@ -140,7 +150,7 @@ pub fn serve_before_reading(cx: Cx<'_>, queue: Str<'_>, group: &[u8]) -> Result<
     if lines.is_clean(db, stream, group) && is_stream(cx.server, queue) {
         return Ok(true);
     }
-    serve_group(cx, db, stream, group, usize::MAX, &mut cx.family.queue.wave())?;
+    serve_group(cx, db, stream, group, usize::MAX, budget)?;
     waiting::schedule(cx);
     Ok(lines.first(db, stream, group).is_some())
 }
@@ -195,7 +205,7 @@ fn serve_group(
             name: name.borrow(),
             client: first.request.tied.then(|| first.client()),
             if_missing: if waits_for_several {
-                IfMissing::CreateWhenFilled
+                IfMissing::WhenFilled
             } else {
                 IfMissing::CreateGroup
             },

@@ -65,7 +65,7 @@ impl<'a> Pass<'a> {
         }
         if self.policy.is_paused() {
             // From here on no entry is deleted that the group has not read.
-            if if_missing != IfMissing::CreateWhenFilled {
+            if if_missing != IfMissing::WhenFilled {
                 store::ensure_group(cx, queue, group, if_missing)?;
             }
             return Ok(Passed::default());
@@ -94,7 +94,7 @@ impl<'a> Pass<'a> {
         let Consumer { cx, queue, group, if_missing, .. } = self.consumer;
         let (db, name, group_name) = self.names();
         if cx.family.queues.needs_group(db, name, group_name)
-            && (if_missing != IfMissing::CreateWhenFilled || self.has_unread()?)
+            && (if_missing != IfMissing::WhenFilled || self.has_unread()?)
         {
             store::ensure_group(cx, queue, group, if_missing)?;
             cx.family.queues.has_group(db, name, group_name);
@@ -105,15 +105,9 @@ impl<'a> Pass<'a> {
     /// Whether the stream of a priority above 0 has entries that the group may not have read.
     fn has_unread(&self) -> Result<bool, Error> {
         let Consumer { cx, queue, .. } = self.consumer;
-        let above_zero = |priority: &Priority| *priority > Priority::LOWEST;
-        for priority in Priority::ALL.into_iter().filter(above_zero) {
-            if self.may_hold(priority)
-                && cx
-                    .server
-                    .peek_key(store::stream_of(cx.server, queue, priority)?.borrow())
-                    .entries()
-                    > 0
-            {
+        for priority in Priority::ALL.into_iter().filter(|priority| *priority > Priority::LOWEST) {
+            let stream = store::stream_of(cx.server, queue, priority)?;
+            if self.may_hold(priority) && cx.server.peek_key(stream.borrow()).entries() > 0 {
                 return Ok(true);
             }
         }

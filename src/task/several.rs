@@ -9,6 +9,7 @@ use super::consumer::Consumer;
 use super::deliver::{Delivered, deliver};
 use super::delivery::Shape;
 use super::facts::{self, learn};
+use super::rules::{ENTRIES, MOST_MOVES};
 use super::store::{self, IfMissing};
 use super::{Cx, EVENTS, line};
 use crate::args::Parsed;
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::names::{self, WAIT};
 use crate::server::{Mode, OwnedStr, Reply, Server, Str};
 use crate::time::Timeout;
-use crate::waiting::{self, Address, Waiter};
+use crate::waiting::{self, Address, Budget, Waiter};
 
 /// The shape of the reply.
 const SHAPE: Shape = Shape::MetaOfQueues;
@@ -84,12 +85,19 @@ impl<'a> Several<'a> {
 
     fn look(&self, cx: Cx<'_>) -> Result<Found<'a>, Error> {
         let mut found = Found::default();
+        // All queues together take no longer than one of them may.
+        let mut budget = cx.family.queue.wave();
+        let most = usize::try_from(self.count).unwrap_or(MOST_MOVES).clamp(ENTRIES, MOST_MOVES);
         for queue in self.queues() {
             let left = self.count.saturating_sub(found.tasks.len() as i64);
             if left == 0 {
                 break;
             }
-            let delivered = match self.deliver_from(cx, queue, left) {
+            if found.moved >= most {
+                found.more.push(queue);
+                continue;
+            }
+            let delivered = match self.deliver_from(cx, queue, left, &mut budget) {
                 Ok(delivered) => delivered,
                 // What was delivered before the error belongs to the consumer.
                 Err(_) if !found.tasks.is_empty() => break,
@@ -106,8 +114,14 @@ impl<'a> Several<'a> {
     }
 
     /// Delivers up to `count` tasks of one queue, unless other consumers wait for them.
-    fn deliver_from(&self, cx: Cx<'_>, queue: Str<'_>, count: i64) -> Result<Delivered, Error> {
-        if line::serve_before_reading(cx, queue, self.group.bytes())?
+    fn deliver_from(
+        &self,
+        cx: Cx<'_>,
+        queue: Str<'_>,
+        count: i64,
+        budget: &mut Budget,
+    ) -> Result<Delivered, Error> {
+        if line::serve_within(cx, queue, self.group.bytes(), budget)?
             || facts::is_empty(cx, queue, self.group)?
         {
             return Ok(Delivered::default());
@@ -118,7 +132,7 @@ impl<'a> Several<'a> {
             group: self.group,
             name: self.consumer,
             client: self.client,
-            if_missing: IfMissing::CreateWhenFilled,
+            if_missing: IfMissing::WhenFilled,
         };
         let number = OwnedStr::number(count);
         let count = Parsed { arg: number.borrow(), value: count };
@@ -136,7 +150,7 @@ impl<'a> Several<'a> {
         server.subscribe(EVENTS);
         // Each line has to be checked when its queue's next task is due.
         for queue in self.queues() {
-            learn(cx, queue, self.group, IfMissing::CreateWhenFilled)?;
+            learn(cx, queue, self.group, IfMissing::WhenFilled)?;
         }
         let db = server.db();
         let address = Address {

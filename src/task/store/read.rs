@@ -29,7 +29,7 @@ pub enum IfMissing {
     CreateGroup,
     /// As [`IfMissing::CreateAll`], but only once there is something to read. The consumer reads from
     /// several queues, and most of them may never hold a task.
-    CreateWhenFilled,
+    WhenFilled,
 }
 
 /// Reads new entries; `None` if there are none. With [`Mode::WriteForward`] the reply is in the
@@ -41,7 +41,7 @@ pub fn read<'s>(
     mode: Mode,
 ) -> Result<Option<CallReply<'s>>, Error> {
     let server = cx.server;
-    if if_missing == IfMissing::CreateWhenFilled && !may_hold_entries(server, read.stream) {
+    if if_missing == IfMissing::WhenFilled && !may_hold_entries(server, read.stream) {
         return Ok(None);
     }
     let words = words();
@@ -116,9 +116,7 @@ fn create_group(
     let words = words();
     let args = [words.create(), stream, group, words.zero(), words.mkstream()];
     let (args, mode) = match if_missing {
-        IfMissing::CreateAll | IfMissing::CreateWhenFilled => {
-            (args.as_slice(), Mode::WriteIfMemory)
-        }
+        IfMissing::CreateAll | IfMissing::WhenFilled => (args.as_slice(), Mode::WriteIfMemory),
         IfMissing::CreateGroup => (args.get(..4).unwrap_or_default(), Mode::Write),
     };
     cx.server.call(c"XGROUP", mode, args).map(drop)
