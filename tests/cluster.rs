@@ -906,6 +906,95 @@ fn a_node_forgets_the_groups_of_a_queue_that_was_away_at_once() {
     });
 }
 
+/// A lock, a load and a task, each leased with TIED by a connection of its own at the node of a tag.
+struct Tied {
+    holders: Vec<Client>,
+    lock: String,
+    key: String,
+    queue: String,
+}
+
+impl Tied {
+    #[track_caller]
+    fn new(cluster: &Cluster, tag: &str) -> Self {
+        let [lock, key, queue] = ["lock", "key", "queue"].map(|name| format!("{name}{{{tag}}}"));
+        cluster.client_for(tag).publish(&queue, "p");
+        let take = [
+            format!("LOCK.ACQUIRE {lock} me 600000 TIED"),
+            format!("CACHE.FETCH {key} 600000 TIED"),
+            format!("TASK.CONSUME g c {queue} TIED META"),
+        ];
+        let holders = take.map(|take| {
+            let mut holder = cluster.client_for(tag);
+            assert!(!holder.run(take).is_error());
+            holder
+        });
+        Self { holders: holders.into(), lock, key, queue }
+    }
+
+    /// Which of them are still leased, in this order.
+    #[track_caller]
+    fn leased(&self, client: &mut Client) -> [bool; 3] {
+        let tasks = client.run(format!("XPENDING {} g - + 10", self.queue)).items().len();
+        let expired = format!("XPENDING {} g IDLE 300000 - + 10", self.queue);
+        [
+            client.run(format!("EXISTS lock::{}", self.lock)) == int(1),
+            client.run(format!("EXISTS cachelock::{}", self.key)) == int(1),
+            tasks > client.run(expired).items().len(),
+        ]
+    }
+
+    /// Their connections close. Waits until nothing is tied to them any more.
+    #[track_caller]
+    fn close(&mut self, node: &Server) {
+        self.holders.clear();
+        let mut client = node.client();
+        for family in ["lock", "cache", "task"] {
+            let field = format!("corral_{family}_ties");
+            let is_none = || client.info("corral", &field).as_deref() == Some("0");
+            eventually(SOON, &format!("{family}: nothing is tied"), is_none);
+        }
+    }
+}
+
+/// Leases that are tied at a node that no longer serves their slot end by their time.
+fn tied_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
+    let cluster = Shared::cluster();
+    let (slot, away) = (slot_of(tag), another_node(&cluster, tag));
+    let home = cluster.node_of_slot(slot);
+    let mut tied = Tied::new(&cluster, tag);
+    assert_eq!(tied.leased(&mut cluster.client_for(tag)), [true; 3]);
+    move_slot(&cluster, slot, away);
+    let moved = cluster.node_of_slot(slot) != home;
+    tied.close(&cluster.nodes[home]);
+    assert_eq!(tied.leased(&mut cluster.client_for(tag)), [moved; 3]);
+}
+
+#[test]
+fn leases_whose_slot_has_moved_do_not_end_with_their_connection() {
+    tied_while("tied", move_slowly);
+}
+
+#[test]
+fn leases_whose_slot_has_migrated_atomically_do_not_end_with_their_connection() {
+    tied_while("tied-at-once", |cluster, slot, to| {
+        // On a server without atomic migration the slot stays.
+        let _moved = move_at_once(cluster, slot, to);
+    });
+}
+
+#[test]
+fn while_a_slot_moves_the_leases_that_are_still_here_end_with_their_connection() {
+    let cluster = Shared::cluster();
+    let tag = "tied-and-moving";
+    let slot = slot_of(tag);
+    let mut tied = Tied::new(&cluster, tag);
+    let (_way, reshard) = begin_to_move(&cluster, slot, another_node(&cluster, tag));
+    tied.close(&cluster.nodes[reshard.from]);
+    reshard.cancel();
+    assert_eq!(tied.leased(&mut cluster.client_for(tag)), [false; 3]);
+}
+
 // --- Failover
 
 #[test]

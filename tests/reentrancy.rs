@@ -140,3 +140,73 @@ fn a_command_inside_the_answer_to_an_unblocked_client_serves_the_waiting_clients
     assert_eq!(control.run("REENTRY.COUNT"), array([int(3), int(0)]));
     assert_eq!(info(&server, "corral", "corral_panics").as_deref(), Some("0"));
 }
+
+#[test]
+fn another_module_has_no_connection_to_which_a_lease_can_be_tied() {
+    let (server, mut control) = start();
+    run_all(&mut control, &["XADD q 1-1 payload p"]);
+    for (count, (inner, key)) in (1..).zip([
+        ("LOCK.ACQUIRE job me 600000 TIED", "lock:{job}"),
+        ("CACHE.FETCH k 600000 TIED", "cachelock:{k}"),
+        ("TASK.CONSUME g c q TIED", "none"),
+    ]) {
+        run_all(&mut control, &[format!("REENTRY.ON set {inner}"), "SET x y".into()]);
+        assert_eq!(control.run("REENTRY.COUNT"), array([int(count), int(count)]), "{inner}");
+        assert_eq!(control.run(format!("EXISTS {key}")), int(0), "{inner}");
+        run_all(&mut control, &["REENTRY.ON set"]);
+    }
+    assert_eq!(control.run("XINFO GROUPS q"), array([""; 0]));
+    for family in ["lock", "cache", "task"] {
+        let ties = info(&server, "corral", &format!("corral_{family}_ties"));
+        assert_eq!(ties.as_deref(), Some("0"));
+    }
+}
+
+#[test]
+fn leases_end_with_their_connection_while_another_module_runs_commands_inside_the_events() {
+    const INNER: [&str; 6] = [
+        "LOCK.ACQUIRE other id 600000",
+        "LOCK.RELEASE other id",
+        "LOCK.RELEASE tied1 c",
+        "CACHE.INVALIDATE k3",
+        "CACHE.FETCH k4 600000",
+        "TASK.CONSUME g other q2 100",
+    ];
+    for inner in INNER {
+        let (server, mut control) = start();
+        control.publish("q2", "p");
+        run_all(&mut control, &["TASK.POLICY q LEASE 0"]);
+        let mut holder = server.client();
+        for number in 0..5 {
+            control.publish("q", "p");
+            run_all(
+                &mut holder,
+                &[
+                    format!("LOCK.ACQUIRE tied{number} c 600000 TIED"),
+                    format!("CACHE.FETCH k{number} 600000 TIED"),
+                    "TASK.CONSUME g c q TIED".into(),
+                ],
+            );
+        }
+        // Not in the event of the deletion: a command must not delete what is being deleted.
+        for event in
+            ["xadd", "del"].into_iter().filter(|event| *event != "del" || inner.contains("other"))
+        {
+            assert_eq!(control.run(format!("REENTRY.ON {event} {inner}")), simple("OK"));
+        }
+        drop(holder);
+        for family in ["lock", "cache", "task"] {
+            let field = format!("corral_{family}_ties");
+            let is_none = || info(&server, "corral", &field).as_deref() == Some("0");
+            eventually(SOON, &format!("{inner}: nothing of the {family} is tied"), is_none);
+        }
+        assert!(control.run("REENTRY.COUNT").items()[0].as_int() >= 5, "{inner}");
+        assert_eq!(
+            control.run("EXISTS lock:{tied0} lock:{tied1} lock:{tied4} cachelock:{k0}"),
+            int(0)
+        );
+        assert_eq!(control.run("XLEN q"), int(5));
+        assert_eq!(control.run("XPENDING q g - + 10").items().len(), 0);
+        assert_eq!(info(&server, "corral", "corral_panics").as_deref(), Some("0"), "{inner}");
+    }
+}

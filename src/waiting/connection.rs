@@ -16,7 +16,8 @@ const ENDED_AT_ONCE: usize = 128;
 /// How many ties of leases whose time has passed are dropped with each new one.
 const DROPPED_AT_ONCE: usize = 4;
 
-/// How many of them are dropped, and how many looked up, at each of the server's periodic events.
+/// How many of them are dropped at least, and looked up at most, at each of the server's periodic
+/// events.
 const DROPPED_PERIODICALLY: usize = 1024;
 const LOOKED_UP_PERIODICALLY: usize = 64;
 
@@ -81,8 +82,9 @@ pub fn drop_ended<F: Waiting>(cx: Context<'_, F>) {
         return;
     }
     let db = server.db();
+    ties.drop_ended(now, DROPPED_PERIODICALLY, |tie| family.is_over(tie));
     for _ in 0..LOOKED_UP_PERIODICALLY {
-        ties.drop_ended(now, DROPPED_PERIODICALLY, |tie| family.is_over(tie));
+        ties.drop_ended(now, DROPPED_AT_ONCE, |tie| family.is_over(tie));
         let Some((key, tie)) = ties.take_ended(now) else { break };
         server.select(tie.db);
         if let Some(end) = F::runs_until(cx, &tie) {

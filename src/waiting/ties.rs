@@ -79,16 +79,7 @@ struct Inner<T> {
 
 impl<T> Default for Ties<T> {
     fn default() -> Self {
-        Self(RefCell::new(Inner {
-            hashes: RandomState::new(),
-            links: HashMap::new(),
-            chains: HashMap::new(),
-            ends: BTreeSet::new(),
-            databases: BTreeMap::new(),
-            gone: VecDeque::new(),
-            last_gone: REFUSED,
-            again: Moment::default(),
-        }))
+        Self(RefCell::new(Inner::new(RandomState::new(), REFUSED)))
     }
 }
 
@@ -225,6 +216,10 @@ impl<T> Ties<T> {
         if !inner.databases.keys().any(concerns) {
             return;
         }
+        if inner.databases.keys().all(concerns) {
+            *inner = Inner::new(inner.hashes.clone(), inner.last_gone);
+            return;
+        }
         let keys: Vec<u64> = inner
             .links
             .iter()
@@ -238,6 +233,19 @@ impl<T> Ties<T> {
 }
 
 impl<T> Inner<T> {
+    fn new(hashes: RandomState, last_gone: u64) -> Self {
+        Self {
+            hashes,
+            links: HashMap::new(),
+            chains: HashMap::new(),
+            ends: BTreeSet::new(),
+            databases: BTreeMap::new(),
+            gone: VecDeque::new(),
+            last_gone,
+            again: Moment::default(),
+        }
+    }
+
     /// Adds a tie at the end of the chain of its client. Returns whether it is the only one there.
     fn insert(&mut self, key: u64, tie: Tie<T>) -> bool {
         let only = Chain { first: key, last: key };

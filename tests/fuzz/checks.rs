@@ -94,7 +94,7 @@ pub fn blocked_clients_are_in_line(world: &World) {
     }
 }
 
-/// Checks that no client waits and that the module has caught no panic.
+/// Checks that no client waits, that no lease is tied to a connection and that the module has caught no panic.
 pub fn no_client_waits(world: &World) {
     let mut client = world.master.client();
     let fields = [
@@ -102,6 +102,9 @@ pub fn no_client_waits(world: &World) {
         ("corral", "corral_cache_waiters"),
         ("corral", "corral_lock_waiters"),
         ("corral", "corral_task_waiters"),
+        ("corral", "corral_cache_ties"),
+        ("corral", "corral_lock_ties"),
+        ("corral", "corral_task_ties"),
     ];
     for (section, field) in fields {
         let end = Instant::now() + SOON;
