@@ -99,8 +99,8 @@ impl<'a> Scene<'a> {
         };
         run_all(&mut self.control, &[lose]);
         self.control.wait_ms(3);
-        self.family.assert_served(&other.run(request));
-        run_all(&mut self.control, &[then]);
+        // In one write, so that no time passes in between.
+        self.family.assert_served(&other.pipeline(&[request, then])[0]);
     }
 
     /// Whether somebody has it.
@@ -273,7 +273,7 @@ fn take_too_much_memory(control: &mut Client, mut client: Client) {
 }
 
 fn idle_too_long(control: &mut Client, mut client: Client) {
-    assert_eq!(control.run("CONFIG SET timeout 1"), ok());
+    assert_eq!(control.run("CONFIG SET timeout 2"), ok());
     assert_eq!(client.run("PING"), simple("PONG"));
     eventually(SOON, "the server closes it", || {
         assert_eq!(control.run("PING"), simple("PONG"));
@@ -673,7 +673,9 @@ fn while_writes_are_paused_leases_stand_and_end_afterwards() {
             let mut holder = scene.holder();
             let (id, mut next) = (holder.id(), scene.waiter(1));
             let before = scene.number("disconnected");
-            assert_eq!(scene.control.run(format!("CLIENT PAUSE 400 {paused}")), ok());
+            // A pause of all clients cannot be ended.
+            let ms = if paused == "ALL" { 300 } else { 600_000 };
+            assert_eq!(scene.control.run(format!("CLIENT PAUSE {ms} {paused}")), ok());
             drop(holder);
             if paused == "WRITE" {
                 scene.wait_gone(id);
@@ -1072,8 +1074,11 @@ fn a_longer_lease_keeps_the_ties_of_running_tasks() {
         run_all(&mut control, &["FLUSHALL", "TASK.POLICY q LEASE 150"]);
         control.publish("q", "p");
         let before = control.task_total("disconnected");
-        let holder = worker(&server, "TASK.CONSUME g c q 1 META TIED", 1);
-        run_all(&mut control, &[format!("TASK.POLICY q LEASE {longer}")]);
+        let mut holder = server.client();
+        // In one write, so that no time passes in between.
+        let change = format!("TASK.POLICY q LEASE {longer}");
+        let replies = holder.pipeline(&["TASK.CONSUME g c q 1 META TIED", &change]);
+        assert_eq!((replies[0].items().len(), &replies[1]), (1, &ok()));
         // The time of the old lease passes, and the server's periodic event looks.
         assert_eq!(server.client().run("XREAD BLOCK 600 STREAMS nothing $"), nil_array());
         assert_eq!(control.info("corral", "corral_task_ties").as_deref(), Some("1"));
@@ -1081,4 +1086,34 @@ fn a_longer_lease_keeps_the_ties_of_running_tasks() {
         eventually(SOON, "it ends", || control.task_total("disconnected") == before + 1);
         assert_eq!(control.consume_payloads("g", "q", 1), ["p"]);
     }
+}
+
+#[test]
+fn ties_end_with_the_time_of_their_lease_and_those_without_an_end_are_looked_up() {
+    let clock = WallClock::new();
+    let server = Checked::new(clock.of(Server::builder()).start());
+    let mut control = server.client();
+    let mut holder = server.client();
+    let ties = |control: &mut Client| control.info("corral", "corral_task_ties").expect("a gauge");
+    // The first of two tasks is finished by a plain client, which no event reports.
+    for (queue, lease) in [("short", 60_000), ("endless", 0)] {
+        run_all(&mut control, &[format!("TASK.POLICY {queue} LEASE {lease}")]);
+        let ids = ["a", "b"].map(|payload| control.publish(queue, payload));
+        let consume = format!("TASK.CONSUME g c {queue} 2 META TIED");
+        assert_eq!(holder.run(consume).items().len(), 2);
+        assert_eq!(control.run(format!("XACK {queue} g {}", ids[0])), int(1));
+    }
+    assert_eq!(ties(&mut control), "4");
+    clock.ahead(Duration::from_secs(62));
+    eventually(SOON, "those of the short leases are dropped", || ties(&mut control) == "2");
+    clock.ahead(Duration::from_secs(700));
+    eventually(SOON, "that of the finished task is dropped", || ties(&mut control) == "1");
+    clock.ahead(Duration::from_secs(2_000));
+    // It is looked up again and again, and lasts as long as its lease.
+    assert_eq!(server.client().run("XREAD BLOCK 300 STREAMS nothing $"), nil_array());
+    assert_eq!(ties(&mut control), "1");
+    drop(holder);
+    eventually(SOON, "the lease ends", || control.task_total("disconnected") == 1);
+    assert_eq!(ties(&mut control), "0");
+    assert_eq!(control.consume_payloads("g", "endless", 2), ["b"]);
 }
