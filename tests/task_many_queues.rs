@@ -7,7 +7,7 @@ mod support;
 use support::consumers::*;
 use support::*;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SYNTAX: &str = "ERR syntax error";
 const NO_PERMISSION: &str = "NOPERM this user may no longer run this command";
@@ -855,12 +855,18 @@ fn a_hand_over_does_the_same_work_in_front_of_one_consumer_and_of_two_thousand()
     let mut client = server.client();
     let queues = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let publish = |number: usize| format!("TASK.PUBLISH {} {number}", queues[number % 8]);
+    // The calls of these publishes, with the number of reads apart: each queue is also checked from
+    // time to time, however much is published.
     let mut calls_of = |commands: &[String]| {
+        let begin = Instant::now();
         let mut calls = calls_during(&mut client, |client| {
             client.pipeline(commands);
         });
-        // The looks at every line, which come from time to time, however much is published.
         calls.remove("xpending");
+        let reads = calls.remove("xreadgroup").unwrap_or(0);
+        let checks = 8 * (begin.elapsed().as_millis() as u64 / 800 + 1);
+        let least = commands.len() as u64;
+        assert!((least..=least + checks).contains(&reads), "{reads} reads for {least} tasks");
         calls
     };
     let line = |count: usize| -> Vec<_> {
@@ -875,7 +881,7 @@ fn a_hand_over_does_the_same_work_in_front_of_one_consumer_and_of_two_thousand()
     for (number, client) in few.iter_mut().enumerate() {
         gets_new(client, queues[number], &number.to_string());
     }
-    assert_eq!(with_few["xreadgroup"], 8);
+    assert_eq!(with_few["xadd"], 8);
 
     let mut crowd = line(COUNT);
     let tasks: Vec<_> = (0..COUNT).map(publish).collect();
