@@ -63,6 +63,8 @@ const REFUSED: u64 = 0;
 pub struct Ties<T>(RefCell<Inner<T>>);
 
 struct Inner<T> {
+    /// How many there may be.
+    most: usize,
     hashes: RandomState,
     links: HashMap<u64, Link<T>>,
     chains: HashMap<u64, Chain>,
@@ -79,11 +81,15 @@ struct Inner<T> {
 
 impl<T> Default for Ties<T> {
     fn default() -> Self {
-        Self(RefCell::new(Inner::new(RandomState::new(), REFUSED)))
+        Self::bounded(MOST_TIES)
     }
 }
 
 impl<T> Ties<T> {
+    fn bounded(most: usize) -> Self {
+        Self(RefCell::new(Inner::new(most, RandomState::new(), REFUSED)))
+    }
+
     /// The key of a lease. Another process has other keys.
     pub fn key(&self, lease: impl Hash) -> TieKey {
         TieKey(self.0.borrow().hashes.hash_one(lease).max(1))
@@ -103,7 +109,7 @@ impl<T> Ties<T> {
     pub fn add(&self, key: TieKey, tie: Tie<T>) -> Added {
         let inner = &mut *self.0.borrow_mut();
         inner.remove(key.0);
-        if inner.links.len() >= MOST_TIES {
+        if inner.links.len() >= inner.most {
             return Added::Full;
         }
         let client = tie.client;
@@ -217,7 +223,7 @@ impl<T> Ties<T> {
             return;
         }
         if inner.databases.keys().all(concerns) {
-            *inner = Inner::new(inner.hashes.clone(), inner.last_gone);
+            *inner = Inner::new(inner.most, inner.hashes.clone(), inner.last_gone);
             return;
         }
         let keys: Vec<u64> = inner
@@ -233,8 +239,9 @@ impl<T> Ties<T> {
 }
 
 impl<T> Inner<T> {
-    fn new(hashes: RandomState, last_gone: u64) -> Self {
+    fn new(most: usize, hashes: RandomState, last_gone: u64) -> Self {
         Self {
+            most,
             hashes,
             links: HashMap::new(),
             chains: HashMap::new(),
