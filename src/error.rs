@@ -49,6 +49,12 @@ pub enum Error {
     /// The stream has the maximum number of consumer groups, or more.
     #[error("TASKGROUPS the stream has as many consumer groups as corral.task-groups allows")]
     TaskGroups,
+    /// The queue has several consumer groups, so a task has no single state.
+    #[error("ERR this needs a queue with at most one consumer group")]
+    OneGroup,
+    /// The queue has several consumer groups, and the state of a task differs between them.
+    #[error("ERR the queue has several consumer groups, so GROUP must name one")]
+    NameGroup,
     /// A queue that keeps finished tasks cannot be limited: it would never have room again.
     #[error("ERR LIMIT and KEEP 1 exclude each other")]
     LimitAndKeep,

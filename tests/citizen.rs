@@ -24,7 +24,7 @@ struct Described {
     docs: &'static str,
 }
 
-const COMMANDS: [Described; 23] = [
+const COMMANDS: [Described; 25] = [
     Described {
         call: "CACHE.GET k",
         arity: 2,
@@ -206,13 +206,32 @@ const COMMANDS: [Described; 23] = [
                [DELAY delay_ms:integer] [REASON text:string]",
     },
     Described {
-        call: "TASK.CANCEL s 1-1",
+        call: "TASK.CANCEL s 1-1 FORCE",
         arity: -3,
         flags: "module write",
         categories: "@slow @stream @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access delete")],
-        docs: "stream:key id:string...",
+        docs: "stream:key id:string... [FORCE]",
+    },
+    Described {
+        call: "TASK.RESCHEDULE s 1-1 DELAY 5 PRIORITY 3",
+        arity: -5,
+        flags: "module write",
+        categories: "@slow @stream @write",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RW access update")],
+        docs: "stream:key id:string [DELAY delay_ms:integer | AT unix_ms:integer] \
+               [PRIORITY priority:integer]",
+    },
+    Described {
+        call: "TASK.STATE s 1-1 GROUP g",
+        arity: -3,
+        flags: "module readonly",
+        categories: "@read @slow @stream",
+        legacy: (1, 1, 1),
+        keys: &[(1, "RO access")],
+        docs: "stream:key id:string [GROUP group:string]",
     },
     Described {
         call: "TASK.REDRIVE s-dead s COUNT 1",
@@ -221,7 +240,7 @@ const COMMANDS: [Described; 23] = [
         categories: "@slow @stream @write",
         legacy: (1, 2, 1),
         keys: &[(1, "RW access delete"), (2, "RW insert")],
-        docs: "dead_stream:key stream:key [COUNT count:integer]",
+        docs: "dead_stream:key stream:key [COUNT count:integer | ID id:string...]",
     },
     Described {
         call: "TASK.POLICY s LEASE 600000",
@@ -304,7 +323,8 @@ fn command_docs_are_complete() {
             let name = command.name().to_lowercase();
             let reply = client.run(format!("COMMAND DOCS {name}"));
             let docs = reply.get(&name);
-            let added = ["cancel", "extend", "info", "nack", "policy", "redrive"];
+            let added =
+                ["cancel", "extend", "info", "nack", "policy", "redrive", "reschedule", "state"];
             let is_later = added.iter().any(|added| name == format!("task.{added}"));
             let since = if is_later { "0.2.0" } else { "0.1.0" };
             for (field, value) in [("group", "module"), ("module", "corral"), ("since", since)] {
@@ -1160,13 +1180,13 @@ const CHANGE: [(&str, &[&str]); 17] = [
     ("TASK.PUBLISH tasks p", &["tasks"]),
     ("TASK.RETRY gone 1-1 p 0 retries dead 3", &["retries"]),
     ("TASK.RETRY gone 1-1 p 3 retries dead 3", &["dead"]),
-    ("TASK.NACK tasks g c SILENT 1-1", &["tasks"]),
+    ("TASK.NACK tasks g c SILENT 1-1", &["tasks", "taskmoved:{tasks}"]),
     ("TASK.PUBLISH tasks p PRIORITY 3", &["priority3:{tasks}"]),
     ("TASK.PUBLISH tasks p DELAY 600000", &["delayed:{tasks}"]),
     ("TASK.PUBLISH other p UNIQUE u 600000", &["other", "unique5:{other}:u"]),
     ("TASK.POLICY tasks LIMIT 9", &["policy:{tasks}"]),
     ("TASK.NACK urgent g c FATAL 1-1", &["dead:{urgent}", "urgent"]),
-    ("TASK.REDRIVE dead:{urgent} urgent", &["dead:{urgent}", "urgent"]),
+    ("TASK.REDRIVE dead:{urgent} urgent", &["dead:{urgent}", "urgent", "taskmoved:{urgent}"]),
     ("TASK.CANCEL single 1-1", &["single"]),
     ("TASK.ACK last g 1-1", &["last"]),
 ];

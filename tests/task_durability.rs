@@ -39,6 +39,16 @@ fn xadd(client: &mut Client, key: &str) -> String {
     compare::xadd(client, key, &id)
 }
 
+/// The hash of the tasks that have moved.
+const MOVED: &str = "taskmoved:{q}";
+
+/// The id of the only delayed task.
+#[track_caller]
+fn delayed_id(client: &mut Client) -> String {
+    let [(member, _)] = &client.scores(DELAYED)[..] else { panic!("not one") };
+    member.split([' ', ':']).next().expect("an id").to_owned()
+}
+
 /// The ZADD that made the only delayed task.
 #[track_caller]
 fn zadd(client: &mut Client) -> String {
@@ -86,10 +96,19 @@ fn every_move_replicates_as_one_step_of_plain_commands() {
         // Returned.
         let id = fresh(c, tap);
         assert_eq!(c.run(format!("TASK.NACK q g c SILENT {id}")), int(1));
-        assert_eq!(one_step(tap), sorted([&done(&id)[..], &[xadd(c, &key)]].concat()));
+        let moved = |id: &str, to: &str| format!("HSET {MOVED} {id} {to}");
+        let copy = c.only_task_in(&key).id;
+        let here = [xadd(c, &key), moved(&id, &copy)];
+        assert_eq!(one_step(tap), sorted([&done(&id)[..], &here].concat()));
+        assert_eq!(c.lease("g", "c", "q"), copy);
+        tap.effects();
+        assert_eq!(c.run(format!("TASK.ACK q g {copy}")), int(1));
+        let gone = [format!("HDEL {MOVED} {id}")];
+        assert_eq!(one_step(tap), sorted([&done(&copy)[..], &gone].concat()));
         let id = fresh(c, tap);
         assert_eq!(c.run(format!("TASK.NACK q g c FAIL {id} DELAY 600000")), int(1));
-        assert_eq!(one_step(tap), sorted([&done(&id)[..], &[zadd(c)]].concat()));
+        let later = [zadd(c), moved(&id, &delayed_id(c))];
+        assert_eq!(one_step(tap), sorted([&done(&id)[..], &later].concat()));
         let id = fresh(c, tap);
         assert_eq!(c.run(format!("TASK.NACK q g c FATAL {id}")), int(2));
         assert_eq!(one_step(tap), sorted([&done(&id)[..], &[xadd(c, DEAD)]].concat()));
@@ -97,7 +116,8 @@ fn every_move_replicates_as_one_step_of_plain_commands() {
         // Redriven.
         let letter = c.only_task_in(DEAD).id;
         assert_eq!(c.run(format!("TASK.REDRIVE {DEAD} q")), int(1));
-        assert_eq!(one_step(tap), sorted(vec![xadd(c, &key), format!("XDEL {DEAD} {letter}")]));
+        let here = vec![xadd(c, &key), moved(&id, &c.only_task_in(&key).id)];
+        assert_eq!(one_step(tap), sorted([&here[..], &[format!("XDEL {DEAD} {letter}")]].concat()));
 
         // Extended, reclaimed, dead-lettered.
         let id = fresh(c, tap);
@@ -128,8 +148,9 @@ fn every_move_replicates_as_one_step_of_plain_commands() {
         let task = next(c, "g").id;
         let options = format!("TIME now RETRYCOUNT 1 FORCE JUSTID LASTID {task}");
         let delivery = format!("XCLAIM {key} g c 0 {task} {options}");
-        let moved = vec![xadd(c, &key), format!("ZREM {DELAYED} {member}"), delivery];
-        assert_eq!(one_step(tap), sorted(moved));
+        let entered =
+            vec![xadd(c, &key), format!("ZREM {DELAYED} {member}"), moved(&id, &task), delivery];
+        assert_eq!(one_step(tap), sorted(entered));
 
         // Canceled: a ready and a delayed task in one call.
         let ready = c.publish_with("q", "p", &format!("PRIORITY {priority}"));
@@ -140,7 +161,8 @@ fn every_move_replicates_as_one_step_of_plain_commands() {
             [format!("XDEL {key} {ready}"), format!("ZREM {DELAYED} {delayed} {priority} 0 - p")];
         assert_eq!(one_step(tap), sorted(gone.into()));
         assert_eq!(c.run(format!("TASK.ACK q g {task}")), int(1));
-        assert_eq!(one_step(tap), sorted(done(&task).into()));
+        let gone = [format!("HDEL {MOVED} {id}")];
+        assert_eq!(one_step(tap), sorted([&done(&task)[..], &gone].concat()));
     }
 }
 
@@ -169,7 +191,8 @@ fn skipped_copies_and_misplaced_entries_replicate_as_one_step() {
     assert_eq!(c.consume("g", "c", "q", 9).len(), 1);
     let effects = one_step(&mut tap);
     let expected = ["XACK", "XADD", "XCLAIM", "XCLAIM", "XDEL"];
-    assert_eq!(names(&effects), expected.map(|name| format!("{name} priority3:{{q}}")));
+    let expected = expected.map(|name| format!("{name} priority3:{{q}}"));
+    assert_eq!(names(&effects), [&[format!("HSET {MOVED}")], &expected[..]].concat());
 }
 
 /// Random commands of the queue and of plain clients, run by a few consumers in turn. Every task

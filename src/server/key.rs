@@ -70,6 +70,18 @@ impl Key<'_> {
         }
     }
 
+    /// Whether it exists.
+    pub fn exists(&self) -> bool {
+        self.kind() != Type::Absent
+    }
+
+    /// Whether it is a hash.
+    pub fn is_hash(&self) -> bool {
+        // SAFETY: the key is open.
+        let kind = self.raw.map(|key| unsafe { need(raw::RedisModule_KeyType)(key.as_ptr()) });
+        kind.map(|kind| kind as isize) == Some(raw::REDISMODULE_KEYTYPE_HASH)
+    }
+
     /// The number of entries of a stream or members of a sorted set; 0 of anything else.
     pub fn entries(&self) -> usize {
         if matches!(self.kind(), Type::Stream | Type::SortedSet) { self.len() } else { 0 }
@@ -93,19 +105,41 @@ impl Key<'_> {
     /// Walks through the entries of a stream after an id, at most `most` of them. Returns how many
     /// there are, and the id of the first.
     pub fn entries_behind(&self, last: (u64, u64), most: usize) -> (usize, Option<(u64, u64)>) {
+        self.walk(raw::REDISMODULE_STREAM_ITERATOR_EXCLUSIVE, last, None, most)
+    }
+
+    /// How many entries a stream has between two ids, without these, counted up to `most`.
+    pub fn entries_between(&self, first: (u64, u64), last: (u64, u64), most: usize) -> usize {
+        self.walk(raw::REDISMODULE_STREAM_ITERATOR_EXCLUSIVE, first, Some(last), most).0
+    }
+
+    /// Whether it is a stream with an entry of this id.
+    pub fn has_entry(&self, id: (u64, u64)) -> bool {
+        self.walk(0, id, Some(id), 1).0 > 0
+    }
+
+    /// Walks through entries of a stream, to the last one if no end is given.
+    fn walk(
+        &self,
+        flags: u32,
+        from: (u64, u64),
+        to: Option<(u64, u64)>,
+        most: usize,
+    ) -> (usize, Option<(u64, u64)>) {
         let Some(key) = self.raw.filter(|_| self.kind() == Type::Stream) else {
             return (0, None);
         };
-        let mut from = raw::RedisModuleStreamID { ms: last.0, seq: last.1 };
+        let id = |(ms, seq)| raw::RedisModuleStreamID { ms, seq };
+        let (mut from, mut to) = (id(from), to.map(id));
         let (mut count, mut first) = (0, None);
         // SAFETY: the key is open and a stream; without an end the walk goes to the last entry; it
         // is stopped before the key is closed.
         unsafe {
             let started = need(raw::RedisModule_StreamIteratorStart)(
                 key.as_ptr(),
-                raw::REDISMODULE_STREAM_ITERATOR_EXCLUSIVE as c_int,
+                flags as c_int,
                 &mut from,
-                std::ptr::null_mut(),
+                to.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut),
             );
             if started != raw::REDISMODULE_OK as c_int {
                 return (0, None);

@@ -2,10 +2,11 @@
 
 use super::entry::{self, Task};
 use super::id::{EntryId, Priority};
+use super::identity::Move;
 use super::known::{Delayed, Priorities, Refused};
 use super::rules::Entered;
 use super::store::{self, Target};
-use super::{Cx, DELAYED};
+use super::{Cx, DELAYED, moved};
 use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
@@ -117,7 +118,7 @@ impl Walk<'_> {
             (OwnedStr::number(first as i64), OwnedStr::number((first + length - 1) as i64));
         let args = [self.key, from.borrow(), to.borrow(), w.with_scores()];
         let found = server.call(c"ZRANGE", Mode::Read, &args)?;
-        let mut gone: Vec<OwnedStr> = Vec::new();
+        let (mut gone, mut moves): (Vec<OwnedStr>, Vec<Move>) = (Vec::new(), Vec::new());
         let mut end = if found.root().len() < 2 * length { End::Due(None) } else { End::Open };
         for (member, score) in found.root().pairs() {
             let due = due_of(score).unwrap_or(UnixMs(i64::MAX));
@@ -133,8 +134,9 @@ impl Walk<'_> {
             let stays = which == Which::AboveZero && priority == Priority::LOWEST;
             if !stays && !self.closed.contains(priority) {
                 match enter(cx, self.queue, task) {
-                    Ok(()) => {
+                    Ok(moved) => {
                         gone.push(OwnedStr::new(member));
+                        moves.extend(moved);
                         continue;
                     }
                     Err(error) => {
@@ -153,6 +155,7 @@ impl Walk<'_> {
             let args: Vec<Str<'_>> =
                 [self.key].into_iter().chain(gone.iter().map(OwnedStr::borrow)).collect();
             server.call(c"ZREM", Mode::Write, &args)?;
+            moved::record(cx, self.queue, &moves)?;
             self.entered += gone.len();
             self.effort += gone.len() * ENTRY;
             cx.family.counters.promoted.add(gone.len() as u64);
@@ -267,12 +270,14 @@ pub fn promote(
     Ok(Promoted { entered, trouble: walk.trouble })
 }
 
-/// Moves a task into its stream.
-fn enter(cx: Cx<'_>, queue: Str<'_>, delayed: entry::Delayed<'_>) -> Result<(), Error> {
+/// Moves a task into its stream. Only a task with an id has moved from one to another.
+fn enter(cx: Cx<'_>, queue: Str<'_>, delayed: entry::Delayed<'_>) -> Result<Option<Move>, Error> {
     let id = delayed.id.map(|id| id.to_string());
     let mut task = delayed.task;
+    let from = delayed.id.map(|id| Move::of(&task, (id, None), None));
     task.original_id = task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
-    store::add_copy(cx, Target::Queue(queue, delayed.priority), &task, &[])
+    let to = store::add_copy(cx, Target::Queue(queue, delayed.priority), &task, &[])?;
+    Ok(from.map(|from| Move { to: Some(to), ..from }))
 }
 
 /// The key of another type, if there is one, that keeps every task of a queue from being delivered.
@@ -324,48 +329,6 @@ pub fn check(server: &Server, queue: Str<'_>) -> Result<(), Error> {
         Type::Absent | Type::SortedSet => Ok(()),
         _ => Err(Error::WrongType),
     }
-}
-
-/// Removes the task with this id. Returns whether it existed.
-pub fn remove(cx: Cx<'_>, queue: Str<'_>, id: EntryId) -> Result<bool, Error> {
-    let server = cx.server;
-    let key = names::key_of(server, DELAYED, queue)?;
-    let key = key.borrow();
-    if server.type_of(key) == Type::Absent {
-        return Ok(false);
-    }
-    let due = OwnedStr::new(id.ms().to_string().as_bytes());
-    let before = OwnedStr::new(format!("({}", id.ms()).as_bytes());
-    let count = |from: Str<'_>, to: Str<'_>| -> Result<i64, Error> {
-        Ok(server.call(c"ZCOUNT", Mode::Read, &[key, from, to])?.root().integer())
-    };
-    let first = count(words().minus_infinity(), before.borrow())?;
-    let last = first.saturating_add(count(due.borrow(), due.borrow())?);
-    let member_at = |rank: i64| {
-        let rank = OwnedStr::number(rank);
-        server.call(c"ZRANGE", Mode::Read, &[key, rank.borrow(), rank.borrow()])
-    };
-    // Members with the same score are sorted by their bytes. In a copy a colon and the original id
-    // follow the id.
-    for begin in [format!("{id} "), format!("{id}:")] {
-        let (mut low, mut high) = (first, last);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let found = member_at(middle)?;
-            let is_before = found.root().at(0).is_some_and(|m| m.bytes() < begin.as_bytes());
-            if is_before { low = middle + 1 } else { high = middle }
-        }
-        let found = member_at(low)?;
-        let found = found.root().at(0).filter(|m| m.bytes().starts_with(begin.as_bytes()));
-        if let Some(member) = found {
-            let member = OwnedStr::new(member.bytes());
-            server.call(c"ZREM", Mode::Write, &[key, member.borrow()])?;
-            // The number of refused tasks may have changed.
-            cx.family.queues.retry_refused(server.db(), queue.bytes());
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// When the first delayed task is due.

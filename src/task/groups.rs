@@ -61,6 +61,11 @@ pub fn are_too_many(cx: Cx<'_>, stream: Str<'_>) -> Result<bool, Error> {
     Ok(number(cx, stream)? > cx.family.settings.groups.get())
 }
 
+/// Whether a queue has at most one group.
+pub fn at_most_one(cx: Cx<'_>, queue: Str<'_>) -> Result<bool, Error> {
+    Ok(cx.server.type_of(queue) != Type::Stream || number(cx, queue)? <= 1)
+}
+
 /// Returns an error if a stream may not get another group.
 pub fn expect_room(cx: Cx<'_>, stream: Str<'_>) -> Result<(), Error> {
     let most = cx.family.settings.groups.get();
@@ -185,6 +190,22 @@ impl Overview {
     ) -> Result<bool, Error> {
         let nobody = self.counting.as_ref().is_some_and(Vec::is_empty);
         Ok((nobody || !self.all_have_read(id.0)) && !self.is_leased(server, stream, id.1)?)
+    }
+
+    /// The groups in which an entry is pending.
+    pub fn holders(
+        &self,
+        server: &Server,
+        stream: Str<'_>,
+        id: Str<'_>,
+    ) -> Result<Vec<Str<'_>>, Error> {
+        let mut holders = Vec::new();
+        for group in self.groups.iter().filter(|group| group.leases) {
+            if store::pending(server, stream, group.name.borrow(), id)?.is_some() {
+                holders.push(group.name.borrow());
+            }
+        }
+        Ok(holders)
     }
 }
 

@@ -113,6 +113,15 @@ impl EntryId {
         self.ms
     }
 
+    /// When the task was published that got this id.
+    pub fn published(self) -> UnixMs {
+        let ms = match self.seq.checked_sub(10 * CLASS) {
+            Some(us) => us / 1000,
+            None => self.ms,
+        };
+        UnixMs(i64::try_from(ms).unwrap_or(i64::MAX))
+    }
+
     /// Parses `<ms>-<seq>`. `<ms>` alone means `<ms>-0`. As in the server, an id has at most 127
     /// characters, leading zeros included.
     pub fn parse(text: &[u8]) -> Option<Self> {

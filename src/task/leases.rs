@@ -109,6 +109,13 @@ pub struct Sweep {
     was_idle: bool,
 }
 
+/// A walk that is due and pauses between pages.
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { due: Moment::default(), hurries: false, was_idle: false }
+    }
+}
+
 impl Sweep {
     /// The first walk, which is due immediately.
     pub fn first() -> Self {

@@ -24,7 +24,9 @@
 
 pub mod commands;
 mod consumer;
+mod dead;
 mod delayed;
+mod delayed_ids;
 mod deliver;
 mod delivery;
 mod disconnect;
@@ -32,19 +34,25 @@ mod entry;
 mod facts;
 mod groups;
 mod id;
+mod identity;
 mod known;
 mod leases;
+mod life;
 mod line;
+mod locate;
+mod moved;
 mod moves;
 mod pass;
 mod policy;
 mod queues;
 mod rules;
+mod schedule;
 mod several;
 mod store;
 mod sweep;
 mod table;
 mod ties;
+mod traces;
 mod words;
 
 use crate::context::Context;
@@ -71,6 +79,8 @@ const DELAYED: Prefix = Prefix(b"delayed");
 const DEAD: Prefix = Prefix(b"dead");
 /// The policy of a queue.
 const POLICY: Prefix = Prefix(b"policy");
+/// The present ids of tasks that have moved.
+const MOVED: Prefix = Prefix(b"taskmoved");
 /// The deduplication window of a published task, see [`unique_key`].
 const UNIQUE: Prefix = Prefix(b"unique");
 

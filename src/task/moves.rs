@@ -3,10 +3,11 @@
 
 use super::entry::Task;
 use super::id::{EntryId, Priority};
+use super::identity::Move;
 use super::policy::policy_of;
 use super::rules::{self, Attempts, Backoff, Failure, Outcome};
-use super::store::{self, Target};
-use super::{Cx, DEAD, delayed, groups};
+use super::store::{self, Ending, Target};
+use super::{Cx, DEAD, delayed, groups, moved};
 use crate::error::Error;
 use crate::names;
 use crate::server::{OwnedStr, Str};
@@ -122,16 +123,16 @@ impl Leased<'_> {
         retry_count: i64,
         delay: Millis,
     ) -> Result<(), Error> {
+        let from = self.origin(&task);
         let task = self.copy(cx, task, retry_count)?;
-        if delay > Millis(0) {
+        let to = if delay > Millis(0) {
             let due = cx.server.now() + delay;
-            delayed::add(cx, self.queue, self.priority, &task, due)?;
+            delayed::add(cx, self.queue, self.priority, &task, due)?
         } else {
-            let target = Target::Queue(self.queue, self.priority);
-            store::add_copy(cx, target, &task, &[])?;
-        }
+            store::add_copy(cx, Target::Queue(self.queue, self.priority), &task, &[])?
+        };
         cx.family.counters.requeued.add(1);
-        self.finish(cx)
+        self.leave(cx, Move { to: Some(to), ..from })
     }
 
     /// Moves the task to the dead-letter queue.
@@ -162,13 +163,25 @@ impl Leased<'_> {
 
     /// Adds an entry whose id belongs to another stream again, at the end, with an id of this one.
     pub fn reinsert(&self, cx: Cx<'_>, task: Task<'_>) -> Result<(), Error> {
-        let retry_count = task.retry_count;
+        let (from, retry_count) = (self.origin(&task), task.retry_count);
         let task = self.copy(cx, task, retry_count)?;
-        store::add_copy(cx, Target::Queue(self.queue, self.priority), &task, &[])?;
-        self.finish(cx)
+        let to = store::add_copy(cx, Target::Queue(self.queue, self.priority), &task, &[])?;
+        self.leave(cx, Move { to: Some(to), ..from })
     }
 
-    /// Finishes the entry for the group.
+    /// The move of the task from here, without its aim.
+    fn origin(&self, task: &Task<'_>) -> Move {
+        Move::of(task, (self.id.0, Some(self.priority)), None)
+    }
+
+    /// Finishes the entry of a task that goes on under another id.
+    fn leave(&self, cx: Cx<'_>, moved: Move) -> Result<(), Error> {
+        moved::record(cx, self.queue, &[moved])?;
+        let place = (self.queue, self.priority);
+        store::finish_as(cx, place, self.group, &[self.id], Ending::Moves).map(drop)
+    }
+
+    /// Finishes the entry, and with it the task, for the group.
     pub fn finish(&self, cx: Cx<'_>) -> Result<(), Error> {
         store::finish(cx, self.queue, self.priority, self.group, &[self.id]).map(drop)
     }

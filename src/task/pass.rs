@@ -9,7 +9,7 @@ use super::moves::DeathRecord;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
-use super::{Cx, delayed, ties};
+use super::{Cx, delayed, ties, traces};
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::{Mode, OwnedStr, words};
@@ -73,6 +73,7 @@ impl<'a> Pass<'a> {
         let walk = self.consumer.walk(self.lease());
         walk.read_due_page()?;
         walk.find_released()?;
+        traces::sweep(cx, queue, self.lease())?;
         self.ensure_group()?;
         let tries = cx.family.tries(&self.policy);
         rules::pass(self, count, tries)

@@ -7,6 +7,7 @@ use crate::names;
 use crate::server::{Reply, Str};
 use crate::task::groups::Overviews;
 use crate::task::id::{IdArg, Priority};
+use crate::task::store::Ending;
 use crate::task::{Cx, store};
 
 /// `TASK.ACK stream group id [id ...]` finishes tasks for a group and replies how many of them were
@@ -55,7 +56,13 @@ impl Command for Ack {
             for id in ids {
                 for priority in store::places(id.0) {
                     let place = (queue, priority);
-                    let found = store::finish_with(cx, place, group, &[id], &mut overviews)?;
+                    let found = store::finish_with(
+                        cx,
+                        place,
+                        group,
+                        &[id],
+                        (Ending::Ends, &mut overviews),
+                    )?;
                     acknowledged += found;
                     if found > 0 {
                         break;

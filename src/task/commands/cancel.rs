@@ -6,23 +6,27 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, Reply, Str, Type};
 use crate::task::groups::Overviews;
-use crate::task::id::{IdArg, Priority};
-use crate::task::{Cx, delayed, store};
+use crate::task::id::{EntryId, IdArg, Priority};
+use crate::task::identity::Move;
+use crate::task::locate::{self, Found, Place};
+use crate::task::{Cx, delayed, delayed_ids, entry, life, store};
 
-/// `TASK.CANCEL stream id [id ...]` removes tasks that are ready or delayed, and replies how many. A
-/// task that is leased in any group stays.
+/// `TASK.CANCEL stream id [id ...] [FORCE]` removes tasks that are ready or delayed, and replies how
+/// many. A task that is leased in any group stays, unless FORCE is given. An id is the one that PUBLISH
+/// replied, or the present one.
 pub struct Cancel;
 
 /// The arguments of TASK.CANCEL.
 pub struct Request<'a> {
     stream: Str<'a>,
     ids: Vec<IdArg<'a>>,
+    force: bool,
 }
 
 impl Command for Cancel {
     const SPEC: Spec = Spec {
         name: c"task.cancel",
-        summary: c"Removes tasks that are ready or delayed.",
+        summary: c"Removes tasks that are ready or delayed, with FORCE also leased ones.",
         complexity:
             c"O(N*G) for N ids and G consumer groups; O(log(M)^2) for each of M delayed tasks.",
         since: c"0.2.0",
@@ -30,15 +34,28 @@ impl Command for Cancel {
         flags: "write",
         types: "stream",
         keys: &[Key { position: 1, access: Access::Delete }],
-        args: &[Arg::key(c"stream", 0), Arg::string(c"id").multiple()],
+        args: &[
+            Arg::key(c"stream", 0),
+            Arg::string(c"id").multiple(),
+            Arg::keyword(c"force", c"FORCE").optional(),
+        ],
     };
     type Family = crate::task::Task;
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
         let stream = args.name()?;
-        let ids = args.all().iter().map(|id| IdArg::read(*id)).collect::<Result<_, _>>()?;
-        Ok(Request { stream, ids })
+        let mut ids = args.all();
+        let mut force = false;
+        // FORCE is no id, so it cannot be meant as one.
+        if let [first @ .., last] = ids
+            && !first.is_empty()
+            && last.bytes().eq_ignore_ascii_case(b"FORCE")
+        {
+            (ids, force) = (first, true);
+        }
+        let ids = ids.iter().map(|id| IdArg::read(*id)).collect::<Result<_, _>>()?;
+        Ok(Request { stream, ids, force })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
@@ -48,7 +65,7 @@ impl Command for Cancel {
         store::check_places(server, queue, request.ids.iter().map(|id| id.id))?;
         delayed::check(server, queue)?;
         let mut overviews = Overviews::default();
-        // A delayed task that does not exist may be ready by now, but its id names no stream.
+        // A delayed task that does not exist may be ready by now.
         for priority in Priority::ALL {
             let named = |id: &IdArg<'_>| {
                 id.id.priority().is_some() && store::places(id.id).any(|place| place == priority)
@@ -57,16 +74,27 @@ impl Command for Cancel {
                 expect_few_groups(cx, queue, priority, &mut overviews)?;
             }
         }
-        let mut cancelled = 0;
+        // All of them are found before the first is removed.
+        let mut found = Vec::with_capacity(request.ids.len());
         for id in &request.ids {
-            let gone = match id.id.priority() {
-                None if delayed::remove(cx, queue, id.id)? => true,
-                _ => remove_ready(cx, queue, id, &mut overviews)?,
-            };
-            cancelled += i64::from(gone);
+            found.extend(locate::find(cx, queue, id.id, &mut overviews)?);
         }
-        cx.family.counters.cancelled.add(cancelled as u64);
-        Ok(Reply::Integer(cancelled))
+        let traces = life::traces(cx, queue)?;
+        let (mut ended, mut cancelled) = (Vec::new(), 0);
+        for found in &found {
+            if matches!(found.place, Place::Leased(_)) && !request.force {
+                continue;
+            }
+            // What is removed is read before, if it has to be forgotten as well.
+            let end = if traces.exist() { end_of(cx, queue, found)? } else { None };
+            if remove(cx, queue, found, &mut overviews)? {
+                cancelled += 1;
+                ended.extend(end);
+            }
+        }
+        life::end(cx, queue, &ended)?;
+        cx.family.counters.cancelled.add(cancelled);
+        Ok(Reply::Integer(i64::try_from(cancelled).unwrap_or(i64::MAX)))
     }
 }
 
@@ -87,30 +115,46 @@ fn expect_few_groups(
     Ok(())
 }
 
-/// Removes an entry that is ready. Returns whether it existed.
-fn remove_ready(
-    cx: Cx<'_>,
-    queue: Str<'_>,
-    id: &IdArg<'_>,
-    overviews: &mut Overviews,
-) -> Result<bool, Error> {
-    let server = cx.server;
-    for priority in store::places(id.id) {
-        let stream = store::stream_of(server, queue, priority)?;
-        let stream = stream.borrow();
-        if server.type_of(stream) != Type::Stream {
-            continue;
+/// What has to be forgotten with a task.
+fn end_of(cx: Cx<'_>, queue: Str<'_>, found: &Found) -> Result<Option<Move>, Error> {
+    match &found.place {
+        Place::Delayed(member) => {
+            let member = member.borrow().bytes();
+            let group = entry::group_of(member);
+            let task = entry::decode(member, group.as_deref()).task;
+            Ok(Some(Move::of(&task, (found.id, None), None)))
         }
-        let groups = overviews.of(cx, queue, (priority, stream))?;
-        let is_ready = match groups {
-            Some(groups) => groups.is_ready(server, stream, (id.id, id.borrow()))?,
-            None => false,
-        };
-        if is_ready
-            && server.call(c"XDEL", Mode::Write, &[stream, id.borrow()])?.root().integer() > 0
-        {
-            return Ok(true);
+        Place::Ready(priority) | Place::Leased(priority) => {
+            let stream = store::stream_of(cx.server, queue, *priority)?;
+            let ids = [(found.id, found.text.borrow())];
+            Ok(life::of_entries(cx, (*priority, stream.borrow()), &ids)?.pop())
         }
     }
-    Ok(false)
+}
+
+/// Removes a task. Returns whether it still existed.
+fn remove(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    found: &Found,
+    overviews: &mut Overviews,
+) -> Result<bool, Error> {
+    let Cx { server, family } = cx;
+    let (priority, leased) = match &found.place {
+        Place::Delayed(member) => return delayed_ids::remove(cx, queue, member.borrow()),
+        Place::Ready(priority) => (*priority, false),
+        Place::Leased(priority) => (*priority, true),
+    };
+    let stream = store::stream_of(server, queue, priority)?;
+    let (stream, id) = (stream.borrow(), found.text.borrow());
+    let holders = match overviews.of(cx, queue, (priority, stream))? {
+        Some(groups) if leased => groups.holders(server, stream, id)?,
+        _ => Vec::new(),
+    };
+    for group in holders {
+        server.call(c"XACK", Mode::Write, &[stream, group, id])?;
+        let (db, ids): (i32, [EntryId; 1]) = (server.db(), [found.id]);
+        family.queues.lease_ended(db, queue.bytes(), group.bytes(), priority, &ids);
+    }
+    Ok(server.call(c"XDEL", Mode::Write, &[stream, id])?.root().integer() > 0)
 }

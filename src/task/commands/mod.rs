@@ -9,7 +9,9 @@ mod nack;
 mod policy;
 mod publish;
 mod redrive;
+mod reschedule;
 mod retry;
+mod state;
 
 pub use ack::Ack;
 pub use cancel::Cancel;
@@ -20,4 +22,6 @@ pub use nack::Nack;
 pub use policy::SetPolicy as Policy;
 pub use publish::Publish;
 pub use redrive::Redrive;
+pub use reschedule::Reschedule;
 pub use retry::Retry;
+pub use state::State;

@@ -6,9 +6,10 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{CowStr, OwnedStr, Reply, Server, Str, Type};
 use crate::task::id::{EntryId, IdArg, Priority};
+use crate::task::identity::{Birth, Move};
 use crate::task::policy::policy_of;
-use crate::task::store::{self, Entry, Target};
-use crate::task::{Cx, DEAD, groups, line, moves};
+use crate::task::store::{self, Ending, Entry, Target};
+use crate::task::{Cx, DEAD, groups, line, moved, moves};
 
 /// `TASK.RETRY stream id payload retry_count retry_stream dlq_stream max_retries [group]` moves a
 /// failed task: to `retry_stream` with `retry_count` + 1 while `retry_count` is below `max_retries`,
@@ -106,11 +107,22 @@ impl Command for Retry {
         // In another stream it is for all groups.
         task.group = None;
         let group = finished_for.as_ref().map(OwnedStr::borrow).filter(|_| stays);
+        let from = Move::of(&task, (id, Some(priority)), None);
         let copy = moves::copy(cx, queue, stream, group, text, task)?;
-        store::add_copy(cx, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
+        let to = store::add_copy(cx, Target::Queue(target, Priority::LOWEST), &copy, &[])?;
         counter.add(1);
+        let goes_on = target.bytes() == queue.bytes();
+        if goes_on {
+            // Without its source the copy may be the second one.
+            let birth = if source.is_none() { Birth::Claimed } else { from.birth };
+            moved::record(cx, queue, &[Move { to: Some(to), birth, ..from }])?;
+        } else if names::name_of(DEAD, queue.bytes()) == Some(target.bytes()) {
+            moved::record(cx, target, &[Move { to: Some(to), birth: Birth::Claimed, ..from }])?;
+        }
         if let Some(group) = &finished_for {
-            let finished = store::finish(cx, queue, priority, group.borrow(), &[(id, text)])?;
+            let ending = if goes_on { Ending::Moves } else { Ending::Ends };
+            let place = (queue, priority);
+            let finished = store::finish_as(cx, place, group.borrow(), &[(id, text)], ending)?;
             counters.acked.add(finished as u64);
         }
         line::hand_over_one(cx, target.bytes());

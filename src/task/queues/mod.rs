@@ -6,12 +6,13 @@
 //! such as a plain XCLAIM. No borrow of a table leaves this folder.
 
 mod leases;
+mod traces;
 
 use super::id::{EntryId, Priority};
 use super::known::{Delayed, Group, Groups, Known, NextCheck, Priorities, Stream};
 use super::policy::Policy;
 use super::table::Table;
-use super::{DEAD, DELAYED, POLICY};
+use super::{DEAD, DELAYED, MOVED, POLICY};
 use crate::interest::Interest;
 use crate::names;
 use crate::server::config::Setting;
@@ -301,6 +302,10 @@ impl Queues {
         }
         if let Some(name) = names::name_of(POLICY, event.key) {
             self.policy_changed(db, name);
+            return Some(name);
+        }
+        if let Some(name) = names::name_of(MOVED, event.key) {
+            self.traces_changed(db, name);
             return Some(name);
         }
         // A key of another type in its place keeps tasks from being dead-lettered, and these keep

@@ -124,13 +124,13 @@ pub enum Target<'a> {
     Stream(Str<'a>),
 }
 
-/// Adds a copy of a task. The fields in `last` follow those of the task.
+/// Adds a copy of a task and returns its id. The fields in `last` follow those of the task.
 pub fn add_copy(
     cx: Cx<'_>,
     target: Target<'_>,
     task: &Task<'_>,
     last: &[(Str<'_>, OwnedStr)],
-) -> Result<(), Error> {
+) -> Result<EntryId, Error> {
     let w = &cx.family.words;
     let second = cx.family.clock.second(cx.server);
     let payload = task.payload.map(OwnedStr::new);
@@ -156,10 +156,11 @@ pub fn add_copy(
         fields.extend([w.group(), group.borrow()]);
     }
     fields.extend(last.iter().flat_map(|(field, value)| [*field, value.borrow()]));
-    match target {
-        Target::Queue(queue, priority) => add(cx, queue, priority, &fields).map(drop),
-        Target::Stream(stream) => add_as(cx.server, stream, words().any_id(), &fields).map(drop),
-    }
+    let added = match target {
+        Target::Queue(queue, priority) => add(cx, queue, priority, &fields)?,
+        Target::Stream(stream) => add_as(cx.server, stream, words().any_id(), &fields)?,
+    };
+    EntryId::parse(added.root().bytes()).ok_or(Error::Internal)
 }
 
 /// The current second as a string, which is created once a second.

@@ -6,11 +6,20 @@ use crate::error::Error;
 use crate::server::{Mode, Str};
 use crate::task::groups::{self, Overviews};
 use crate::task::id::{EntryId, Priority};
-use crate::task::policy::policy_of;
-use crate::task::{Cx, ties};
+use crate::task::identity::Move;
+use crate::task::{Cx, life, ties};
+
+/// What becomes of the tasks whose entries are finished.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// They end with their entries.
+    Ends,
+    /// They go on under other ids.
+    Moves,
+}
 
 /// Acknowledges entries of one stream for a group, and deletes those that every group has finished.
-/// Returns how many of them were pending for the group.
+/// Their tasks have ended then. Returns how many of them were pending for the group.
 pub fn finish(
     cx: Cx<'_>,
     queue: Str<'_>,
@@ -18,22 +27,38 @@ pub fn finish(
     group: Str<'_>,
     ids: &[(EntryId, Str<'_>)],
 ) -> Result<i64, Error> {
-    finish_with(cx, (queue, priority), group, ids, &mut Overviews::default())
+    finish_as(cx, (queue, priority), group, ids, Ending::Ends)
 }
 
-/// As [`finish`], for a command that finishes entries of several streams.
+/// As [`finish`], for tasks that end or go on.
+pub fn finish_as(
+    cx: Cx<'_>,
+    place: (Str<'_>, Priority),
+    group: Str<'_>,
+    ids: &[(EntryId, Str<'_>)],
+    ending: Ending,
+) -> Result<i64, Error> {
+    finish_with(cx, place, group, ids, (ending, &mut Overviews::default()))
+}
+
+/// As [`finish_as`], for a command that finishes entries of several streams.
 pub fn finish_with(
     cx: Cx<'_>,
     (queue, priority): (Str<'_>, Priority),
     group: Str<'_>,
     ids: &[(EntryId, Str<'_>)],
-    overviews: &mut Overviews,
+    (ending, overviews): (Ending, &mut Overviews),
 ) -> Result<i64, Error> {
     let Cx { server, family } = cx;
     let stream = stream_of(server, queue, priority)?;
     let stream = stream.borrow();
     // Everything that can be refused comes before the first change.
-    let keeps = policy_of(cx, queue)?.keeps();
+    let (policy, traces) = life::policy_and_traces(cx, queue)?;
+    let ended = if traces.exist() && ending == Ending::Ends {
+        life::of_entries(cx, (priority, stream), ids)?
+    } else {
+        Vec::new()
+    };
     let texts: Vec<Str<'_>> = ids.iter().map(|(_, text)| *text).collect();
     let acknowledged = {
         let args = [&[stream, group], texts.as_slice()].concat();
@@ -45,23 +70,23 @@ pub fn finish_with(
         return Ok(0);
     }
     family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, &numbers);
-    if keeps {
+    if policy.keeps() && ended.is_empty() {
         return Ok(acknowledged);
     }
     // Every id was pending here, so a single group has finished all of them.
     let all_were_pending = usize::try_from(acknowledged) == Ok(ids.len());
     let done = if all_were_pending && groups::is_only(cx, queue, stream, group)? {
-        texts
+        None
     } else {
         match overviews.of(cx, queue, (priority, stream))? {
             Some(groups) => {
                 let mut done = Vec::with_capacity(ids.len());
                 for id in ids {
                     if groups.is_done(server, stream, *id)? {
-                        done.push(id.1);
+                        done.push(*id);
                     }
                 }
-                done
+                Some(done)
             }
             None => {
                 groups::log_too_many(cx);
@@ -69,9 +94,19 @@ pub fn finish_with(
             }
         }
     };
-    if !done.is_empty() {
-        let args = [&[stream], done.as_slice()].concat();
+    let deleted = match &done {
+        None => texts,
+        Some(done) => done.iter().map(|(_, text)| *text).collect(),
+    };
+    if !policy.keeps() && !deleted.is_empty() {
+        let args = [&[stream], deleted.as_slice()].concat();
         server.call(c"XDEL", Mode::Write, &args)?;
+    }
+    if !ended.is_empty() {
+        let is_done = |ended: &Move| {
+            done.as_ref().is_none_or(|done| done.iter().any(|(id, _)| *id == ended.from))
+        };
+        life::end(cx, queue, &ended.into_iter().filter(is_done).collect::<Vec<_>>())?;
     }
     Ok(acknowledged)
 }

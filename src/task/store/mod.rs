@@ -7,7 +7,7 @@ mod lookup;
 mod read;
 
 pub use add::{Clock, Fields, Target, add_copy, publish};
-pub use finish::{finish, finish_with};
+pub use finish::{Ending, finish, finish_as, finish_with};
 pub use lookup::{
     Entry, Pending, RELEASED_IDLE, entry, find_lease, has_group, lease_start, pending, released,
 };
