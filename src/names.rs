@@ -115,7 +115,19 @@ mod tests {
     }
 
     fn prefix() -> impl Strategy<Value = Prefix> {
-        let texts: [&[u8]; 5] = [b"lock", b"cachelock", b"wait", b"priority1", b"priority9"];
+        let texts: [&[u8]; 11] = [
+            b"lock",
+            b"fence",
+            b"cachelock",
+            b"wait",
+            b"slot",
+            b"priority1",
+            b"priority9",
+            b"delayed",
+            b"dead",
+            b"policy",
+            b"taskmoved",
+        ];
         prop::sample::select(texts.map(Prefix).to_vec())
     }
 

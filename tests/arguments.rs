@@ -77,7 +77,7 @@ const BASIC: [Form; 10] = [
 ];
 
 /// The options of the queue's commands.
-const TASK: [Form; 15] = [
+const TASK: [Form; 19] = [
     Form {
         call: "TASK.PUBLISH tasks p 0 DELAY 1000 PRIORITY 3 UNIQUE u 1000",
         kinds: &[
@@ -198,6 +198,30 @@ const TASK: [Form; 15] = [
     Form {
         call: "TASK.REDRIVE dead:{tasks} tasks COUNT 1",
         kinds: &[Filled("name"), Filled("name"), Keyword, AtLeast(1)],
+        required: 2,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.REDRIVE dead:{tasks} tasks ID 1-0",
+        kinds: &[Filled("name"), Filled("name"), Keyword, Id],
+        required: 2,
+        beyond: Beyond::MoreIds,
+    },
+    Form {
+        call: "TASK.RESCHEDULE tasks 1-2 DELAY 1000 PRIORITY 3",
+        kinds: &[Filled("name"), Id, Keyword, Span, Keyword, Between(0, 9)],
+        required: 4,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.RESCHEDULE tasks 4102444800000-1001700000000000000 AT 5",
+        kinds: &[Filled("name"), Id, Keyword, Point],
+        required: 4,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.STATE tasks 1-1 GROUP g",
+        kinds: &[Filled("name"), Id, Keyword, KnownGroup],
         required: 2,
         beyond: Beyond::Syntax,
     },
@@ -550,6 +574,11 @@ fn the_queue_refuses_a_derived_key_of_another_type() {
         (by_urgent("TASK.CANCEL tasks 1-2 ID"), &[tasks, urgent]),
         (by_delayed("TASK.CANCEL tasks 1-2 ID"), &[tasks, delayed]),
         ("TASK.REDRIVE dead:{tasks} tasks".into(), &[tasks, dead, urgent]),
+        ("TASK.REDRIVE dead:{tasks} tasks ID 1-0".into(), &[tasks, dead, urgent]),
+        ("TASK.RESCHEDULE tasks 1-2 PRIORITY 3".into(), &[tasks, urgent, delayed]),
+        (by_urgent("TASK.RESCHEDULE tasks ID DELAY 5000"), &[tasks, urgent, delayed]),
+        ("TASK.STATE tasks 1-1".into(), &[tasks, delayed, policy]),
+        (by_urgent("TASK.STATE tasks ID"), &[tasks, urgent, delayed]),
         ("TASK.POLICY tasks TRIES 3".into(), &[tasks, policy]),
         ("TASK.INFO tasks".into(), &[tasks, urgent, delayed, dead, policy]),
     ] {
@@ -578,6 +607,8 @@ fn a_key_that_a_command_does_not_use_may_be_of_any_type() {
             ("LOCK.RELEASE job me", "cachelock:{job}"),
             ("TASK.PUBLISH tasks p", "lock:{tasks}"),
             ("TASK.CONSUME g c tasks", "wait:{tasks}"),
+            ("TASK.RESCHEDULE tasks 1-2 DELAY 5000", "taskmoved:{tasks}"),
+            ("TASK.CANCEL tasks 1-1 FORCE", "taskmoved:{tasks}"),
         ] {
             prepare_basic(&mut client);
             client.run(make.replace("KEY", unrelated));

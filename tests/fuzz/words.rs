@@ -269,6 +269,10 @@ impl<'a> Words<'a> {
                 let name = self.subject_of(&QUEUES);
                 derived("policy", &name)
             }
+            "moved" => {
+                let name = self.subject_of(&QUEUES);
+                derived("taskmoved", &name)
+            }
             "dead" => {
                 let name = self.subject_of(&QUEUES);
                 derived("dead", &name)
@@ -388,7 +392,7 @@ impl<'a> Words<'a> {
             15 => derived("priority9", &queue),
             16 => derived("delayed", &queue),
             17 => derived("dead", &queue),
-            18 => derived("policy", &queue),
+            18 => derived(["policy", "taskmoved"][self.dice.below(2)], &queue),
             19 => {
                 let prefix = format!("unique{}", queue.len());
                 [derived(&prefix, &queue), b":".to_vec(), unique].concat()

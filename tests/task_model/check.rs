@@ -125,6 +125,91 @@ impl World<'_> {
         self.check_info(&snapshot);
         self.check_keys(&snapshot);
         self.check_that_each_task_is_in_one_state(&snapshot);
+        self.check_moved(&snapshot);
+        self.moved = snapshot.moved;
+        self.check_a_state();
+    }
+
+    /// Where the tasks are that live: original id, present id, whether it is a copy.
+    fn live(&self) -> Vec<(Id, Id, bool)> {
+        let entries = self.entries.iter().filter(|(_, entry)| !entry.is_done_by_all());
+        let entries = entries.map(|(id, entry)| (entry.task.original, *id, entry.task.is_copy));
+        let delayed = self.delayed.iter().map(|delayed| {
+            let is_copy = Member::parse(&delayed.member).original.is_some();
+            (delayed.task.original, delayed.id, is_copy)
+        });
+        entries.chain(delayed).collect()
+    }
+
+    /// Checks that the hash names the live tasks that have moved, and nothing else.
+    #[track_caller]
+    fn check_moved(&self, snapshot: &Snapshot) {
+        let live = self.live();
+        for (original, present) in &snapshot.moved {
+            let is_live = live.iter().any(|task| (task.0, task.1) == (*original, *present));
+            // The sweep has not yet noticed what a plain client has acknowledged.
+            let is_done = self.entries.get(present).is_some_and(Entry::is_done_by_all);
+            assert!(is_live || is_done, "{original} is said to be {present}: {live:?}");
+        }
+        match self.with {
+            Groups::Two => assert!(snapshot.moved.is_empty(), "{:?}", snapshot.moved),
+            Groups::SecondLater => {}
+            Groups::One => {
+                for (original, present, is_copy) in live.iter().filter(|task| task.2) {
+                    let known = snapshot.moved.get(original);
+                    let may_miss = self.unknown.contains(original);
+                    assert!(known == Some(present) || may_miss, "{original}: {known:?} {is_copy}");
+                }
+            }
+        }
+    }
+
+    /// Checks what TASK.STATE tells of one task, another one each time.
+    #[track_caller]
+    fn check_a_state(&mut self) {
+        let Some(original) = self.published.get(self.turn % self.published.len().max(1)).copied()
+        else {
+            return;
+        };
+        self.turn += 7;
+        if self.groups.len() > 1 || self.unknown.contains(&original) {
+            return;
+        }
+        let state = self.client.run(format!("TASK.STATE {QUEUE} {original}"));
+        let live = self.live();
+        let Some((_, present, _)) = live.iter().find(|task| task.0 == original) else {
+            assert!(state.is_nil(), "{original} has ended: {state:?}");
+            return;
+        };
+        assert_eq!(state.get("id"), &bulk(present.to_string()), "{original}");
+        let (name, retry_count) = match self.entries.get(present) {
+            None => {
+                let delayed = self.delayed.iter().find(|delayed| delayed.id == *present);
+                ("delayed", delayed.expect("it lives").task.retry_count)
+            }
+            Some(entry) => {
+                let lease = entry.lease(Group::A);
+                if let Some(lease) = lease {
+                    let name = consumer_name(lease.consumer);
+                    assert_eq!(state.get("consumer"), &bulk(name), "{original}");
+                    assert_eq!(state.get("deliveries"), &int(lease.deliveries), "{original}");
+                } else {
+                    // Higher priorities come first, then older tasks.
+                    let is_before = |id: &Id| {
+                        let (theirs, ours) = (id.priority(), present.priority());
+                        theirs > ours || (theirs == ours && id < present)
+                    };
+                    let ready =
+                        |(id, entry): &(&Id, &Entry)| entry.is_ready(Group::A) && is_before(id);
+                    let ahead = self.entries.iter().filter(ready).count();
+                    let ahead = i64::try_from(ahead).expect("few");
+                    assert_eq!(state.get("ahead"), &int(ahead), "{original}");
+                }
+                (if lease.is_some() { "leased" } else { "ready" }, entry.task.retry_count)
+            }
+        };
+        assert_eq!(state.get("state"), &bulk(name), "{original}");
+        assert_eq!(state.get("retry_count"), &int(retry_count), "{original}");
     }
 
     #[track_caller]
@@ -221,7 +306,7 @@ impl World<'_> {
     #[track_caller]
     pub fn check_keys(&self, snapshot: &Snapshot) {
         let known = PRIORITIES.map(stream_key).into_iter();
-        let known = known.chain(["delayed", "dead", "policy"].map(key));
+        let known = known.chain(["delayed", "dead", "policy", "taskmoved"].map(key));
         let known = known.chain(self.unique.keys().map(|unique| unique_key(*unique)));
         let known: BTreeSet<_> = known.map(String::into_bytes).collect();
         let unknown: Vec<_> = snapshot.keys.difference(&known).map(|k| k.escape_ascii()).collect();

@@ -14,6 +14,8 @@ pub struct Snapshot {
     /// Members and their scores.
     pub delayed: Vec<(Vec<u8>, i64)>,
     pub dead: Vec<(Id, Fields)>,
+    /// Original ids and present ones.
+    pub moved: BTreeMap<Id, Id>,
     pub info: Value,
     pub keys: BTreeSet<Vec<u8>>,
 }
@@ -33,6 +35,7 @@ impl Snapshot {
         }
         client.send_args(&["ZRANGE", &key("delayed"), "0", "-1", "WITHSCORES"]);
         client.send_args(&["XRANGE", &key("dead"), "-", "+"]);
+        client.send_args(&["HGETALL", &key("taskmoved")]);
         client.send_args(&["TASK.INFO", QUEUE]);
         client.send_args(&["KEYS", "*"]);
 
@@ -66,11 +69,13 @@ impl Snapshot {
         };
         let delayed = delayed.items().chunks_exact(2).map(scored).collect();
         let dead = entries_of(&client.read());
+        let moved = fields_of(&client.read());
+        let moved = moved.iter().map(|(from, to)| (Id::parse(from), Id::parse(to))).collect();
         let info = client.read();
         assert!(!info.is_error(), "TASK.INFO: {info:?}");
         let keys = client.read();
         let keys = keys.items().iter().map(|key| key.bytes().to_vec()).collect();
-        Self { at: Span { from, to: now_ms() }, streams, groups, delayed, dead, info, keys }
+        Self { at: Span { from, to: now_ms() }, streams, groups, delayed, dead, moved, info, keys }
     }
 
     pub fn has_entry(&self, id: Id) -> bool {

@@ -84,6 +84,12 @@ pub enum Step {
     },
     Cancel {
         which: Vec<Pick>,
+        force: bool,
+    },
+    Reschedule {
+        which: Pick,
+        far: bool,
+        priority: Option<usize>,
     },
     Redrive {
         count: Option<u8>,
@@ -198,7 +204,11 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         4 => (group.clone(), any::<Pick>(), 0..4_u8).prop_map(|(group, which, retry_count)| {
             Step::Retry { group, which, retry_count }
         }),
-        4 => picks.prop_map(|which| Step::Cancel { which }),
+        4 => (picks, prop::bool::weighted(0.3))
+            .prop_map(|(which, force)| Step::Cancel { which, force }),
+        4 => (any::<Pick>(), any::<bool>(), prop::option::of(0..PRIORITIES.len())).prop_map(
+            |(which, far, priority)| Step::Reschedule { which, far, priority }
+        ),
         4 => prop::option::of(1..4_u8).prop_map(|count| Step::Redrive { count }),
         2 => (0..6_u8).prop_map(Step::Tries),
         2 => prop::bool::weighted(0.4).prop_map(Step::Keep),

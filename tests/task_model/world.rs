@@ -28,6 +28,12 @@ pub struct World<'a> {
     pub published: Vec<Id>,
     /// What a group has finished, and what was canceled before.
     pub ended: BTreeSet<(Id, Group)>,
+    /// The present ids of tasks that have moved, as the server knows them.
+    pub moved: BTreeMap<Id, Id>,
+    /// Tasks whose present id a plain client has made useless.
+    pub unknown: BTreeSet<Id>,
+    /// Which task's state is checked next.
+    pub turn: usize,
     /// The counters at the start, and what they must have grown by.
     pub counted: Counts,
     pub counts: Counts,
@@ -70,6 +76,9 @@ impl<'a> World<'a> {
             payloads: 0,
             published: Vec::new(),
             ended: BTreeSet::new(),
+            moved: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+            turn: 0,
             counted,
             counts: COUNTERS.iter().map(|name| (*name, 0)).collect(),
             totals: Counts::new(),
@@ -125,7 +134,10 @@ impl<'a> World<'a> {
                 self.nack(group, which, stranger, outcome, delay, reason);
             }
             Step::Retry { group, which, retry_count } => self.retry(group, which, retry_count),
-            Step::Cancel { ref which } => self.cancel(which),
+            Step::Cancel { ref which, force } => self.cancel(which, force),
+            Step::Reschedule { which, far, priority } => {
+                self.reschedule(which, far, priority.map(|priority| PRIORITIES[priority]));
+            }
             Step::Redrive { count } => self.redrive(count),
             Step::Tries(tries) => {
                 self.policy.tries = tries.into();
@@ -400,10 +412,11 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Any id: of an entry, a delayed task, a dead letter, or of nothing.
+    /// Any id: of an entry, a delayed task, a task that has moved, a dead letter, or of nothing.
     pub fn any_id(&self, pick: Pick) -> Id {
         let ids = self.entries.keys().copied();
         let ids = ids.chain(self.delayed.iter().map(|delayed| delayed.id));
+        let ids = ids.chain(self.moved.keys().copied());
         let ids = ids.chain(self.dead.keys().copied()).chain(self.published.last().copied());
         let ids: Vec<_> = ids.chain([Id { ms: 1, seq: 3 * PER_PRIORITY }]).collect();
         ids[usize::from(pick) % ids.len()]
@@ -415,17 +428,21 @@ impl<'a> World<'a> {
     }
 
     #[track_caller]
-    pub fn cancel(&mut self, which: &[Pick]) {
+    pub fn cancel(&mut self, which: &[Pick], force: bool) {
         let ids: BTreeSet<_> = which.iter().map(|pick| self.any_id(*pick)).collect();
         let mut args = args!["TASK.CANCEL", QUEUE].to_vec();
         args.extend(ids.iter().map(|id| id.to_string().into_bytes()));
+        if force {
+            args.extend(args!["FORCE"]);
+        }
         let (reply, span) = self.ask(&args);
+        let ids: Vec<_> = ids.into_iter().map(|id| self.present(id)).collect();
         let snapshot = self.look();
         let mut cancelled = 0;
         for id in ids {
             let is_ready = |entry: &Entry| {
                 let is_leased = self.groups.iter().any(|group| entry.lease(*group).is_some());
-                !is_leased && !entry.is_done_by_all()
+                (force || !is_leased) && !entry.is_done_by_all()
             };
             let task = if self.entries.get(&id).is_some_and(is_ready) {
                 let entry = self.entries.remove(&id).expect("it is there");
@@ -445,6 +462,59 @@ impl<'a> World<'a> {
         }
         assert_eq!(reply, int(i64::try_from(cancelled).expect("few")));
         self.count("cancelled", cancelled);
+    }
+
+    /// The present id of the task with this id.
+    pub fn present(&self, id: Id) -> Id {
+        let lives = self.entries.get(&id).is_some_and(|entry| !entry.is_done_by_all());
+        // One that a plain client has made due is not where its id says.
+        let is_delayed = self.delayed.iter().any(|delayed| delayed.id == id && !delayed.is_moved);
+        if lives || is_delayed { id } else { self.moved.get(&id).copied().unwrap_or(id) }
+    }
+
+    #[track_caller]
+    pub fn reschedule(&mut self, which: Pick, far: bool, priority: Option<u8>) {
+        let id = self.any_id(which);
+        let delay = if far { FAR } else { 0 };
+        let mut args = args!["TASK.RESCHEDULE", QUEUE, id.to_string(), "DELAY", delay].to_vec();
+        if let Some(priority) = priority {
+            args.extend(args!["PRIORITY", u64::from(priority)]);
+        }
+        let (reply, span) = self.ask(&args);
+        if self.groups.len() > 1 {
+            assert!(reply.is_error_with("ERR this needs a queue with at most one "), "{reply:?}");
+            return;
+        }
+        let (id, snapshot) = (self.present(id), self.look());
+        let task = match self.entries.get(&id) {
+            Some(entry) if entry.is_ready(Group::A) => {
+                let stays = !far && priority.is_none_or(|priority| priority == entry.task.priority);
+                (!stays).then(|| self.entries.remove(&id).expect("it is there").task)
+            }
+            Some(_) => {
+                assert_eq!(reply, int(0), "leased or done");
+                return;
+            }
+            None => {
+                let task = self.cancel_delayed(&snapshot, id, span);
+                assert_eq!(reply, int(task.is_some().into()), "{id}");
+                if task.is_none() {
+                    return;
+                }
+                task
+            }
+        };
+        assert_eq!(reply, int(1), "{id}");
+        let moved = task.map(|task| {
+            let priority = priority.unwrap_or(task.priority);
+            Task { is_copy: true, priority, ..task }
+        });
+        match moved {
+            Some(task) if far => {
+                self.arrive_delayed(&snapshot, task, span.from + FAR..=span.to + FAR);
+            }
+            moved => self.arrive(&snapshot, moved.into_iter().collect(), span),
+        }
     }
 
     /// Cancels a delayed task. One that is already due may have been canceled or not.
@@ -523,6 +593,7 @@ impl<'a> World<'a> {
         let member = self.delayed[nth].member.clone();
         self.ask(&args!["ZADD", key("delayed"), "XX", due, member]);
         (self.delayed[nth].due, self.delayed[nth].is_moved) = (due, true);
+        self.unknown.insert(self.delayed[nth].task.original);
     }
 
     #[track_caller]
