@@ -24,7 +24,7 @@
 
 pub mod commands;
 mod consumer;
-mod dead;
+
 mod delayed;
 mod delayed_ids;
 mod deliver;
@@ -37,6 +37,7 @@ mod id;
 mod identity;
 mod known;
 mod leases;
+mod letters;
 mod life;
 mod line;
 mod locate;

@@ -10,7 +10,7 @@ use crate::task::entry::Task;
 use crate::task::id::{EntryId, IdArg, Priority};
 use crate::task::identity::{Birth, Move};
 use crate::task::store::{self, Target};
-use crate::task::{Cx, DEAD, dead, groups, line, moved};
+use crate::task::{Cx, DEAD, groups, letters, line, moved};
 
 /// `TASK.REDRIVE dead_stream stream [COUNT n | ID id ...]` moves dead letters back to a queue, the
 /// oldest first, with a retry count of 0. The reply is their number, at most `n`, by default 1000. With
@@ -102,7 +102,7 @@ impl Command for Redrive {
             }
             Which::Named(ids) => {
                 let ids: Vec<EntryId> = ids.iter().map(|id| id.id).collect();
-                for id in dead::find(server, dead, &ids)? {
+                for id in letters::find(server, dead, &ids)? {
                     let id = OwnedStr::new(id.to_string().as_bytes());
                     letters.move_range(id.borrow(), id.borrow(), 1)?;
                 }
