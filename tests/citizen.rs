@@ -581,7 +581,7 @@ fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
 }
 
-const FIELDS: [&str; 28] = [
+const FIELDS: [&str; 29] = [
     "corral_panics",
     "corral_cache_hits",
     "corral_cache_misses",
@@ -603,6 +603,7 @@ const FIELDS: [&str; 28] = [
     "corral_task_refused",
     "corral_task_cancelled",
     "corral_task_redriven",
+    "corral_task_unknown_version",
     "corral_task_waiters",
     "corral_cache_disconnected",
     "corral_cache_ties",

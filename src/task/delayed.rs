@@ -9,6 +9,7 @@ use super::store::{self, Target};
 use super::{Cx, DELAYED, moved};
 use crate::error::Error;
 use crate::names;
+use crate::server::guard::log;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
 use crate::time::{Millis, Moment, UnixMs};
 
@@ -57,6 +58,9 @@ const ENTRY: usize = 8;
 /// How long refused tasks are left alone. Usually an event reports earlier that they may enter.
 const AFTER_REFUSAL: Millis = Millis(1_000);
 
+/// How long tasks that another version of the module has stored are left alone.
+const AFTER_UNKNOWN: Millis = Millis(60_000);
+
 /// Later than every other moment.
 const NEVER: Moment = Moment(i64::MAX);
 
@@ -79,7 +83,7 @@ enum Which {
 }
 
 /// A walk through the due tasks, in the order in which they became due. It passes by what a stream
-/// refuses, so that a refused task does not hold up the others.
+/// refuses and what another version of the module has stored, so that these do not hold up the others.
 struct Walk<'a> {
     cx: Cx<'a>,
     queue: Str<'a>,
@@ -95,6 +99,8 @@ struct Walk<'a> {
     closed: Priorities,
     /// Why the last one was refused.
     trouble: Option<Error>,
+    /// Whether it has passed by a task of another version.
+    any_unknown: bool,
     /// Whether the server refuses every write now.
     stopped: bool,
 }
@@ -129,7 +135,15 @@ impl Walk<'_> {
             self.bytes = self.bytes.saturating_add(member.len());
             self.effort += 1;
             let group = entry::group_of(member);
-            let task = entry::decode(member, group.as_deref());
+            let Some(task) = entry::decode(member, group.as_deref()) else {
+                self.rank += 1;
+                if which == Which::All {
+                    self.any_unknown = true;
+                    cx.family.counters.unknown_version.add(1);
+                    log_unknown_version(cx, self.key);
+                }
+                continue;
+            };
             let priority = task.priority;
             let stays = which == Which::AboveZero && priority == Priority::LOWEST;
             if !stays && !self.closed.contains(priority) {
@@ -193,7 +207,7 @@ pub fn promote(
         _ => {
             let error = Error::WrongType;
             let again = moment + AFTER_REFUSAL;
-            let refused = Some(Refused { number: 0, error: error.clone(), again });
+            let refused = Some(Refused { number: 0, error: Some(error.clone()), again });
             remember(Delayed { refused, above_zero: true, ..Delayed::default() });
             return Ok(Promoted { entered: Entered::default(), trouble: Some(error) });
         }
@@ -205,7 +219,7 @@ pub fn promote(
         (known.refused, known.looked_at) = (None, 0);
     }
     let (first, trouble, again) = match known.refused {
-        Some(Refused { number, error, again }) => (number, Some(error), Some(again)),
+        Some(Refused { number, error, again }) => (number, error, Some(again)),
         None => (0, None, None),
     };
     let mut walk = Walk {
@@ -219,6 +233,7 @@ pub fn promote(
         effort: 0,
         bytes: 0,
         closed: Priorities::default(),
+        any_unknown: again.is_some() && trouble.is_none(),
         trouble,
         stopped: false,
     };
@@ -257,17 +272,32 @@ pub fn promote(
         _ => Some(now),
     };
     // Refused tasks are tried again once all others were looked at.
+    let pause = if walk.trouble.is_some() { AFTER_REFUSAL } else { AFTER_UNKNOWN };
     let again = match again {
         _ if more => NEVER,
-        Some(again) if again < NEVER => again,
-        _ => moment + AFTER_REFUSAL,
+        Some(again) if again < NEVER => again.min(moment + pause),
+        _ => moment + pause,
     };
-    let error = walk.trouble.clone().filter(|_| !walk.stopped);
-    known.refused = error.map(|error| Refused { number: walk.rank, error, again });
+    let stay = !walk.stopped && (walk.trouble.is_some() || walk.any_unknown);
+    let error = walk.trouble.clone();
+    known.refused = stay.then_some(Refused { number: walk.rank, error, again });
     remember(known);
     let spent = walk.is_spent() || walk.rank - first >= EFFORT / 2;
     let entered = Entered { number: walk.entered, more, spent };
     Ok(Promoted { entered, trouble: walk.trouble })
+}
+
+/// Logs, once, that a task stays where it is because another version of the module has stored it.
+fn log_unknown_version(cx: Cx<'_>, key: Str<'_>) {
+    if !cx.family.logged_unknown_version.replace(true) {
+        let key = key.bytes().get(..128).unwrap_or(key.bytes()).escape_ascii();
+        log(
+            c"warning",
+            &format!(
+                "a later version of the module has stored tasks in {key}: they wait for it there"
+            ),
+        );
+    }
 }
 
 /// Moves a task into its stream. Only a task with an id has moved from one to another.
@@ -278,48 +308,6 @@ fn enter(cx: Cx<'_>, queue: Str<'_>, delayed: entry::Delayed<'_>) -> Result<Opti
     task.original_id = task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
     let to = store::add_copy(cx, Target::Queue(queue, delayed.priority), &task, &[])?;
     Ok(from.map(|from| Move { to: Some(to), ..from }))
-}
-
-/// The key of another type, if there is one, that keeps every task of a queue from being delivered.
-/// It is looked for before a group is created for a consumer that would only get an error.
-pub fn obstacle(server: &Server, queue: Str<'_>) -> Result<Option<Error>, Error> {
-    let is_empty = |stream: Str<'_>| server.peek_key(stream).entries() == 0;
-    let mut closed = Priorities::default();
-    for priority in Priority::ALL {
-        let stream = store::stream_of(server, queue, priority)?;
-        match server.type_of(stream.borrow()) {
-            Type::Absent => {}
-            Type::Stream if is_empty(stream.borrow()) => {}
-            Type::Stream => return Ok(None),
-            _ => closed.insert(priority),
-        }
-    }
-    let key = names::key_of(server, DELAYED, queue)?;
-    match server.type_of(key.borrow()) {
-        Type::SortedSet => {
-            const LOOKED_AT: usize = 128;
-            let last = OwnedStr::number(LOOKED_AT as i64 - 1);
-            let args = [key.borrow(), words().zero(), last.borrow(), words().with_scores()];
-            let found = server.call(c"ZRANGE", Mode::Read, &args)?;
-            let now = Some(server.now());
-            let due = found.root().pairs().take_while(|(_, score)| due_of(score) <= now);
-            let mut looked_at = 0;
-            for (member, _) in due {
-                let group = entry::group_of(member);
-                if !closed.contains(entry::decode(member, group.as_deref()).priority) {
-                    return Ok(None);
-                }
-                looked_at += 1;
-            }
-            // Later tasks may enter.
-            if looked_at == LOOKED_AT {
-                return Ok(None);
-            }
-        }
-        Type::Absent => {}
-        _ => return Ok(Some(Error::WrongType)),
-    }
-    Ok((closed != Priorities::default()).then_some(Error::WrongType))
 }
 
 /// Returns WRONGTYPE if the key of the delayed tasks is not a sorted set.
@@ -343,7 +331,7 @@ pub fn first_due(server: &Server, delayed: Str<'_>) -> Result<Option<UnixMs>, Er
 }
 
 /// The time that a score stands for. Scores out of range become the nearest time within it.
-fn due_of(score: &[u8]) -> Option<UnixMs> {
+pub fn due_of(score: &[u8]) -> Option<UnixMs> {
     let score = std::str::from_utf8(score).ok()?.parse::<f64>().ok()?;
     Some(UnixMs(score.ceil() as i64))
 }

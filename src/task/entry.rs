@@ -3,8 +3,9 @@
 //! A member of `delayed:{stream}` is `<id> <priority> <retry_count> <group> <payload>`. The group is
 //! percent-encoded, or `-` if there is none. In a copy, `:` and the original id follow the id. A
 //! task with additional fields has a `+` after its retry count, and instead of the payload all its
-//! fields and values, each as `<length>:<bytes>`. A member of any other form, which another client
-//! added, is the payload of a task: nothing is lost.
+//! fields and values, each as `<length>:<bytes>`. This is version 1, which needs no mark. Any other
+//! version is `<id> v<version> …` or `<id>:<original id> v<version> …`: this one leaves it alone. A
+//! member of any other form, which another client added, is the payload of a task: nothing is lost.
 
 use super::id::{EntryId, Priority};
 use crate::server::integer;
@@ -127,13 +128,25 @@ pub fn group_of(member: &[u8]) -> Option<Vec<u8>> {
     member.splitn(5, |b| *b == b' ').nth(3).filter(|group| *group != b"-").and_then(decode_group)
 }
 
-/// The task that a member stores. `group` is the result of [`group_of`].
-pub fn decode<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Delayed<'a> {
-    read(member, group).unwrap_or_else(|| Delayed {
+/// The task that a member stores; `None` if another version of the module has stored it, in a form
+/// that this one cannot read. `group` is the result of [`group_of`].
+pub fn decode<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Option<Delayed<'a>> {
+    if has_unknown_version(member) {
+        return None;
+    }
+    let foreign = || Delayed {
         id: None,
         priority: Priority::LOWEST,
         task: Task { payload: Some(member), ..Task::default() },
-    })
+    };
+    Some(read(member, group).unwrap_or_else(foreign))
+}
+
+fn has_unknown_version(member: &[u8]) -> bool {
+    let mut words = member.splitn(3, |b| *b == b' ');
+    let has_id = words.next().and_then(ids).is_some();
+    let version = words.next().and_then(|word| integer(word.strip_prefix(b"v")?));
+    has_id && version.is_some_and(|version| version > 0)
 }
 
 fn read<'a>(member: &'a [u8], group: Option<&'a [u8]>) -> Option<Delayed<'a>> {
@@ -251,9 +264,39 @@ mod tests {
         for member in ["", "x", "1-1 0 0 - p", "a b c d e", "5-1000000000000000000 10 0 - p"] {
             let group = group_of(member.as_bytes());
             let found = decode(member.as_bytes(), group.as_deref());
+            let found = found.unwrap();
             assert_eq!(found.id, None, "{member:?}");
             assert_eq!(found.task.payload, Some(member.as_bytes()));
         }
+    }
+
+    #[test]
+    fn a_member_of_another_version_is_not_read() {
+        fn read(member: &str) -> Option<Delayed<'_>> {
+            decode(member.as_bytes(), None)
+        }
+        let id = "5-1000000000000000000";
+        for rest in [" v2 x", ":4-0 v2 0 0 - p", " v9223372036854775807", " v1 0 0 - p"] {
+            assert_eq!(read(&format!("{id}{rest}")), None, "{rest:?}");
+        }
+        for member in [
+            // These are no versions, so they are payloads.
+            format!("{id} v0 x"),
+            format!("{id} v02 x"),
+            format!("{id} v x"),
+            format!("{id} V2 x"),
+            format!("{id} v-2 x"),
+            format!("{id}v2 x"),
+            // No delayed task has this id.
+            "5-1 v2 x".into(),
+            "v2 x".into(),
+        ] {
+            let found = read(&member).unwrap();
+            assert_eq!((found.id, found.task.payload), (None, Some(member.as_bytes())));
+        }
+        // A payload may look like anything.
+        let member = format!("{id} 0 0 - v2 x");
+        assert_eq!(read(&member).unwrap().task.payload, Some(b"v2 x".as_slice()));
     }
 
     #[test]
@@ -303,11 +346,12 @@ mod tests {
             };
             let member = encode(id, priority, &task);
             let found = group_of(&member);
-            prop_assert_eq!(decode(&member, found.as_deref()), Delayed { id: Some(id), priority, task });
+            let expected = Delayed { id: Some(id), priority, task };
+            prop_assert_eq!(decode(&member, found.as_deref()), Some(expected));
         }
 
         #[test]
-        fn no_member_makes_the_decoder_panic(member: Vec<u8>, text in "[-0-9:+ %a]{0,60}") {
+        fn no_member_makes_the_decoder_panic(member: Vec<u8>, text in "[-0-9:+ %av]{0,60}") {
             for member in [member, text.into_bytes()] {
                 let _ = decode(&member, group_of(&member).as_deref());
             }

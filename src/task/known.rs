@@ -63,7 +63,7 @@ pub struct Delayed {
     pub above_zero: bool,
     /// How many of them, after the refused ones, are known to have priority 0.
     pub looked_at: usize,
-    /// Due tasks that their streams have refused.
+    /// Due tasks that their streams have refused, or that another version of the module has stored.
     pub refused: Option<Refused>,
 }
 
@@ -72,8 +72,8 @@ pub struct Delayed {
 pub struct Refused {
     /// How many tasks come before all that were not refused; refused ones are among them.
     pub number: usize,
-    /// Why.
-    pub error: Error,
+    /// Why; `None` if all of them are of another version.
+    pub error: Option<Error>,
     /// When they are tried again. Usually an event reports earlier that they may enter.
     pub again: Moment,
 }

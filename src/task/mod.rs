@@ -43,6 +43,7 @@ mod line;
 mod locate;
 mod moved;
 mod moves;
+mod obstacle;
 mod pass;
 mod policy;
 mod queues;
@@ -108,6 +109,8 @@ pub struct Task {
     has_xnack: Cell<Option<bool>>,
     /// Whether the log says already that finished tasks are not deleted.
     logged_too_many_groups: Cell<bool>,
+    /// Whether the log says already that a delayed task of another version was found.
+    logged_unknown_version: Cell<bool>,
     counters: Counters,
     settings: Settings,
 }
@@ -151,6 +154,9 @@ counters! {
     cancelled = "task_cancelled",
     /// Dead letters moved back by TASK.REDRIVE.
     redriven = "task_redriven",
+    /// Due tasks left where they are because another version of the module has stored them. Each is
+    /// counted whenever it is looked at.
+    unknown_version = "task_unknown_version",
 }
 
 impl Family for Task {
@@ -168,6 +174,7 @@ impl Family for Task {
             last_place: LastPlace::default(),
             has_xnack: Cell::new(None),
             logged_too_many_groups: Cell::new(false),
+            logged_unknown_version: Cell::new(false),
             counters: Counters::default(),
             settings: Settings {
                 groups: Setting::new(c"task-groups", 256, 1, 1_000_000),

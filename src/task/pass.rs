@@ -9,7 +9,7 @@ use super::moves::DeathRecord;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
-use super::{Cx, delayed, ties, traces};
+use super::{Cx, delayed, obstacle, ties, traces};
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::{Mode, OwnedStr, words};
@@ -56,7 +56,7 @@ impl<'a> Pass<'a> {
         if !learned.met {
             // A consumer that gets an error leaves no group behind.
             if !self.policy.is_paused()
-                && let Some(error) = delayed::obstacle(cx.server, queue)?
+                && let Some(error) = obstacle::obstacle(cx.server, queue)?
             {
                 return Err(error);
             }
@@ -133,7 +133,7 @@ impl<'a> Ops for Pass<'a> {
         if let Some(known) = cx.family.queues.delayed(db, name)
             && !known.is_due(self.now, cx.server.moment())
         {
-            let refused = known.refused.map(|refused| refused.error);
+            let refused = known.refused.and_then(|refused| refused.error);
             self.trouble = refused.or(self.trouble.take());
             return Ok(Entered::default());
         }

@@ -62,6 +62,7 @@ pub fn server_binary() -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Builder {
     module: bool,
+    library: Option<PathBuf>,
     module_args: Vec<String>,
     args: Vec<String>,
     env: Vec<(String, PathBuf)>,
@@ -74,6 +75,12 @@ impl Builder {
     /// Whether the module is loaded; it is unless this says otherwise.
     pub fn module(mut self, module: bool) -> Self {
         self.module = module;
+        self
+    }
+
+    /// Loads this build of the module instead of the one under test.
+    pub fn library(mut self, library: &Path) -> Self {
+        self.library = Some(library.into());
         self
     }
 
@@ -150,7 +157,8 @@ impl Builder {
         if self.module {
             let args = self.module_args.iter().map(|arg| format!(" \"{arg}\""));
             let args = args.collect::<String>();
-            lines.push(format!("loadmodule \"{}\"{args}", module_path().display()));
+            let library = self.library.clone().unwrap_or_else(module_path);
+            lines.push(format!("loadmodule \"{}\"{args}", library.display()));
         }
         if self.aof {
             lines.push("appendonly yes\nappendfsync always".into());
@@ -189,6 +197,7 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             module: true,
+            library: None,
             module_args: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
@@ -312,13 +321,25 @@ impl Server {
     /// As [`Server::restart`], without the module and its settings in the configuration file.
     #[track_caller]
     pub fn restart_without_module(&mut self) {
+        self.restart_with_lines("plain.conf", None);
+    }
+
+    /// As [`Server::restart`], with another build of the module and without its settings.
+    #[track_caller]
+    pub fn restart_with_library(&mut self, library: &Path) {
+        let load = format!("loadmodule \"{}\"", library.display());
+        self.restart_with_lines("library.conf", Some(load));
+    }
+
+    #[track_caller]
+    fn restart_with_lines(&mut self, name: &str, load: Option<String>) {
         let config = fs::read_to_string(self.dir().join("server.conf")).expect("read server.conf");
         let plain = config
             .lines()
             .filter(|line| !line.starts_with("loadmodule") && !line.starts_with("corral."));
-        let plain = plain.collect::<Vec<_>>().join("\n");
-        fs::write(self.dir().join("plain.conf"), plain).expect("write plain.conf");
-        self.restart_with("plain.conf");
+        let lines = plain.map(str::to_owned).chain(load).collect::<Vec<_>>().join("\n");
+        fs::write(self.dir().join(name), lines).expect("write the configuration");
+        self.restart_with(name);
     }
 
     /// Stops the process with SIGSTOP: connections stay open, nothing is answered.
