@@ -43,6 +43,9 @@ pub enum Error {
     /// The stream exists and the named group does not.
     #[error("NOGROUP No such consumer group for this stream")]
     NoGroup,
+    /// The server has no memory left for what the command would store.
+    #[error("OOM command not allowed when used memory > 'maxmemory'")]
+    OutOfMemory,
     /// The queue holds as many tasks as its policy allows.
     #[error("TASKFULL the queue holds as many tasks as its policy allows")]
     TaskFull,
@@ -55,6 +58,18 @@ pub enum Error {
     /// The queue has several consumer groups, and the state of a task differs between them.
     #[error("ERR the queue has several consumer groups, so GROUP must name one")]
     NameGroup,
+    /// FIELDS names a field that a task, a copy or a dead letter has itself.
+    #[error("ERR FIELDS names a field that tasks have themselves")]
+    ReservedField,
+    /// FIELDS names a field twice.
+    #[error("ERR FIELDS names a field twice")]
+    RepeatedField,
+    /// The names and values of FIELDS are too long.
+    #[error("ERR FIELDS takes at most 65536 bytes")]
+    FieldBytes,
+    /// More ids than one call takes.
+    #[error("ERR a call takes at most 1024 ids")]
+    TooManyIds,
     /// A queue that keeps finished tasks cannot be limited: it would never have room again.
     #[error("ERR LIMIT and KEEP 1 exclude each other")]
     LimitAndKeep,

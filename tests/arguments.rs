@@ -77,7 +77,7 @@ const BASIC: [Form; 10] = [
 ];
 
 /// The options of the queue's commands.
-const TASK: [Form; 19] = [
+const TASK: [Form; 20] = [
     Form {
         call: "TASK.PUBLISH tasks p 0 DELAY 1000 PRIORITY 3 UNIQUE u 1000",
         kinds: &[
@@ -105,6 +105,27 @@ const TASK: [Form; 19] = [
             Keyword,
             Filled("unique id"),
             Lifetime,
+        ],
+        required: 2,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.PUBLISH tasks p 0 EXPIRE 9000 TRIES 5 FIELDS 2 a 1 b 2 META",
+        kinds: &[
+            Filled("name"),
+            Bytes,
+            AtLeast(0),
+            Keyword,
+            Lifetime,
+            Keyword,
+            AtLeast(0),
+            Keyword,
+            FieldCount,
+            FieldName,
+            FieldValue,
+            FieldName,
+            FieldValue,
+            Keyword,
         ],
         required: 2,
         beyond: Beyond::Syntax,
@@ -153,7 +174,19 @@ const TASK: [Form; 19] = [
         call: "TASK.EXTEND tasks g c 1-1",
         kinds: &[Filled("name"), Filled("group"), Filled("consumer"), Id],
         required: 4,
-        beyond: Beyond::Arity,
+        beyond: Beyond::MoreIds,
+    },
+    Form {
+        call: "TASK.EXTEND tasks g c 1-1 1-2",
+        kinds: &[Filled("name"), Filled("group"), Filled("consumer"), Id, Id],
+        required: 4,
+        beyond: Beyond::MoreIds,
+    },
+    Form {
+        call: "TASK.NACK tasks g c FAIL 1-1 PAYLOAD new",
+        kinds: &[Filled("name"), Filled("group"), Filled("consumer"), Keyword, Id, Keyword, Bytes],
+        required: 5,
+        beyond: Beyond::Syntax,
     },
     Form {
         call: "TASK.NACK tasks g c SILENT 1-1 DELAY 1000",

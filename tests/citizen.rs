@@ -154,7 +154,9 @@ const COMMANDS: [Described; 25] = [
         keys: &[(1, "RW insert")],
         docs: "stream:key payload:string [retry_count:integer] \
                [DELAY delay_ms:integer | AT unix_ms:integer] [PRIORITY priority:integer] \
-               [UNIQUE id:string window_ms:integer]",
+               [UNIQUE id:string window_ms:integer] [EXPIRE expire_ms:integer] \
+               [TRIES tries:integer] [FIELDS numfields:integer name:string value:string...] \
+               [META]",
     },
     Described {
         call: "TASK.CONSUME g c s THEN 1 s-more COUNT 1 BLOCK 1",
@@ -188,12 +190,12 @@ const COMMANDS: [Described; 25] = [
     },
     Described {
         call: "TASK.EXTEND s g c 1-1",
-        arity: 5,
+        arity: -5,
         flags: "fast module write",
         categories: "@fast @stream @write",
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
-        docs: "stream:key group:string consumer:string id:string",
+        docs: "stream:key group:string consumer:string id:string...",
     },
     Described {
         call: "TASK.NACK s g c FAIL 1-1 DELAY 600000 REASON why",
@@ -203,7 +205,7 @@ const COMMANDS: [Described; 25] = [
         legacy: (1, 1, 1),
         keys: &[(1, "RW access update")],
         docs: "stream:key group:string consumer:string SILENT | FAIL | FATAL id:string \
-               [DELAY delay_ms:integer] [REASON text:string]",
+               [DELAY delay_ms:integer] [REASON text:string] [PAYLOAD payload:string]",
     },
     Described {
         call: "TASK.CANCEL s 1-1 FORCE",
@@ -581,7 +583,7 @@ fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<
     changed.map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0))).collect()
 }
 
-const FIELDS: [&str; 29] = [
+const FIELDS: [&str; 30] = [
     "corral_panics",
     "corral_cache_hits",
     "corral_cache_misses",
@@ -597,6 +599,7 @@ const FIELDS: [&str; 29] = [
     "corral_task_requeued",
     "corral_task_dead_lettered",
     "corral_task_reclaimed",
+    "corral_task_expired",
     "corral_task_delayed",
     "corral_task_promoted",
     "corral_task_deduplicated",
@@ -704,6 +707,8 @@ fn every_counter_counts_what_its_name_says() {
         ("TASK.REDRIVE dead:{other} other", "task_redriven=1"),
         ("TASK.REDRIVE dead:{other} other", ""),
         ("TASK.PUBLISH other p DELAY 600000", "task_delayed=1 task_published=1"),
+        ("XADD late 1-1 payload p timestamp 1 retry_count 0 expire_unix_ms 1", ""),
+        ("TASK.CONSUME g c late", "task_dead_lettered=1 task_expired=1"),
         ("TASK.PUBLISH other p UNIQUE u 600000", "task_published=1"),
         ("TASK.PUBLISH other p UNIQUE u 600000", "task_deduplicated=1"),
         ("TASK.PUBLISH other p PRIORITY 3", "task_published=1"),

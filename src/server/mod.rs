@@ -249,6 +249,11 @@ impl Server {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_RESP3 != 0
     }
 
+    /// Whether the server uses more memory than it may.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_OOM != 0
+    }
+
     /// Whether this is a master.
     pub fn is_master(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_MASTER != 0

@@ -58,19 +58,23 @@ impl<'a> Consumer<'a> {
     }
 
     /// Keeps the entries of a batch that the consumer gets. Copies for another group are finished for
-    /// this one, and entries whose id belongs to another stream are added again with a correct id.
+    /// this one, tasks that have expired become dead letters, and entries whose id belongs to another
+    /// stream are added again with a correct id.
     pub fn keep(&self, priority: Priority, found: &CallReply<'_>, now: UnixMs) -> Kept {
         let Some(entries) = store::entries(found) else { return Kept::All(0) };
         let Cx { server, family } = self.cx;
         let all = entries.len();
         let (mut ids, mut kept) = (Vec::with_capacity(all), Vec::new());
-        let (mut misplaced, mut of_others) = (Vec::new(), Vec::new());
+        let (mut misplaced, mut of_others, mut expired) = (Vec::new(), Vec::new(), Vec::new());
         let mut last_group = None;
         for entry in entries.elements() {
             let id = entry.at(0).and_then(|id| EntryId::parse(id.bytes()));
             let id = id.unwrap_or(EntryId::LAST);
-            if !entry.at(1).is_none_or(|fields| self.is_for_us(fields, &mut last_group)) {
+            let task = special_task(entry);
+            if task.as_ref().is_some_and(|task| !self.is_for_us(task, &mut last_group)) {
                 of_others.push((id, text_of(entry)));
+            } else if let Some(task) = task.filter(|task| task.has_expired(now)) {
+                expired.push((id, text_of(entry), task));
             } else if is_misplaced(priority, id) {
                 misplaced.push((id, entry));
             } else {
@@ -91,6 +95,10 @@ impl<'a> Consumer<'a> {
             let text = text_of(entry);
             let task = Task::of(entry.at(1).into_iter().flat_map(Element::pairs));
             let _ = self.leased(priority, (id, text.borrow())).reinsert(self.cx, task);
+        }
+        for (id, text, task) in expired {
+            let leased = self.leased(priority, (id, text.borrow()));
+            let _ = leased.expire(self.cx, self.name, task);
         }
         if !of_others.is_empty() {
             let ids: Vec<_> = of_others.iter().map(|(id, text)| (*id, text.borrow())).collect();
@@ -117,15 +125,10 @@ impl<'a> Consumer<'a> {
         Leased { queue: self.queue, priority, group: self.group, id }
     }
 
-    /// Whether the group gets an entry with these fields. PUBLISH adds three fields; a copy for one
-    /// group has more. A copy for a group that no longer exists is for every group. `last` caches the
-    /// answer for the group that was asked about last.
-    fn is_for_us(&self, fields: Element<'_>, last: &mut Option<(OwnedStr, bool)>) -> bool {
-        const PUBLISHED: usize = 6;
-        if fields.len() <= PUBLISHED {
-            return true;
-        }
-        let Some(group) = Task::of(fields.pairs()).group else { return true };
+    /// Whether the group gets a task. A copy for a group that no longer exists is for every group.
+    /// `last` caches the answer for the group that was asked about last.
+    fn is_for_us(&self, task: &Task<'_>, last: &mut Option<(OwnedStr, bool)>) -> bool {
+        let Some(group) = task.group else { return true };
         if group == self.group.bytes() {
             return true;
         }
@@ -137,6 +140,14 @@ impl<'a> Consumer<'a> {
         *last = Some((name, !exists));
         !exists
     }
+}
+
+/// The task in an entry; `None` if it cannot be for one group only, nor expire, because it has no more
+/// fields than a plain PUBLISH adds.
+fn special_task(entry: Element<'_>) -> Option<Task<'_>> {
+    const PUBLISHED: usize = 6;
+    let fields = entry.at(1).filter(|fields| fields.len() > PUBLISHED)?;
+    Some(Task::of(fields.pairs()))
 }
 
 /// The id of an entry.

@@ -1,5 +1,6 @@
 //! Delayed tasks: members of the sorted set `delayed:{stream}`, scored by when they are due.
 
+use super::dead::{DeathRecord, bury};
 use super::entry::{self, Task};
 use super::id::{EntryId, Priority};
 use super::identity::Move;
@@ -124,7 +125,8 @@ impl Walk<'_> {
             (OwnedStr::number(first as i64), OwnedStr::number((first + length - 1) as i64));
         let args = [self.key, from.borrow(), to.borrow(), w.with_scores()];
         let found = server.call(c"ZRANGE", Mode::Read, &args)?;
-        let (mut gone, mut moves): (Vec<OwnedStr>, Vec<Move>) = (Vec::new(), Vec::new());
+        let (mut gone, mut expired) = (Vec::<OwnedStr>::new(), 0);
+        let mut moves = Vec::<Move>::new();
         let mut end = if found.root().len() < 2 * length { End::Due(None) } else { End::Open };
         for (member, score) in found.root().pairs() {
             let due = due_of(score).unwrap_or(UnixMs(i64::MAX));
@@ -147,16 +149,20 @@ impl Walk<'_> {
             let priority = task.priority;
             let stays = which == Which::AboveZero && priority == Priority::LOWEST;
             if !stays && !self.closed.contains(priority) {
-                match enter(cx, self.queue, task) {
+                let expires = task.task.has_expired(self.now);
+                match enter(cx, self.queue, task, expires) {
                     Ok(moved) => {
                         gone.push(OwnedStr::new(member));
+                        expired += u64::from(expires);
                         moves.extend(moved);
                         continue;
                     }
                     Err(error) => {
                         self.stopped = error.passes();
                         self.trouble = Some(error);
-                        self.closed.insert(priority);
+                        if !expires {
+                            self.closed.insert(priority);
+                        }
                     }
                 }
             }
@@ -172,7 +178,8 @@ impl Walk<'_> {
             moved::record(cx, self.queue, &moves)?;
             self.entered += gone.len();
             self.effort += gone.len() * ENTRY;
-            cx.family.counters.promoted.add(gone.len() as u64);
+            cx.family.counters.expired.add(expired);
+            cx.family.counters.promoted.add(gone.len() as u64 - expired);
         }
         let average = (self.bytes - bytes) / length;
         self.page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
@@ -300,12 +307,22 @@ fn log_unknown_version(cx: Cx<'_>, key: Str<'_>) {
     }
 }
 
-/// Moves a task into its stream. Only a task with an id has moved from one to another.
-fn enter(cx: Cx<'_>, queue: Str<'_>, delayed: entry::Delayed<'_>) -> Result<Option<Move>, Error> {
+/// Moves a task into its stream, or to the dead-letter queue if it has expired. Only a task with an id
+/// has moved from one to another.
+fn enter(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    delayed: entry::Delayed<'_>,
+    expires: bool,
+) -> Result<Option<Move>, Error> {
     let id = delayed.id.map(|id| id.to_string());
     let mut task = delayed.task;
     let from = delayed.id.map(|id| Move::of(&task, (id, None), None));
     task.original_id = task.original_id.or(id.as_ref().map(|id| id.as_bytes()));
+    if expires {
+        bury(cx, queue, delayed.priority, task, &DeathRecord::EXPIRED)?;
+        return Ok(from);
+    }
     let to = store::add_copy(cx, Target::Queue(queue, delayed.priority), &task, &[])?;
     Ok(from.map(|from| Move { to: Some(to), ..from }))
 }

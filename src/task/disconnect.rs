@@ -62,7 +62,7 @@ pub fn end(cx: Cx<'_>, tie: &Tie<Tied>) -> Result<(), Error> {
             let (priority, group) = (tie.lease.priority, names.group.borrow());
             let leased = Leased { queue, priority, group, id: (tie.lease.id, names.id.borrow()) };
             let (failure, delay) = (Failure::Fail, Some(Millis(0)));
-            let how = GiveBack { failure, delay, reason: b"disconnected" };
+            let how = GiveBack { failure, delay, reason: b"disconnected", payload: None };
             leased.give_back(cx, pending.deliveries, &how)?;
         }
     }

@@ -24,7 +24,7 @@
 
 pub mod commands;
 mod consumer;
-
+mod dead;
 mod delayed;
 mod delayed_ids;
 mod deliver;
@@ -32,6 +32,7 @@ mod delivery;
 mod disconnect;
 mod entry;
 mod facts;
+mod fields;
 mod groups;
 mod id;
 mod identity;
@@ -138,6 +139,8 @@ counters! {
     requeued = "task_requeued",
     /// Tasks moved to the dead-letter queue.
     dead_lettered = "task_dead_lettered",
+    /// Tasks that were dead-lettered because they were not delivered in time.
+    expired = "task_expired",
     /// Deliveries of tasks whose lease had expired.
     reclaimed = "task_reclaimed",
     /// Leases that ended because the connection of the consumer closed.

@@ -1,18 +1,17 @@
 //! Moves of a leased task from one place to another: a copy is added and the entry is finished, in
 //! one step.
 
+use super::dead::{DeathRecord, bury};
 use super::entry::Task;
 use super::id::{EntryId, Priority};
 use super::identity::Move;
 use super::policy::policy_of;
 use super::rules::{self, Attempts, Backoff, Failure, Outcome};
 use super::store::{self, Ending, Target};
-use super::{Cx, DEAD, delayed, groups, moved};
+use super::{Cx, delayed, groups, moved};
 use crate::error::Error;
-use crate::names;
-use crate::server::{OwnedStr, Str};
+use crate::server::{Mode, Str, words};
 use crate::time::Millis;
-use crate::waiting;
 
 /// An entry that is pending in a group.
 pub struct Leased<'a> {
@@ -25,17 +24,6 @@ pub struct Leased<'a> {
     /// The id.
     pub id: (EntryId, Str<'a>),
 }
-
-/// What a dead letter records beside the task.
-pub struct DeathRecord<'a> {
-    /// Why the task failed for good. The first 1024 bytes are kept.
-    pub reason: &'a [u8],
-    /// How often the entry was delivered.
-    pub deliveries: i64,
-}
-
-/// How many bytes of a reason are kept.
-const REASON: usize = 1024;
 
 /// The copy of a task whose entry `id` is finished for a group. It carries the original id and, if the
 /// queue has several groups, the group it is for.
@@ -65,6 +53,8 @@ pub struct GiveBack<'a> {
     pub delay: Option<Millis>,
     /// The reason that a dead letter records.
     pub reason: &'a [u8],
+    /// The new payload, if it gets one.
+    pub payload: Option<&'a [u8]>,
 }
 
 /// What became of a task that was given back.
@@ -91,12 +81,20 @@ impl Leased<'_> {
             self.finish(cx)?;
             return Ok(GivenBack::Gone);
         };
-        let task = entry.task();
+        let mut task = entry.task();
+        if let Some(payload) = how.payload {
+            let is_longer = payload.len() > task.payload.map_or(0, <[u8]>::len);
+            // The rest of the step only moves the task, and works when memory is full.
+            if is_longer && cx.server.is_out_of_memory() {
+                return Err(Error::OutOfMemory);
+            }
+            task.payload = Some(payload);
+        }
         let policy = policy_of(cx, self.queue)?;
         let backoff = Backoff { base: policy.backoff(), max: policy.backoff_max() };
-        let attempts = Attempts { before: task.retry_count, deliveries };
-        let (tries, random) = (cx.family.tries(&policy), cx.server.random());
-        match rules::give_back(how.failure, attempts, tries, backoff, how.delay, random) {
+        let tries = task.tries(cx.family.tries(&policy));
+        let attempts = Attempts { before: task.retry_count, deliveries, tries };
+        match rules::give_back(how.failure, attempts, backoff, how.delay, cx.server.random()) {
             Outcome::Retry(retry_count, delay) => {
                 self.requeue(cx, task, retry_count, delay)?;
                 Ok(GivenBack::Requeued)
@@ -119,11 +117,12 @@ impl Leased<'_> {
     pub fn requeue(
         &self,
         cx: Cx<'_>,
-        task: Task<'_>,
+        mut task: Task<'_>,
         retry_count: i64,
         delay: Millis,
     ) -> Result<(), Error> {
         let from = self.origin(&task);
+        task.forget_expiry();
         let task = self.copy(cx, task, retry_count)?;
         let to = if delay > Millis(0) {
             let due = cx.server.now() + delay;
@@ -143,21 +142,8 @@ impl Leased<'_> {
         retry_count: i64,
         death: &DeathRecord<'_>,
     ) -> Result<(), Error> {
-        let w = &cx.family.words;
         let task = self.copy(cx, task, retry_count)?;
-        let reason = death.reason.get(..REASON).unwrap_or(death.reason);
-        let mut last = vec![
-            (w.reason(), OwnedStr::new(reason)),
-            (w.deliveries(), OwnedStr::number(death.deliveries)),
-        ];
-        if self.priority > Priority::LOWEST {
-            last.push((w.priority(), OwnedStr::number(self.priority.number().into())));
-        }
-        let dead = names::key_of(cx.server, DEAD, self.queue)?;
-        store::add_copy(cx, Target::Stream(dead.borrow()), &task, &last)?;
-        cx.family.counters.dead_lettered.add(1);
-        // Clients can consume the dead letters as well.
-        waiting::serve_soon(cx, cx.server.db(), dead.borrow().bytes());
+        bury(cx, self.queue, self.priority, task, death)?;
         self.finish(cx)
     }
 
@@ -179,6 +165,24 @@ impl Leased<'_> {
         moved::record(cx, self.queue, &[moved])?;
         let place = (self.queue, self.priority);
         store::finish_as(cx, place, self.group, &[self.id], Ending::Moves).map(drop)
+    }
+
+    /// Moves a task that was read, and has not been delivered in time, to the dead-letter queue. If
+    /// that is refused, the entry stays pending as one that was never delivered.
+    pub fn expire(&self, cx: Cx<'_>, consumer: Str<'_>, task: Task<'_>) -> Result<(), Error> {
+        let retry_count = task.retry_count;
+        let outcome = self.dead_letter(cx, task, retry_count, &DeathRecord::EXPIRED);
+        if outcome.is_ok() {
+            cx.family.counters.expired.add(1);
+        } else {
+            let stream = store::stream_of(cx.server, self.queue, self.priority)?;
+            let (w, zero) = (words(), words().zero());
+            let id = self.id.1;
+            let args =
+                [stream.borrow(), self.group, consumer, zero, id, w.retries(), zero, w.just_id()];
+            cx.server.call(c"XCLAIM", Mode::Write, &args)?;
+        }
+        outcome
     }
 
     /// Finishes the entry, and with it the task, for the group.

@@ -1,11 +1,11 @@
 //! A pass over a queue, for one consumer of one group: [`rules::pass`], carried out on the server.
 
 use super::consumer::{Consumer, Kept, is_misplaced};
+use super::dead::DeathRecord;
 use super::delivery::Delivery;
 use super::facts::learn;
 use super::id::{EntryId, Priority};
 use super::leases::RELEASED;
-use super::moves::DeathRecord;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
@@ -75,8 +75,7 @@ impl<'a> Pass<'a> {
         walk.find_released()?;
         traces::sweep(cx, queue, self.lease())?;
         self.ensure_group()?;
-        let tries = cx.family.tries(&self.policy);
-        rules::pass(self, count, tries)
+        rules::pass(self, count)
     }
 
     fn lease(&self) -> Option<Millis> {
@@ -147,7 +146,7 @@ impl<'a> Ops for Pass<'a> {
     }
 
     fn oldest(&mut self) -> Result<Oldest<ExpiredLease<'a>>, Error> {
-        let Consumer { cx, queue, group, .. } = self.consumer;
+        let Consumer { cx, queue, group, name: consumer, .. } = self.consumer;
         let Cx { server, family } = cx;
         let (db, name, group_name) = self.names();
         let lease = self.lease();
@@ -184,13 +183,25 @@ impl<'a> Ops for Pass<'a> {
             store::finish(cx, queue, priority, group, &[(id, text.borrow())])?;
             return Ok(Oldest::Settled);
         };
-        let attempts =
-            Attempts { before: entry.task().retry_count, deliveries: pending.deliveries };
+        let task = entry.task();
+        let attempts = Attempts {
+            before: task.retry_count,
+            deliveries: pending.deliveries,
+            tries: task.tries(family.tries(&self.policy)),
+        };
+        let leased = self.consumer.leased(priority, (id, text.borrow()));
+        if pending.deliveries == 0 && pending.idle != RELEASED_IDLE && task.has_expired(self.now) {
+            // It could not become a dead letter when it was read.
+            if let Err(error) = leased.expire(cx, consumer, task) {
+                self.put_off(priority, id, error);
+            }
+            return Ok(Oldest::Settled);
+        }
         if is_misplaced(priority, id) {
             // Another client has read it. With this id it could never be finished.
-            let mut task = entry.task();
+            let mut task = task;
+            task.forget_expiry();
             task.retry_count = attempts.in_all();
-            let leased = self.consumer.leased(priority, (id, text.borrow()));
             if let Err(error) = leased.reinsert(cx, task) {
                 self.put_off(priority, id, error);
             }

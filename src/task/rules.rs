@@ -6,13 +6,15 @@
 use super::id::Priority;
 use crate::time::Millis;
 
-/// How often a task was attempted.
+/// How often a task was attempted, and may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempts {
     /// Before it became this entry: the field `retry_count`.
     pub before: i64,
     /// As this entry: the delivery counter of the server.
     pub deliveries: i64,
+    /// The maximum of the total; `None` means without limit.
+    pub tries: Option<i64>,
 }
 
 impl Attempts {
@@ -32,9 +34,9 @@ impl Attempts {
         self.before.saturating_add(self.as_this_entry())
     }
 
-    /// Whether the task has no attempt left. `tries` is the maximum.
-    pub fn are_exhausted(self, tries: Option<i64>) -> bool {
-        self.is_fatal() || tries.is_some_and(|tries| self.in_all() >= tries)
+    /// Whether the task has no attempt left.
+    pub fn are_exhausted(self) -> bool {
+        self.is_fatal() || self.tries.is_some_and(|tries| self.in_all() >= tries)
     }
 }
 
@@ -84,7 +86,6 @@ impl Backoff {
 pub fn give_back(
     failure: Failure,
     attempts: Attempts,
-    tries: Option<i64>,
     backoff: Backoff,
     delay: Option<Millis>,
     random: u64,
@@ -94,7 +95,7 @@ pub fn give_back(
         Failure::Silent => {
             Outcome::Retry(count.saturating_sub(1).max(0), delay.unwrap_or(Millis(0)))
         }
-        Failure::Fail if !attempts.are_exhausted(tries) => {
+        Failure::Fail if !attempts.are_exhausted() => {
             Outcome::Retry(count, delay.unwrap_or_else(|| backoff.wait(count, random)))
         }
         Failure::Fail | Failure::Fatal => Outcome::DeadLetter(count),
@@ -191,7 +192,7 @@ pub const ENTRIES: usize = 4096;
 /// the tasks of expired leases are delivered again or dead-lettered, the oldest lease first. New
 /// tasks follow, those of the highest priority first. Moves that deliver nothing are bounded, with
 /// a larger bound while the consumer has nothing yet.
-pub fn pass<O: Ops>(ops: &mut O, count: usize, tries: Option<i64>) -> Result<Passed, O::Error> {
+pub fn pass<O: Ops>(ops: &mut O, count: usize) -> Result<Passed, O::Error> {
     let mut passed = Passed::default();
     let (mut entered, mut reclaimed, mut settled, mut skipped) = (0, 0, 0, 0);
     let (mut bound, in_vain) = (count.clamp(MOVES, MOST_MOVES), count.clamp(IN_VAIN, MOST_MOVES));
@@ -207,7 +208,7 @@ pub fn pass<O: Ops>(ops: &mut O, count: usize, tries: Option<i64>) -> Result<Pas
             match ops.oldest()? {
                 Oldest::Running => break,
                 Oldest::Settled => settled += 1,
-                Oldest::Expired(lease, attempts) if attempts.are_exhausted(tries) => {
+                Oldest::Expired(lease, attempts) if attempts.are_exhausted() => {
                     settled += 1;
                     ops.dead_letter(lease)?;
                 }
@@ -272,9 +273,11 @@ mod tests {
 
     #[test]
     fn a_task_has_as_many_attempts_as_tries_says() {
-        let attempts = |before, deliveries| Attempts { before, deliveries };
+        let attempts = |before, deliveries| Attempts { before, deliveries, tries: None };
         let backoff = Backoff { base: Millis(0), max: Millis(0) };
-        let fail = |attempts, tries| give_back(Failure::Fail, attempts, tries, backoff, None, 0);
+        let fail = |attempts, tries| {
+            give_back(Failure::Fail, Attempts { tries, ..attempts }, backoff, None, 0)
+        };
         assert_eq!(fail(attempts(0, 1), Some(1)), Outcome::DeadLetter(1));
         assert_eq!(fail(attempts(1, 1), Some(3)), Outcome::Retry(2, Millis(0)));
         assert_eq!(fail(attempts(2, 1), Some(3)), Outcome::DeadLetter(3));
@@ -307,12 +310,12 @@ mod tests {
             delay: Option<i64>,
             random: u64,
         ) {
-            let attempts = Attempts { before, deliveries };
+            let attempts = Attempts { before, deliveries, tries };
             let backoff = Backoff { base: Millis(base), max: Millis(max) };
             let fatal = deliveries == i64::MAX;
             let all = before.saturating_add(if fatal { 1 } else { deliveries });
             let after =
-                |failure| give_back(failure, attempts, tries, backoff, delay.map(Millis), random);
+                |failure| give_back(failure, attempts, backoff, delay.map(Millis), random);
             let uncounted = all.saturating_sub(1).max(0);
             prop_assert_eq!(
                 after(Failure::Silent),
@@ -323,7 +326,7 @@ mod tests {
             let wait = delay.map_or_else(|| backoff.wait(all, random), Millis);
             let expected =
                 if exhausted { Outcome::DeadLetter(all) } else { Outcome::Retry(all, wait) };
-            prop_assert_eq!(attempts.are_exhausted(tries), exhausted);
+            prop_assert_eq!(attempts.are_exhausted(), exhausted);
             prop_assert_eq!(after(Failure::Fail), expected);
         }
     }

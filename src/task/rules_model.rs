@@ -239,7 +239,7 @@ impl Ops for Queue {
 fn serve(queue: &mut Queue, count: usize) -> Passed {
     *queue = Queue { count, moves: Moves::default(), in_vain: false, ..std::mem::take(queue) };
     let before = queue.clone();
-    let Ok(passed) = pass(queue, count, Some(TRIES));
+    let Ok(passed) = pass(queue, count);
     let (after, moves) = (&*queue, queue.moves);
     let seen = || format!("{count} of {before:?}: {passed:?}, {after:?}");
 
@@ -284,7 +284,7 @@ fn serve(queue: &mut Queue, count: usize) -> Passed {
 }
 
 fn expired(before: i64, deliveries: i64) -> Lease {
-    Lease::Expired(Attempts { before, deliveries })
+    Lease::Expired(Attempts { before, deliveries, tries: Some(TRIES) })
 }
 
 fn amount() -> impl Strategy<Value = usize> {

@@ -21,6 +21,9 @@ const END_OF_TIME: i64 = 1 << 53;
 /// The longest delay of a busy machine between two reads of the clock, in ms.
 const SLACK: i64 = 60_000;
 
+/// How many bytes the fields of a task may have.
+const FIELD_BYTES: usize = 65_536;
+
 /// The kind of an argument, which decides what is refused.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -48,6 +51,12 @@ pub enum Kind {
     Exactly(i64),
     /// Any bytes, but not empty, which is a syntax error.
     FilledOrSyntax,
+    /// The number of fields, of which there are two.
+    FieldCount,
+    /// The name of a field.
+    FieldName,
+    /// The value of a field.
+    FieldValue,
     /// The id of an entry.
     Id,
     /// The name of an option.
@@ -109,7 +118,15 @@ impl Form {
             (Keyword, _) => Some(SYNTAX.into()),
             (Exactly(this), number) => (number != Some(this)).then(|| SYNTAX.into()),
             (FilledOrSyntax, _) => hostile.bytes.is_empty().then(|| SYNTAX.into()),
+            (FieldName, _) if hostile.bytes.is_empty() => {
+                Some("ERR field name must not be empty".into())
+            }
+            (FieldName | FieldValue, _) => (hostile.bytes.len() > FIELD_BYTES)
+                .then(|| "ERR FIELDS takes at most 65536 bytes".into()),
             (_, None) => Some(NOT_AN_INTEGER.into()),
+            // With fewer fields, the names and values behind them are no options.
+            (FieldCount, Some(1)) => Some(SYNTAX.into()),
+            (FieldCount, _) => Some(OUT_OF_RANGE.into()),
             (KeywordOr(least), Some(number)) if number < least => Some(NOT_POSITIVE.into()),
             (KeywordOr(_), _) => Some(SYNTAX.into()),
             (Lifetime, Some(..1)) | (Span | SpanUpTo(_) | Point, Some(..0)) => expire_time(),

@@ -121,8 +121,8 @@ fn end_of(cx: Cx<'_>, queue: Str<'_>, found: &Found) -> Result<Option<Move>, Err
         Place::Delayed(member) => {
             let member = member.borrow().bytes();
             let group = entry::group_of(member);
-            let task = entry::decode(member, group.as_deref()).task;
-            Ok(Some(Move::of(&task, (found.id, None), None)))
+            let stored = entry::decode(member, group.as_deref());
+            Ok(stored.map(|stored| Move::of(&stored.task, (found.id, None), None)))
         }
         Place::Ready(priority) | Place::Leased(priority) => {
             let stream = store::stream_of(cx.server, queue, *priority)?;

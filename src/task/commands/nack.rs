@@ -11,11 +11,11 @@ use crate::task::rules::Failure;
 use crate::task::{Cx, line, store};
 use crate::time::Millis;
 
-/// `TASK.NACK stream group consumer SILENT|FAIL|FATAL id [DELAY ms] [REASON text]` gives back a task
-/// that is leased to the consumer. The reply is 1 if the task is retried, 2 if it went to the
-/// dead-letter queue, and 0 if it was not leased to the consumer. SILENT does not count as a try. FAIL
-/// counts; the retry comes after the back-off, or DELAY, until the policy's TRIES are exhausted. FATAL
-/// is not retried.
+/// `TASK.NACK stream group consumer SILENT|FAIL|FATAL id [DELAY ms] [REASON text] [PAYLOAD payload]`
+/// gives back a task that is leased to the consumer. The reply is 1 if the task is retried, 2 if it went
+/// to the dead-letter queue, and 0 if it was not leased to the consumer. SILENT does not count as a try.
+/// FAIL counts; the retry comes after the back-off, or DELAY, until the TRIES of the task or of the
+/// policy are exhausted. FATAL is not retried. With PAYLOAD the copy has this payload.
 pub struct Nack;
 
 /// The arguments of TASK.NACK.
@@ -27,6 +27,7 @@ pub struct Request<'a> {
     id: IdArg<'a>,
     delay: Option<Millis>,
     reason: Option<Str<'a>>,
+    payload: Option<Str<'a>>,
 }
 
 impl Command for Nack {
@@ -54,6 +55,7 @@ impl Command for Nack {
             Arg::string(c"id"),
             Arg::integer(c"delay_ms").after(c"DELAY").optional(),
             Arg::string(c"text").after(c"REASON").optional(),
+            Arg::string(c"payload").after(c"PAYLOAD").optional(),
         ],
     };
     type Family = crate::task::Task;
@@ -69,17 +71,19 @@ impl Command for Nack {
             _ => return Err(Error::Syntax),
         };
         let id = IdArg::read(args.any()?)?;
-        let (mut delay, mut reason) = (None, None);
+        let (mut delay, mut reason, mut payload) = (None, None, None);
         while let Some(option) = args.keyword() {
             if option.is("DELAY") && delay.is_none() {
                 delay = Some(args.span()?);
             } else if option.is("REASON") && reason.is_none() {
                 reason = Some(args.any()?);
+            } else if option.is("PAYLOAD") && payload.is_none() {
+                payload = Some(args.any()?);
             } else {
                 return Err(Error::Syntax);
             }
         }
-        Ok(Request { stream, group, consumer, failure, id, delay, reason })
+        Ok(Request { stream, group, consumer, failure, id, delay, reason, payload })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
@@ -99,7 +103,9 @@ impl Command for Nack {
             (None, _) => b"failed",
         };
         let leased = Leased { queue, priority, group, id };
-        match leased.give_back(cx, lease.deliveries, &GiveBack { failure, delay, reason })? {
+        let payload = request.payload.map(Str::bytes);
+        let how = GiveBack { failure, delay, reason, payload };
+        match leased.give_back(cx, lease.deliveries, &how)? {
             GivenBack::Gone => Ok(Reply::Integer(0)),
             GivenBack::Requeued => {
                 line::hand_over_one(cx, queue.bytes());

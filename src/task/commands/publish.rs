@@ -9,24 +9,32 @@ use crate::task::entry::Task;
 use crate::task::id::Priority;
 use crate::task::policy::policy_of;
 use crate::task::store::{self, Fields};
-use crate::task::{Cx, DELAYED, delayed, line, unique_key};
+use crate::task::{Cx, DELAYED, delayed, fields, line, unique_key};
 use crate::time::{Millis, UnixMs};
+use std::ffi::CStr;
 
 /// `TASK.PUBLISH stream payload [retry_count] [DELAY ms | AT unix_ms] [PRIORITY 0-9]
-/// [UNIQUE id ms]` adds a task and replies its id. A waiting consumer gets it in the same step. With
-/// DELAY or AT the task becomes ready when it is due. Tasks of a higher PRIORITY are delivered first.
-/// With UNIQUE nothing is added while the deduplication window of `ms` lasts, and the reply is the id
-/// of the first task.
+/// [UNIQUE id ms] [EXPIRE ms] [TRIES n] [FIELDS n name value ...] [META]` adds a task and replies its id.
+/// A waiting consumer gets it in the same step. With DELAY or AT the task becomes ready when it is due.
+/// Tasks of a higher PRIORITY are delivered first. With UNIQUE nothing is added while the deduplication
+/// window of `ms` lasts, and the reply is the id of the first task. With EXPIRE the task becomes a dead
+/// letter if it has not been delivered within `ms`. TRIES overrides that of the queue's policy. FIELDS
+/// are further fields, which every copy carries. With META the reply is `[id, added | duplicate]`.
 pub struct Publish;
 
 /// The arguments of TASK.PUBLISH.
 pub struct Request<'a> {
     stream: Str<'a>,
-    fields: Fields<'a>,
-    retry_count: i64,
+    payload: Str<'a>,
+    retry_count: Parsed<Str<'a>, i64>,
     when: When,
     priority: Priority,
     unique: Option<(Str<'a>, Parsed<Str<'a>, Millis>)>,
+    expire: Option<Millis>,
+    tries: Option<Str<'a>>,
+    /// Further fields, each followed by its value.
+    fields: &'a [Str<'a>],
+    meta: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +67,18 @@ impl Command for Publish {
             Arg::block(c"unique", &[Arg::string(c"id"), Arg::integer(c"window_ms")])
                 .after(c"UNIQUE")
                 .optional(),
+            Arg::integer(c"expire_ms").after(c"EXPIRE").optional(),
+            Arg::integer(c"tries").after(c"TRIES").optional(),
+            Arg::block(
+                c"fields",
+                &[
+                    Arg::integer(c"numfields"),
+                    Arg::block(c"field", &[Arg::string(c"name"), Arg::string(c"value")]).multiple(),
+                ],
+            )
+            .after(c"FIELDS")
+            .optional(),
+            Arg::keyword(c"meta", c"META").optional(),
         ],
         ..Spec::DEFAULT
     };
@@ -66,14 +86,17 @@ impl Command for Publish {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
+        const OPTIONS: &[&str] =
+            &["DELAY", "AT", "PRIORITY", "UNIQUE", "EXPIRE", "TRIES", "FIELDS", "META"];
         let stream = args.name()?;
         let payload = args.any()?;
-        let retry_count = if args.more() && !args.next_is(&["DELAY", "AT", "PRIORITY", "UNIQUE"]) {
+        let retry_count = if args.more() && !args.next_is(OPTIONS) {
             args.at_least(0)?
         } else {
             Parsed { arg: words().zero(), value: 0 }
         };
         let (mut when, mut priority, mut unique) = (None, None, None);
+        let (mut expire, mut tries, mut fields, mut meta) = (None, None, None, false);
         while let Some(option) = args.keyword() {
             if option.is("DELAY") && when.is_none() {
                 when = Some(When::In(args.span()?));
@@ -83,23 +106,36 @@ impl Command for Publish {
                 priority = Priority::new(args.between(0, 9)?.unsigned_abs());
             } else if option.is("UNIQUE") && unique.is_none() {
                 unique = Some((args.filled("unique id")?, args.lifetime()?));
+            } else if option.is("EXPIRE") && expire.is_none() {
+                expire = Some(args.lifetime()?.value);
+            } else if option.is("TRIES") && tries.is_none() {
+                tries = Some(args.at_least(0)?.arg);
+            } else if option.is("FIELDS") && fields.is_none() {
+                fields = Some(fields::read(args)?);
+            } else if option.is("META") && !meta {
+                meta = true;
             } else {
                 return Err(Error::Syntax);
             }
         }
         Ok(Request {
             stream,
-            fields: Fields { payload, retry_count: retry_count.arg },
-            retry_count: retry_count.value,
+            payload,
+            retry_count,
             when: when.unwrap_or(When::Now),
             priority: priority.unwrap_or_default(),
             unique,
+            expire,
+            tries,
+            fields: fields.unwrap_or_default(),
+            meta,
         })
     }
 
     fn run<'a>(request: Request<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
         let (cx, server) = (*cx, cx.server);
         let queue = request.stream;
+        let times = request.times(server)?;
         names::reject_moving_slot(server, queue)?;
         let unique = match &request.unique {
             None => None,
@@ -107,7 +143,7 @@ impl Command for Publish {
                 let key = unique_key(server, queue, *id)?;
                 if let Some(first) = first_of(server, key.borrow())? {
                     cx.family.counters.deduplicated.add(1);
-                    return Ok(first);
+                    return Ok(request.reply(first, c"duplicate"));
                 }
                 Some((key, window.value))
             }
@@ -118,39 +154,80 @@ impl Command for Publish {
             cx.family.counters.refused.add(1);
             return Err(Error::TaskFull);
         }
-        let reply = request.add(cx)?;
+        let id = request.add(cx, &times)?;
         cx.family.counters.published.add(1);
         if let Some((key, window)) = unique {
-            remember(server, key.borrow(), window, &reply)?;
+            remember(server, key.borrow(), window, &id)?;
         }
-        Ok(reply)
+        Ok(request.reply(id, c"added"))
     }
 }
 
+/// When a task is due, if that is later, and until when it may be delivered.
+struct Times {
+    due: Option<UnixMs>,
+    end: Option<UnixMs>,
+}
+
 impl Request<'_> {
-    /// Adds the task, and serves the waiting consumers. The reply is its id.
-    fn add<'s>(&self, cx: Cx<'s>) -> Result<Reply<'s>, Error> {
-        let (server, queue) = (cx.server, self.stream);
+    /// A task that would expire before it is due is refused.
+    fn times(&self, server: &Server) -> Result<Times, Error> {
+        if self.when == When::Now && self.expire.is_none() {
+            return Ok(Times { due: None, end: None });
+        }
+        let now = server.now();
         let due = match self.when {
             When::Now | When::In(Millis(0)) => None,
-            When::In(delay) => Some(server.now() + delay),
-            When::At(due) => Some(due).filter(|due| *due > server.now()),
+            When::In(delay) => Some(now + delay),
+            When::At(due) => Some(due).filter(|due| *due > now),
         };
+        let end = self.expire.map(|expire| now + expire);
+        if end.is_some() && end <= due {
+            return Err(Error::ExpireTime("task.publish"));
+        }
+        Ok(Times { due, end })
+    }
+
+    /// Adds the task, and serves the waiting consumers. The reply is its id.
+    fn add<'s>(&self, cx: Cx<'s>, times: &Times) -> Result<Reply<'s>, Error> {
+        let (server, queue, w) = (cx.server, self.stream, &cx.family.words);
         // A task that goes elsewhere is rejected as well if the queue itself is not a stream.
-        if due.is_some() || self.priority > Priority::LOWEST {
+        if times.due.is_some() || self.priority > Priority::LOWEST {
             store::expect_stream(server, queue)?;
         }
-        if let Some(due) = due {
-            let payload = Some(self.fields.payload.bytes());
-            let task = Task { payload, retry_count: self.retry_count, ..Task::default() };
+        let mut further = Vec::new();
+        if let Some(tries) = self.tries {
+            further.extend([w.tries(), tries]);
+        }
+        let end = times.end.map(|end| OwnedStr::number(end.0));
+        if let Some(end) = &end {
+            further.extend([w.expire(), end.borrow()]);
+        }
+        further.extend(self.fields);
+        let (payload, retry_count) = (self.payload, self.retry_count);
+        if let Some(due) = times.due {
+            let (names, values) = (further.iter().step_by(2), further.iter().skip(1).step_by(2));
+            let other = names.zip(values).map(|(name, value)| (name.bytes(), value.bytes()));
+            let task = Task {
+                payload: Some(payload.bytes()),
+                retry_count: retry_count.value,
+                other: other.collect(),
+                ..Task::default()
+            };
             let id = delayed::add(cx, queue, self.priority, &task, due)?;
             cx.family.counters.delayed.add(1);
             line::reschedule(cx, queue.bytes());
             return Ok(Reply::Bulk(id.to_string().into_bytes()));
         }
-        let id = store::publish(cx, queue, self.priority, &self.fields)?;
+        let fields = Fields { payload, retry_count: retry_count.arg, further: &further };
+        let id = store::publish(cx, queue, self.priority, &fields)?;
         line::hand_over_one(cx, queue.bytes());
         Ok(Reply::Forward(id))
+    }
+
+    /// The reply, with what became of the task if META asks for it.
+    fn reply<'s>(&self, id: Reply<'s>, outcome: &'static CStr) -> Reply<'s> {
+        if self.meta { Reply::Array(vec![id, Reply::Simple(outcome)]) } else { id }
     }
 }
 

@@ -177,6 +177,7 @@ impl Letters<'_> {
     /// again.
     fn revive<'t>(&self, id: Str<'t>, mut task: Task<'t>) -> Result<Option<Move>, Error> {
         task.retry_count = 0;
+        task.forget_expiry();
         let priority = task.forget_death().and_then(integer);
         let priority = priority.and_then(|number| Priority::new(u64::try_from(number).ok()?));
         task.original_id = task.original_id.or(Some(id.bytes()));

@@ -99,7 +99,10 @@ impl Command for Reschedule {
             Place::Delayed(member) => {
                 let member = member.borrow();
                 let group = entry::group_of(member.bytes());
-                let stored = entry::decode(member.bytes(), group.as_deref());
+                let Some(stored) = entry::decode(member.bytes(), group.as_deref()) else {
+                    // A later version of the module has stored it, and knows what belongs to it.
+                    return Ok(Reply::Integer(0));
+                };
                 let at = UnixMs(i64::try_from(found.id.ms()).unwrap_or(i64::MAX));
                 let waits = Waits::Until(at, stored.priority);
                 let plan = reschedule(waits, now, due, request.priority);

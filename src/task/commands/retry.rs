@@ -100,6 +100,7 @@ impl Command for Retry {
         } else {
             (request.dlq_stream, request.retry_count, &counters.dead_lettered)
         };
+        task.forget_expiry();
         task.payload = Some(payload.bytes());
         task.retry_count = retry_count;
         let dead = names::key_of(server, DEAD, queue)?;

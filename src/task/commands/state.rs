@@ -138,7 +138,9 @@ impl Look<'_> {
         {
             let member = member.borrow().bytes();
             let group = entry::group_of(member);
-            let task = entry::decode(member, group.as_deref()).task;
+            // Of a task that a later version of the module has stored, only the id is known.
+            let task = entry::decode(member, group.as_deref()).map(|stored| stored.task);
+            let task = task.unwrap_or_default();
             if !self.concerns(&task)? {
                 return Ok(None);
             }

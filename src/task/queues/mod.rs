@@ -277,6 +277,7 @@ pub fn owner(key: &[u8]) -> Option<&[u8]> {
     match key.first()? {
         b'd' => names::name_of(DELAYED, key).or_else(|| names::name_of(DEAD, key)),
         b'p' => names::name_of(POLICY, key).or_else(|| Some(priority_of(key)?.1)),
+        b't' => names::name_of(MOVED, key),
         _ => None,
     }
 }
@@ -310,7 +311,11 @@ impl Queues {
         }
         // A key of another type in its place keeps tasks from being dead-lettered, and these keep
         // others from being delivered.
-        names::name_of(DEAD, event.key).or_else(|| self.stream_changed(db, event.key))
+        if let Some(name) = names::name_of(DEAD, event.key) {
+            self.retry_refused(db, name);
+            return Some(name);
+        }
+        self.stream_changed(db, event.key)
     }
 
     /// A stream was changed. Returns the queue of which it is a priority, if it is one.

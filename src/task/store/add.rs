@@ -17,6 +17,8 @@ pub struct Fields<'a> {
     pub payload: Str<'a>,
     /// How often it was tried before.
     pub retry_count: Str<'a>,
+    /// Further fields, each followed by its value.
+    pub further: &'a [Str<'a>],
 }
 
 /// Adds a new task to its stream. The reply is its id. The caller serves the waiting consumers.
@@ -29,8 +31,12 @@ pub fn publish<'s>(
     let w = &cx.family.words;
     let (second, payload) = (cx.family.clock.second(cx.server), fields.payload);
     let now = second.borrow();
-    let fields = [w.payload(), payload, w.timestamp(), now, w.retry_count(), fields.retry_count];
-    add(cx, queue, priority, &fields)
+    let first = [w.payload(), payload, w.timestamp(), now, w.retry_count(), fields.retry_count];
+    if fields.further.is_empty() {
+        add(cx, queue, priority, &first)
+    } else {
+        add(cx, queue, priority, &[&first, fields.further].concat())
+    }
 }
 
 /// Adds an entry to the stream of a priority.
