@@ -103,7 +103,8 @@ fn runs_this_version(client: &mut Client) -> bool {
 }
 
 /// The payloads of the tasks that [`store`] stores.
-const STORED: [&str; 7] = ["leased", "urgent", "ready", "foreign", "soon", "copy", "marked"];
+const STORED: [&str; 8] =
+    ["leased", "urgent", "ready", "foreign", "soon", "copy", "marked", "options"];
 
 /// Stores a task of every kind in a queue: leased, ready, prioritized, delayed in each form, dead, of a
 /// later version. The delayed ones are due in an hour.
@@ -120,10 +121,12 @@ fn store(client: &mut Client) {
     assert_eq!(client.run(format!("TASK.NACK q g c SILENT {id} DELAY 3600002")), int(1));
     client.publish("q", "leased");
     client.lease("g", "c", "q");
-    client.publish("q", "ready");
     client.run("XADD q * payload foreign tenant red");
     client.publish_with("q", "urgent", "PRIORITY 7");
     client.publish_with("q", "soon", "DELAY 3600000 UNIQUE once 7200000");
+    let options = "TRIES 2 EXPIRE 86400000 FIELDS 1 tenant green";
+    client.publish_with("q", "options", &format!("DELAY 3600003 PRIORITY 5 {options}"));
+    client.publish_with("q", "ready", options);
     client.cmd(&args!["ZADD", DELAYED, 1, format!("{} v2 later", delayed_id(1, 1))]);
     client.run("TASK.POLICY q TRIES 9");
 }
@@ -153,11 +156,17 @@ fn deliver_all(client: &mut Client) {
     let payloads: Vec<_> = got.iter().map(Delivered::payload).collect();
     let mut expected = STORED;
     let mut sorted = payloads.clone();
-    (expected.sort_unstable(), sorted.sort_unstable());
+    expected.sort_unstable();
+    sorted.sort_unstable();
     assert_eq!(sorted, expected, "{payloads:?}");
     let fields = |payload| &got.iter().find(|task| task.payload() == payload).unwrap().fields;
     assert!(fields("foreign").ends_with("tenant=red"), "{got:?}");
     assert!(fields("marked").contains("retry_count=4 tenant=blue original_id="), "{got:?}");
+    for payload in ["options", "ready"] {
+        let fields = fields(payload);
+        assert!(fields.contains(" tries=2 expire_unix_ms="), "{got:?}");
+        assert!(fields.contains(" tenant=green"), "{got:?}");
+    }
     assert!(fields("copy").contains("retry_count=1 original_id="), "{got:?}");
     // What a later version has stored is still there, and what is dead can be moved back.
     assert_eq!(client.scores(DELAYED).len(), 1);
@@ -168,21 +177,21 @@ fn deliver_all(client: &mut Client) {
 /// What version 0.1.0 does with the queue: it delivers what is ready in the queue's own stream, whole,
 /// and touches nothing else.
 #[track_caller]
-fn use_with_version_0_1(client: &mut Client) -> Vec<String> {
+fn use_with_version_0_1(client: &mut Client) {
     assert!(!runs_this_version(client));
     let kept = ["priority7:{q}", DELAYED, "dead:{q}", "policy:{q}"];
     let before = kept.map(|key| client.cmd(&["DUMP", key]));
     let got = client.run("TASK.CONSUME g old q 10");
-    assert_eq!(got.task_payloads(), ["ready", "foreign"]);
-    let foreign = &got.tasks()[1].items()[1];
-    assert_eq!(foreign.get("tenant"), &bulk("red"));
+    assert_eq!(got.task_payloads(), ["foreign", "ready"]);
+    for (task, tenant) in got.tasks().iter().zip(["red", "green"]) {
+        assert_eq!(task.items()[1].get("tenant"), &bulk(tenant));
+    }
     let id = client.run("TASK.PUBLISH q added").as_str().to_owned();
     assert_eq!(client.run("TASK.CONSUME g old q").task_ids(), [id.as_str()]);
     assert_eq!(client.run(format!("TASK.ACK q g {id}")), int(1));
     assert_eq!(client.run("TASK.CONSUME g old q"), nil_array());
     let after = kept.map(|key| client.cmd(&["DUMP", key]));
     assert!(before.iter().all(|dump| !dump.is_nil()) && before == after);
-    got.task_ids().into_iter().map(str::to_owned).collect()
 }
 
 #[test]

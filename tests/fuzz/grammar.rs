@@ -31,6 +31,10 @@ const OWN: &[Line] = &[
         8,
         "TASK.PUBLISH $queue $value [$tries] [(DELAY $span|AT $point)] [PRIORITY $prio] [UNIQUE $uniq $ms]",
     ),
+    (
+        6,
+        "TASK.PUBLISH $queue $value [DELAY $span] [PRIORITY $prio] [UNIQUE $uniq $ms] [EXPIRE $ms] [TRIES $tries] [(FIELDS 1 $field $value|FIELDS 2 a $value $field $value)] [META]",
+    ),
     (4, "TASK.PUBLISH $queue $value"),
     (5, "TASK.CONSUME $group $consumer $queue $count $block [META] [TIED]"),
     (6, "TASK.CONSUME $group $consumer $queue [META] [TIED] [COUNT $count] [BLOCK $block]"),
@@ -41,10 +45,10 @@ const OWN: &[Line] = &[
     ),
     (1, "TASK.CONSUME $group $consumer $queue THEN $n $queue* [META]"),
     (4, "TASK.ACK $queue $group $id*"),
-    (3, "TASK.EXTEND $queue $group $consumer $id"),
+    (3, "TASK.EXTEND $queue $group $consumer $id*"),
     (
         5,
-        "TASK.NACK $queue $group $consumer (SILENT|FAIL|FAIL|FATAL) $id [DELAY $span] [REASON $value]",
+        "TASK.NACK $queue $group $consumer (SILENT|FAIL|FAIL|FATAL) $id [DELAY $span] [REASON $value] [PAYLOAD $value]",
     ),
     (2, "TASK.RETRY $queue $id $value $tries $queue $dead $tries [$group]"),
     (2, "TASK.CANCEL $queue $id* [FORCE]"),
@@ -95,7 +99,7 @@ const FOREIGN: &[Line] = &[
     (1, "SORT $key BY nosort ALPHA STORE $key"),
     (
         4,
-        "XADD $stream * payload $value [timestamp 1] [retry_count $tries] [group $group] [original_id $id]",
+        "XADD $stream * payload $value [timestamp 1] [retry_count $tries] [tries $tries] [expire_unix_ms $point] [group $group] [original_id $id]",
     ),
     (1, "XADD $stream [NOMKSTREAM] [MAXLEN $n] ($id|*) $value $value"),
     (1, "XADD $key * payload $value"),

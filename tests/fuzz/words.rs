@@ -44,6 +44,7 @@ const ODD_NAMES: [&[u8]; 22] = [
 const GROUPS: [&[u8]; 4] = [b"g", b"h", b"g", b"B %20-"];
 const CONSUMERS: [&[u8]; 4] = [b"w1", b"w2", b"w3", b"\xff\0w"];
 const IDENTIFIERS: [&[u8]; 6] = [b"A", b"B", b"C", b"D", b"\0\xff", b"12345"];
+const FIELDS: [&[u8]; 6] = [b"tenant", b"", b"tries", b"group", b"\0\r\n", b"a"];
 const UNIQUE: [&[u8]; 3] = [b"u", b"v", b"\r\n"];
 const VALUES: [&[u8]; 10] =
     [b"v", b"", b"1", b"\0", b"a\r\nb", b"\xff\xc3", b"nil", b"-1", b"hello world", b"loading 1 1"];
@@ -58,10 +59,14 @@ const RECORDS: [&[u8]; 9] = [
     b"",
     b"9007199254740990",
 ];
-const MEMBERS: [&[u8]; 8] = [
+const MEMBERS: [&[u8]; 12] = [
     b"1795374441799-1001795374381799123 0 0 - payload",
     b"1795374441799-1001795374381799123:5-5 9 3 g p",
     b"1-1 3 99999999999999999999 - x",
+    b"1795374441799-1001795374381799123 0 0+ - 7:payload1:p14:expire_unix_ms1:1",
+    b"1795374441799-1001795374381799124:5-5 9 1+ g 5:tries1:25:tries1:x",
+    b"1795374441799-1001795374381799123 v2 x",
+    b"1-1000000000000000000:5-5 v7",
     b"x",
     b"",
     b"1-1000000000000000000 10 0 %zz p",
@@ -290,6 +295,7 @@ impl<'a> Words<'a> {
             "consumer" => self.one_of(&CONSUMERS),
             "ident" => self.one_of(&IDENTIFIERS),
             "uniq" => self.one_of(&UNIQUE),
+            "field" => self.one_of(&FIELDS),
             "value" => self.value(),
             "record" => self.one_of(&RECORDS),
             "member" => self.one_of(&MEMBERS),
