@@ -52,12 +52,15 @@ impl World<'_> {
         assert_eq!(found.priority, i64::from(task.priority), "{found:?}");
         assert_eq!(found.retry_count, task.retry_count, "{found:?}");
         assert_eq!(found.group(), task.group, "{found:?}");
-        assert_eq!(found.has_more, task.is_foreign, "{found:?}");
-        let payload = if task.is_foreign {
-            let length = task.payload.len();
-            [format!("7:payload{length}:").as_bytes(), &task.payload, b"6:colour3:red"].concat()
-        } else {
+        let further = task.further();
+        assert_eq!(found.has_more, !further.is_empty(), "{found:?}");
+        let payload = if further.is_empty() {
             task.payload.clone()
+        } else {
+            let fields = [("payload", task.payload.clone())].into_iter().chain(further);
+            let parts = fields.flat_map(|(name, value)| [name.into(), value]);
+            let encode = |part: Vec<u8>| [format!("{}:", part.len()).as_bytes(), &part].concat();
+            parts.flat_map(encode).collect()
         };
         assert_eq!(found.payload, payload, "{found:?}");
         let (id, due, member) = (found.id, *due, member.clone());
@@ -105,10 +108,26 @@ impl World<'_> {
         }
     }
 
+    /// Whether a task that could be delivered in this span has become a dead letter instead, because
+    /// it has expired.
+    #[track_caller]
+    pub fn has_expired(&self, snapshot: &Snapshot, task: &Task, span: Span) -> bool {
+        let Some(end) = task.end else { return false };
+        let is_it = |fields: &Fields| {
+            original(fields).map(Id::parse) == Some(task.original)
+                && value_of(fields, "reason") == Some(b"expired")
+        };
+        let new = |(id, fields): &&(Id, Fields)| !self.dead.contains_key(id) && is_it(fields);
+        let is_dead = snapshot.dead.iter().find(new).is_some();
+        assert!(is_dead || end >= span.from, "it has expired: {task:?}, {span:?}");
+        assert!(!is_dead || end < span.to, "it has not expired: {task:?}, {span:?}");
+        is_dead
+    }
+
     /// The copy of a task for the group that had it.
     pub fn copy_for(&self, task: &Task, group: Group, retry_count: i64) -> Task {
         let group = if self.groups.len() > 1 { Some(group) } else { task.group };
-        Task { group, retry_count, is_copy: true, ..task.clone() }
+        Task { group, retry_count, is_copy: true, end: None, ..task.clone() }
     }
 
     /// Checks everything.

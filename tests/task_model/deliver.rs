@@ -112,17 +112,21 @@ impl World<'_> {
             assert_eq!(given.len(), 0, "{given:?}");
             return;
         }
-        self.promote(&snapshot, span);
+        let mut letters = self.promote(&snapshot, span);
         let expired = if all_expired { self.leased(group) } else { Vec::new() };
-        let reclaimed = self.reclaim(&snapshot, group, consumer, &expired, count, &given, span);
-        self.deliver_new(&snapshot, group, consumer, count - reclaimed, &given[reclaimed..], span);
+        let (reclaimed, dead) =
+            self.reclaim(&snapshot, group, consumer, &expired, count, &given, span);
+        letters.extend(dead);
+        let new = &given[reclaimed..];
+        letters.extend(self.deliver_new(&snapshot, group, consumer, count - reclaimed, new, span));
+        self.dead_letter(&snapshot, letters, span);
         self.count("delivered", given.len());
         self.count("reclaimed", reclaimed);
     }
 
-    /// Moves due tasks into the streams, in the order of their times.
+    /// Moves due tasks into the streams, in the order of their times. Returns those that have expired.
     #[track_caller]
-    pub fn promote(&mut self, snapshot: &Snapshot, span: Span) {
+    pub fn promote(&mut self, snapshot: &Snapshot, span: Span) -> Vec<Letter> {
         let mut due = Vec::new();
         self.delayed.sort_by(|a, b| (a.due, &a.member).cmp(&(b.due, &b.member)));
         for delayed in std::mem::take(&mut self.delayed) {
@@ -133,8 +137,18 @@ impl World<'_> {
             assert!(may || is_left, "moved too early or out of order: {delayed:?}");
             if is_left { self.delayed.push(delayed) } else { due.push(delayed.task) }
         }
+        let (mut late, due): (Vec<Task>, Vec<Task>) =
+            due.into_iter().partition(|task| self.has_expired(snapshot, task, span));
         self.count("promoted", due.len());
+        self.count("expired", late.len());
         self.arrive(snapshot, due, span);
+        // Higher priorities are looked at first.
+        late.sort_by_key(|task| task.priority == 0);
+        let letter = |task: Task| Letter {
+            task: Task { end: None, ..task },
+            cause: Some((b"expired".to_vec(), 0)),
+        };
+        late.into_iter().map(letter).collect()
     }
 
     /// The entries that a group has leased, by the age of the lease.
@@ -149,7 +163,7 @@ impl World<'_> {
     }
 
     /// Reclaims expired leases, the oldest first, or dead-letters their tasks. Returns how many
-    /// tasks were delivered.
+    /// tasks were delivered, and the dead letters.
     #[track_caller]
     #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
     pub fn reclaim(
@@ -161,13 +175,13 @@ impl World<'_> {
         count: usize,
         given: &[Given],
         span: Span,
-    ) -> usize {
+    ) -> (usize, Vec<Letter>) {
         let lease = |world: &Self, id: &Id| world.entries[id].lease(group).expect("leased").clone();
         let tried = |world: &Self, id: &Id| {
             world.entries[id].task.retry_count + lease(world, id).deliveries
         };
-        let tries = self.policy.tries;
-        let is_over = |world: &Self, id: &Id| tries > 0 && tried(world, id) >= tries;
+        let is_over =
+            |world: &Self, id: &Id| world.entries[id].task.is_last(tried(world, id), &world.policy);
         let (over, live): (Vec<Id>, Vec<Id>) = expired.iter().partition(|id| is_over(self, id));
         let reclaimed = live.len().min(count);
         assert!(given.len() >= reclaimed, "{given:?} of {live:?}");
@@ -207,8 +221,7 @@ impl World<'_> {
             originals.iter().rposition(|found| *found == Some(&text[..]))
         };
         dead.sort_by_key(|id| (age(self, id), place(self, id)));
-        let letters = dead.iter().map(|id| letter(self, id)).collect();
-        self.dead_letter(snapshot, letters, span);
+        let letters: Vec<_> = dead.iter().map(|id| letter(self, id)).collect();
         for id in dead {
             self.finish(snapshot, id, group);
         }
@@ -222,10 +235,11 @@ impl World<'_> {
             let lease = Lease { consumer, deliveries, began: span, is_claimed: false };
             entry.states.insert(group, State::Leased(lease));
         }
-        reclaimed
+        (reclaimed, letters)
     }
 
-    /// Delivers new entries: higher priorities first, each in its order.
+    /// Delivers new entries: higher priorities first, each in its order. Returns those that have
+    /// expired.
     #[track_caller]
     pub fn deliver_new(
         &mut self,
@@ -235,19 +249,25 @@ impl World<'_> {
         count: usize,
         given: &[Given],
         span: Span,
-    ) {
+    ) -> Vec<Letter> {
         let ready = self.entries.iter().filter(|(_, entry)| entry.is_ready(group));
         let mut ready: Vec<_> = ready.map(|(id, _)| *id).collect();
         ready.sort_by_key(|id| (u8::MAX - id.priority(), *id));
-        let mut expected = Vec::new();
+        let (mut expected, mut letters) = (Vec::new(), Vec::new());
         for id in ready {
             if expected.len() == count {
                 break;
             }
-            if self.entries[&id].task.is_for(group) {
-                expected.push(id);
-            } else {
+            let task = self.entries[&id].task.clone();
+            if !task.is_for(group) {
                 self.finish(snapshot, id, group);
+            } else if self.has_expired(snapshot, &task, span) {
+                let task = self.copy_for(&task, group, task.retry_count);
+                letters.push(Letter { task, cause: Some((b"expired".to_vec(), 0)) });
+                self.count("expired", 1);
+                self.finish(snapshot, id, group);
+            } else {
+                expected.push(id);
             }
         }
         let found: Vec<_> = given.iter().map(|given| given.id).collect();
@@ -259,6 +279,7 @@ impl World<'_> {
             let lease = Lease { consumer, deliveries: 1, began: span, is_claimed: false };
             entry.states.insert(group, State::Leased(lease));
         }
+        letters
     }
 
     /// Whether there is nothing to deliver.
@@ -290,7 +311,7 @@ impl World<'_> {
         }
         let of_queue = |reply: Value| if for_both { by_queue(&reply).0 } else { reply };
         if is_delayed {
-            self.publish(priority, None, When::Soon(10), None);
+            self.publish(priority, None, When::Soon(10), None, Options::default());
             let (reply, span) = self.ask(&consume);
             let reply = of_queue(reply);
             return self.consumed(group, consumer, 1, false, &reply, true, span);
@@ -301,7 +322,7 @@ impl World<'_> {
         eventually(SOON, "the consumer waits", || waiters(&mut self.client, "task") == 1);
         let (info, _) = self.ask(&args!["TASK.INFO", QUEUE]);
         assert_eq!(info.get("waiting_consumers"), &int(1));
-        self.publish(priority, None, When::Now, None);
+        self.publish(priority, None, When::Now, None, Options::default());
         let reply = of_queue(waiter.read());
         let span = Span { from, to: now_ms() };
         self.consumed(group, consumer, 1, false, &reply, true, span);

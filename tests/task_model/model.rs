@@ -93,11 +93,35 @@ pub struct Task {
     pub is_copy: bool,
     /// Added by a plain client, with one more field and without those of PUBLISH.
     pub is_foreign: bool,
+    /// How often it is tried, if it says so itself; 0: without limit.
+    pub tries: Option<i64>,
+    /// Until when it may be delivered for the first time. Copies that were made later have no end.
+    pub end: Option<i64>,
+    /// Whether it has a field of its publisher's.
+    pub has_tenant: bool,
 }
+
+/// The name of the field that says until when a task may be delivered for the first time.
+pub const END: &str = "expire_unix_ms";
 
 impl Task {
     pub fn is_for(&self, group: Group) -> bool {
         self.group.is_none_or(|own| own == group)
+    }
+
+    /// The fields behind those that every task has.
+    pub fn further(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let tries = self.tries.map(|tries| ("tries", tries.to_string().into()));
+        let end = self.end.map(|end| (END, end.to_string().into()));
+        let tenant = self.has_tenant.then(|| ("tenant", "blue \r\n\0".into()));
+        let colour = self.is_foreign.then(|| ("colour", "red".into()));
+        [tries, end, tenant, colour].into_iter().flatten().collect()
+    }
+
+    /// Whether it is dead after this number of tries.
+    pub fn is_last(&self, tried: i64, policy: &Policy) -> bool {
+        let tries = self.tries.unwrap_or(policy.tries);
+        tries > 0 && tried >= tries
     }
 
     /// The fields of its entry without the timestamp; a dead letter has more.
@@ -106,14 +130,12 @@ impl Task {
         if self.is_copy || !self.is_foreign {
             fields.push(("retry_count", self.retry_count.to_string().into()));
         }
+        fields.extend(self.further());
         if self.is_copy {
             fields.push(("original_id", self.original.to_string().into()));
         }
         if let Some(group) = self.group {
             fields.push(("group", group.name().into()));
-        }
-        if self.is_foreign {
-            fields.push(("colour", "red".into()));
         }
         fields.into_iter().map(|(name, value)| (name.into(), value)).collect()
     }

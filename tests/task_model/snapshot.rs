@@ -78,6 +78,21 @@ impl Snapshot {
         Self { at: Span { from, to: now_ms() }, streams, groups, delayed, dead, moved, info, keys }
     }
 
+    /// When the task with this id expires, as it is stored.
+    #[track_caller]
+    pub fn end_of(&self, id: Id) -> i64 {
+        if !id.is_delayed() {
+            let entry = self.streams[&id.priority()].iter().find(|(found, _)| *found == id);
+            let (_, fields) = entry.expect("the entry");
+            return number(value_of(fields, END).expect("an end"));
+        }
+        let is_it = |(member, _): &&(Vec<u8>, i64)| Member::parse(member).id == id;
+        let (member, _) = self.delayed.iter().find(is_it).expect("the delayed task");
+        let name = format!("{}:{END}13:", END.len()).into_bytes();
+        let at = member.windows(name.len()).position(|part| *part == name).expect("an end");
+        number(&member[at + name.len()..][..13])
+    }
+
     pub fn has_entry(&self, id: Id) -> bool {
         self.streams[&id.priority()].iter().any(|(found, _)| *found == id)
     }
@@ -211,12 +226,13 @@ impl Given {
 }
 
 /// The counters of `INFO corral`.
-pub const COUNTERS: [&str; 12] = [
+pub const COUNTERS: [&str; 13] = [
     "published",
     "delivered",
     "acked",
     "requeued",
     "dead_lettered",
+    "expired",
     "reclaimed",
     "delayed",
     "promoted",

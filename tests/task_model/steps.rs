@@ -26,6 +26,16 @@ pub enum Outcome {
 /// Which one of several: the number modulo their count.
 pub type Pick = u8;
 
+/// Further options of PUBLISH.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub tries: Option<u8>,
+    /// Whether it expires at once, or at the due time; otherwise it does not expire in this test.
+    pub expires: Option<bool>,
+    pub has_tenant: bool,
+    pub meta: bool,
+}
+
 #[derive(Clone, Debug)]
 pub enum Step {
     Publish {
@@ -33,6 +43,7 @@ pub enum Step {
         retry_count: Option<u8>,
         when: When,
         unique: Option<u8>,
+        options: Options,
     },
     /// A plain XADD.
     Add,
@@ -76,6 +87,8 @@ pub enum Step {
         outcome: Outcome,
         delay: Option<bool>,
         reason: bool,
+        /// Whether it gets a new payload.
+        payload: bool,
     },
     Retry {
         group: Group,
@@ -141,6 +154,21 @@ pub fn when() -> impl Strategy<Value = When> {
     ]
 }
 
+pub fn options() -> impl Strategy<Value = Options> {
+    let options = (
+        prop::option::weighted(0.2, 0..5_u8),
+        prop::option::weighted(0.25, any::<bool>()),
+        prop::bool::weighted(0.2),
+        any::<bool>(),
+    );
+    options.prop_map(|(tries, expires, has_tenant, meta)| Options {
+        tries,
+        expires,
+        has_tenant,
+        meta,
+    })
+}
+
 /// Which groups there are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Groups {
@@ -167,6 +195,7 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         prop::option::weighted(0.2, 0..4_u8),
         when(),
         prop::option::weighted(0.3, unique.clone()),
+        options(),
     );
     let consume = (group.clone(), 0..3_u8, prop::option::of(1..6_u8), any::<bool>(), any::<bool>());
     let nack = (
@@ -174,11 +203,12 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         prop::sample::select(&[Outcome::Silent, Outcome::Fail, Outcome::Fatal][..]),
         prop::option::weighted(0.4, any::<bool>()),
         any::<bool>(),
+        prop::bool::weighted(0.3),
     );
     let picks = prop::collection::vec(any::<Pick>(), 1..4);
     prop_oneof![
-        24 => publish.prop_map(|(priority, retry_count, when, unique)| {
-            Step::Publish { priority, retry_count, when, unique }
+        24 => publish.prop_map(|(priority, retry_count, when, unique, options)| {
+            Step::Publish { priority, retry_count, when, unique, options }
         }),
         2 => Just(Step::Add),
         16 => consume.prop_map(|(group, consumer, count, named, meta)| {
@@ -198,8 +228,8 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
             .prop_map(|(group, leased, any)| Step::Ack { group, leased, any }),
         3 => (group.clone(), any::<Pick>(), prop::bool::weighted(0.3))
             .prop_map(|(group, which, stranger)| Step::Extend { group, which, stranger }),
-        12 => nack.prop_map(|((group, which, stranger), outcome, delay, reason)| {
-            Step::Nack { group, which, stranger, outcome, delay, reason }
+        12 => nack.prop_map(|((group, which, stranger), outcome, delay, reason, payload)| {
+            Step::Nack { group, which, stranger, outcome, delay, reason, payload }
         }),
         4 => (group.clone(), any::<Pick>(), 0..4_u8).prop_map(|(group, which, retry_count)| {
             Step::Retry { group, which, retry_count }

@@ -14,8 +14,8 @@ pub struct World<'a> {
     pub server: &'a RefCell<Server>,
     pub client: Client,
     pub with: Groups,
-    /// The end of the last command. The next one starts in a later millisecond, so that leases
-    /// differ in age.
+    /// The end of the last command. The next one starts a millisecond later, so that leases differ in
+    /// age.
     pub clock: i64,
     pub groups: Vec<Group>,
     pub entries: BTreeMap<Id, Entry>,
@@ -93,10 +93,10 @@ impl<'a> World<'a> {
         world
     }
 
-    /// Runs a command in a new millisecond.
+    /// Runs a command when a task that expires a millisecond after the last one has expired.
     #[track_caller]
     pub fn ask(&mut self, args: &[Vec<u8>]) -> (Value, Span) {
-        while now_ms() <= self.clock {
+        while now_ms() <= self.clock + 1 {
             std::thread::sleep(Duration::from_micros(100));
         }
         let from = now_ms();
@@ -115,8 +115,8 @@ impl<'a> World<'a> {
     #[track_caller]
     pub fn step(&mut self, step: &Step) {
         match *step {
-            Step::Publish { priority, retry_count, when, unique } => {
-                self.publish(PRIORITIES[priority], retry_count, when, unique);
+            Step::Publish { priority, retry_count, when, unique, options } => {
+                self.publish(PRIORITIES[priority], retry_count, when, unique, options);
             }
             Step::Add => self.add(),
             Step::Consume { group, consumer, count, named, meta } => {
@@ -130,8 +130,9 @@ impl<'a> World<'a> {
             }
             Step::Ack { group, ref leased, any } => self.ack(group, leased, any),
             Step::Extend { group, which, stranger } => self.extend(group, which, stranger),
-            Step::Nack { group, which, stranger, outcome, delay, reason } => {
-                self.nack(group, which, stranger, outcome, delay, reason);
+            Step::Nack { group, which, stranger, outcome, delay, reason, payload } => {
+                let payload = payload.then(|| self.payload());
+                self.nack(group, which, stranger, outcome, delay, reason, payload);
             }
             Step::Retry { group, which, retry_count } => self.retry(group, which, retry_count),
             Step::Cancel { ref which, force } => self.cancel(which, force),
@@ -180,6 +181,7 @@ impl<'a> World<'a> {
         retry_count: Option<u8>,
         when: When,
         unique: Option<u8>,
+        options: Options,
     ) {
         let payload = self.payload();
         let mut args = args!["TASK.PUBLISH", QUEUE, payload].to_vec();
@@ -201,17 +203,49 @@ impl<'a> World<'a> {
         if let Some(unique) = unique {
             args.extend(args!["Unique", format!("order {unique}"), FAR]);
         }
+        if let Some(tries) = options.tries {
+            args.extend(args!["tries", u64::from(tries)]);
+        }
+        let delay = match when {
+            When::Soon(ms) => i64::from(ms),
+            When::DelayFar | When::AtFar => FAR,
+            When::Now | When::DelayNothing | When::AtPast => 0,
+        };
+        // The clock may go on before the server reads it.
+        let slack = if matches!(when, When::AtFar) { 1000 } else { 1 };
+        let lasts = options.expires.map(|soon| delay + if soon { slack } else { 3 * FAR });
+        if let Some(lasts) = lasts {
+            args.extend(args!["EXPIRE", lasts]);
+        }
+        if options.has_tenant {
+            args.extend(args!["Fields", 1, "tenant", b"blue \r\n\0"]);
+        }
+        if options.meta {
+            args.extend(args!["META"]);
+        }
         let (reply, span) = self.ask(&args);
 
+        let (reply, outcome) = match &reply {
+            Value::Array(parts) if options.meta => (&parts[0], parts[1].as_str()),
+            reply => (reply, ""),
+        };
         if let Some(known) = unique.and_then(|unique| self.unique.get(&unique)) {
-            assert_eq!(reply, bulk(known.to_string()), "the first task of this id");
+            assert_eq!(*reply, bulk(known.to_string()), "the first task of this id");
+            assert_eq!(outcome, if options.meta { "duplicate" } else { "" });
             return self.count("deduplicated", 1);
         }
         if self.is_full() {
             assert!(reply.is_error_with("TASKFULL "), "{reply:?}");
             return self.count("refused", 1);
         }
+        assert_eq!(outcome, if options.meta { "added" } else { "" });
         let original = Id::parse(reply.bytes());
+        let snapshot = self.look();
+        let end = lasts.map(|lasts| {
+            let end = snapshot.end_of(original);
+            assert!((span.from + lasts..=span.to + lasts).contains(&end), "{end}: {span:?}");
+            end
+        });
         let task = Task {
             original,
             payload,
@@ -220,13 +254,15 @@ impl<'a> World<'a> {
             group: None,
             is_copy: false,
             is_foreign: false,
+            tries: options.tries.map(i64::from),
+            end,
+            has_tenant: options.has_tenant,
         };
         self.published.push(original);
         self.count("published", 1);
         if let Some(unique) = unique {
             self.unique.insert(unique, original);
         }
-        let snapshot = self.look();
         match when {
             When::Soon(1..) | When::DelayFar | When::AtFar => {
                 let due = match when {
@@ -267,6 +303,9 @@ impl<'a> World<'a> {
             group: None,
             is_copy: false,
             is_foreign: true,
+            tries: None,
+            end: None,
+            has_tenant: false,
         };
         self.published.push(original);
         let snapshot = self.look();
@@ -291,6 +330,7 @@ impl<'a> World<'a> {
 
     /// `delay`: far or 0.
     #[track_caller]
+    #[expect(clippy::too_many_arguments, reason = "the options of a command")]
     pub fn nack(
         &mut self,
         group: Group,
@@ -299,6 +339,7 @@ impl<'a> World<'a> {
         outcome: Outcome,
         delay: Option<bool>,
         reason: bool,
+        payload: Option<Vec<u8>>,
     ) {
         let Some(id) = self.some_leased(group, which) else { return };
         let lease = self.entries[&id].lease(group).expect("leased").clone();
@@ -311,14 +352,18 @@ impl<'a> World<'a> {
         if reason {
             args.extend(args!["REASON", "it \r\n rains"]);
         }
+        if let Some(payload) = &payload {
+            args.extend(args!["Payload", payload]);
+        }
         let (reply, span) = self.ask(&args);
         if stranger {
             assert_eq!(reply, int(0));
             return;
         }
-        let task = self.entries[&id].task.clone();
+        let mut task = self.entries[&id].task.clone();
         let tried = task.retry_count + lease.deliveries;
-        let is_last = self.policy.tries > 0 && tried >= self.policy.tries;
+        let is_last = task.is_last(tried, &self.policy);
+        task.payload = payload.unwrap_or(task.payload);
         let is_dead = outcome == Outcome::Fatal || outcome == Outcome::Fail && is_last;
         assert_eq!(reply, int(if is_dead { 2 } else { 1 }));
         let retry_count = tried - i64::from(outcome == Outcome::Silent);
