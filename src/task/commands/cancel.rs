@@ -9,7 +9,7 @@ use crate::task::groups::Overviews;
 use crate::task::id::{EntryId, IdArg, Priority};
 use crate::task::identity::Move;
 use crate::task::locate::{self, Found, Place};
-use crate::task::{Cx, delayed, delayed_ids, entry, life, store};
+use crate::task::{Cx, delayed, delayed_ids, entry, life, store, ties};
 
 /// `TASK.CANCEL stream id [id ...] [FORCE]` removes tasks that are ready or delayed, and replies how
 /// many. A task that is leased in any group stays, unless FORCE is given. An id is the one that PUBLISH
@@ -153,8 +153,9 @@ fn remove(
     };
     for group in holders {
         server.call(c"XACK", Mode::Write, &[stream, group, id])?;
-        let (db, ids): (i32, [EntryId; 1]) = (server.db(), [found.id]);
-        family.queues.lease_ended(db, queue.bytes(), group.bytes(), priority, &ids);
+        let ids: [EntryId; 1] = [found.id];
+        family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, &ids);
+        ties::ended(cx, queue, group, priority, &ids);
     }
     Ok(server.call(c"XDEL", Mode::Write, &[stream, id])?.root().integer() > 0)
 }
