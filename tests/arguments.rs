@@ -77,7 +77,7 @@ const BASIC: [Form; 10] = [
 ];
 
 /// The options of the queue's commands.
-const TASK: [Form; 20] = [
+const TASK: [Form; 22] = [
     Form {
         call: "TASK.PUBLISH tasks p 0 DELAY 1000 PRIORITY 3 UNIQUE u 1000",
         kinds: &[
