@@ -359,7 +359,7 @@ proptest! {
         let has_expired = |queue: &Queue, exhausted: bool| {
             let leases = queue.leases.iter().take_while(|(lease, _)| *lease != Lease::Running);
             let expired = leases.filter(|(lease, _)| match lease {
-                Lease::Expired(attempts) => attempts.are_exhausted(Some(TRIES)) == exhausted,
+                Lease::Expired(attempts) => attempts.are_exhausted() == exhausted,
                 _ => false,
             });
             expired.map(|(_, number)| number).sum::<usize>()
