@@ -485,7 +485,7 @@ fn in_each_group_a_task_expires_by_itself() {
     let end = format!("original_id={id} group=h reason=expired deliveries=0");
     assert!(letter.ends_with(&end), "{letter}");
     // The first group works on it undisturbed.
-    assert_eq!(client.leased_ids("q", "g"), [id.clone()]);
+    assert_eq!(client.leased_ids("q", "g"), [&*id]);
     assert_eq!(client.run(format!("TASK.EXTEND q g c {id}")), int(1));
     assert_eq!(client.run(format!("TASK.ACK q g {id}")), int(1));
     assert_eq!(client.run("XLEN q"), int(0));
@@ -563,7 +563,7 @@ fn an_expired_task_that_cannot_be_dead_lettered_is_never_delivered() {
                 .collect();
             !got.is_empty()
         });
-        assert_eq!(got, [next.clone()]);
+        assert_eq!(got, [&*next]);
         assert_eq!(client.run(format!("TASK.ACK q g {next}")), int(1));
     }
     assert_eq!(client.leased_ids("q", "g"), [id]);
@@ -677,7 +677,7 @@ fn full_memory_refuses_a_longer_payload_and_nothing_else_of_nack() {
     let line = format!("TASK.NACK q g c FAIL {id} DELAY 0 PAYLOAD five5");
     let refused = client.run(&line);
     assert!(refused.is_error_with("OOM"), "{refused:?}");
-    assert_eq!(client.leased_ids("q", "g"), [id.clone()]);
+    assert_eq!(client.leased_ids("q", "g"), [&*id]);
     let line = format!("TASK.NACK q g c FAIL {id} DELAY 0 PAYLOAD 4444");
     assert_eq!(client.run(&line), int(1));
     // A publish with any option is refused.
