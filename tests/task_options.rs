@@ -789,7 +789,7 @@ fn effects_are_plain_commands_with_absolute_times() {
 fn the_options_work_in_a_transaction_and_in_a_script() {
     let server = Server::start();
     let mut client = server.client();
-    let publish = "TASK.PUBLISH q p EXPIRE 1 TRIES 2 FIELDS 1 a 1 META";
+    let publish = "TASK.PUBLISH q p EXPIRE 600000 TRIES 2 FIELDS 1 a 1 META";
     let replies = in_transaction(&mut client, &[publish, "TASK.CONSUME g c q"]);
     assert_eq!(replies[0].items()[1], simple("added"));
     assert_eq!(replies[1].task_payloads(), ["p"]);
