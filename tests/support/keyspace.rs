@@ -52,6 +52,14 @@ pub fn contents(server: &Server) -> Vec<String> {
         let end = c.cmd(&args!["PEXPIRETIME", name]).as_int();
         let value = match c.cmd(&args!["TYPE", name]).as_str() {
             "string" => format!("{:?}", c.cmd(&args!["GET", name])),
+            // The fields of a large hash have no order.
+            "hash" => {
+                let fields = c.cmd(&args!["HGETALL", name]);
+                let pairs = fields.items().chunks_exact(2);
+                let mut pairs: Vec<_> = pairs.map(|pair| format!("{pair:?}")).collect();
+                pairs.sort();
+                format!("{pairs:?}")
+            }
             "zset" => format!("{:?}", c.cmd(&args!["ZRANGE", name, 0, -1, "WITHSCORES"])),
             "stream" => {
                 let stream = c.cmd(&args!["XINFO", "STREAM", name, "FULL", "COUNT", 0]);
