@@ -116,7 +116,7 @@ fn every_move_replicates_as_one_step_of_plain_commands() {
         // Redriven.
         let letter = c.only_task_in(DEAD).id;
         assert_eq!(c.run(format!("TASK.REDRIVE {DEAD} q")), int(1));
-        let here = vec![xadd(c, &key), moved(&id, &c.only_task_in(&key).id)];
+        let here = [xadd(c, &key), moved(&id, &c.only_task_in(&key).id)];
         assert_eq!(one_step(tap), sorted([&here[..], &[format!("XDEL {DEAD} {letter}")]].concat()));
 
         // Extended, reclaimed, dead-lettered.

@@ -11,10 +11,13 @@ pub trait Weight {
     fn bytes(&self) -> usize;
 }
 
+/// The keys of one database.
+type Keys<V> = HashMap<Box<[u8]>, (V, Interesting)>;
+
 /// What is remembered of keys.
 pub struct Table<V> {
     /// By database, of which few are used, and name.
-    keys: BTreeMap<i32, HashMap<Box<[u8]>, (V, Interesting)>>,
+    keys: BTreeMap<i32, Keys<V>>,
     bytes: usize,
     most: usize,
     interest: Rc<Interest>,
