@@ -154,7 +154,7 @@ const COMMANDS: [Described; 25] = [
         keys: &[(1, "RW insert")],
         docs: "stream:key payload:string [retry_count:integer] \
                [DELAY delay_ms:integer | AT unix_ms:integer] [PRIORITY priority:integer] \
-               [UNIQUE id:string window_ms:integer] [EXPIRE expire_ms:integer] \
+               [UNIQUE id:string window_ms:integer [UNTIL START | DONE] [LAST]] [EXPIRE expire_ms:integer] \
                [TRIES tries:integer] [FIELDS numfields:integer name:string value:string...] \
                [META]",
     },

@@ -76,7 +76,8 @@ fn unknown_and_repeated_options_are_refused() {
         "DELAY 1 0",
         "0 0",
         "0 NX",
-        "PRIORITY 1 META",
+        "PRIORITY 1 MORE",
+        "META META",
         "0 DELAY 1 PRIORITY",
     ] {
         changes_nothing(&mut client, &format!("TASK.PUBLISH tasks p {options}"), error(SYNTAX));

@@ -1,44 +1,18 @@
 //! Delayed tasks: members of the sorted set `delayed:{stream}`, scored by when they are due.
 
 use super::dead::{DeathRecord, bury};
-use super::entry::{self, Task};
-use super::id::{EntryId, Priority};
+use super::entry;
+use super::id::Priority;
 use super::identity::Move;
 use super::known::{Delayed, Priorities, Refused};
 use super::rules::Entered;
 use super::store::{self, Target};
-use super::{Cx, DELAYED, moved};
+use super::{Cx, DELAYED, life};
 use crate::error::Error;
 use crate::names;
 use crate::server::guard::log;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
 use crate::time::{Millis, Moment, UnixMs};
-
-/// Adds a task that is due later. Its id is valid until then.
-pub fn add(
-    cx: Cx<'_>,
-    queue: Str<'_>,
-    priority: Priority,
-    task: &Task<'_>,
-    due: UnixMs,
-) -> Result<EntryId, Error> {
-    let Cx { server, family } = cx;
-    let key = names::key_of(server, DELAYED, queue)?;
-    let score = OwnedStr::number(due.0);
-    loop {
-        let us = server.unix_us().max(family.last_us.get().saturating_add(1));
-        family.last_us.set(us);
-        let id = EntryId::delayed(due, us);
-        let member = OwnedStr::new(&entry::encode(id, priority, task));
-        let args = [key.borrow(), words().nx(), score.borrow(), member.borrow()];
-        // The id can exist if another server created it whose clock was ahead. Then the next one is
-        // tried.
-        if server.call(c"ZADD", Mode::Write, &args)?.root().integer() > 0 {
-            family.queues.delayed_added(server.db(), queue.bytes(), priority, due);
-            return Ok(id);
-        }
-    }
-}
 
 /// How many tasks the first page has, and how many any page has at most.
 const FIRST_PAGE: usize = 16;
@@ -175,7 +149,7 @@ impl Walk<'_> {
             let args: Vec<Str<'_>> =
                 [self.key].into_iter().chain(gone.iter().map(OwnedStr::borrow)).collect();
             server.call(c"ZREM", Mode::Write, &args)?;
-            moved::record(cx, self.queue, &moves)?;
+            life::record(cx, self.queue, moves)?;
             self.entered += gone.len();
             self.effort += gone.len() * ENTRY;
             cx.family.counters.expired.add(expired);

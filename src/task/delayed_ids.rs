@@ -1,10 +1,36 @@
-//! Finding a delayed task by its id, and removing it.
+//! Adding a delayed task, finding it by its id, and removing it.
 
-use super::id::EntryId;
+use super::entry::{self, Task};
+use super::id::{EntryId, Priority};
 use super::{Cx, DELAYED};
 use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
+use crate::time::UnixMs;
+
+/// Adds a task that is due later.
+pub fn add(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    priority: Priority,
+    task: &Task<'_>,
+    due: UnixMs,
+) -> Result<EntryId, Error> {
+    let Cx { server, family } = cx;
+    let key = names::key_of(server, DELAYED, queue)?;
+    let score = OwnedStr::number(due.0);
+    loop {
+        let id = EntryId::delayed(due, family.next_us(server));
+        let member = OwnedStr::new(&entry::encode(id, priority, task));
+        let args = [key.borrow(), words().nx(), score.borrow(), member.borrow()];
+        // The id can exist if another server created it whose clock was ahead. Then the next one is
+        // tried.
+        if server.call(c"ZADD", Mode::Write, &args)?.root().integer() > 0 {
+            family.queues.delayed_added(server.db(), queue.bytes(), priority, due);
+            return Ok(id);
+        }
+    }
+}
 
 /// The member that stores the task with this id.
 pub fn find(server: &Server, queue: Str<'_>, id: EntryId) -> Result<Option<OwnedStr>, Error> {

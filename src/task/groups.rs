@@ -66,6 +66,11 @@ pub fn at_most_one(cx: Cx<'_>, queue: Str<'_>) -> Result<bool, Error> {
     Ok(cx.server.type_of(queue) != Type::Stream || number(cx, queue)? <= 1)
 }
 
+/// Whether a queue has a group.
+pub fn has_any(cx: Cx<'_>, queue: Str<'_>) -> Result<bool, Error> {
+    Ok(cx.server.type_of(queue) == Type::Stream && number(cx, queue)? > 0)
+}
+
 /// Returns an error if a stream may not get another group.
 pub fn expect_room(cx: Cx<'_>, stream: Str<'_>) -> Result<(), Error> {
     let most = cx.family.settings.groups.get();

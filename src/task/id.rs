@@ -1,7 +1,7 @@
 //! Stream entry ids: `<ms>-<seq>`, both unsigned 64-bit integers, in the order of the entries.
 //!
 //! The sequence number encodes where a task is, so that every command takes the same queue name:
-//! divided by 10^17 it is the priority from 0 to 9, or at least 10 for a delayed task. Every id that
+//! divided by 10^17 it is the priority from 0 to 9, 11 for a held task, or else a delayed one. Every id that
 //! is made here fits into a pair of signed 64-bit integers.
 
 use crate::error::Error;
@@ -113,12 +113,21 @@ impl EntryId {
         self.ms
     }
 
+    /// The id of a held task that is due at `due` and was published at `us` µs since the Unix epoch.
+    pub fn held(due: UnixMs, us: i64) -> Self {
+        let (ms, us) = (u64::try_from(due.0).unwrap_or(0), u64::try_from(us).unwrap_or(0));
+        Self { ms, seq: (11 * CLASS).saturating_add(us) }
+    }
+
+    /// The order of a held task; none if it is no id of one.
+    pub fn order(self) -> Option<u64> {
+        (self.seq / CLASS == 11).then_some(self.seq % CLASS)
+    }
+
     /// When the task was published that got this id.
     pub fn published(self) -> UnixMs {
-        let ms = match self.seq.checked_sub(10 * CLASS) {
-            Some(us) => us / 1000,
-            None => self.ms,
-        };
+        let has_time = self.seq >= 10 * CLASS;
+        let ms = if has_time { self.seq % CLASS / 1000 } else { self.ms };
         UnixMs(i64::try_from(ms).unwrap_or(i64::MAX))
     }
 

@@ -2,6 +2,7 @@
 //! tasks almost free of their cost. Beside it, what is known of a single stream. Nothing here knows a
 //! server.
 
+use super::following::Following;
 use super::id::{EntryId, Priority};
 use super::leases::{Leases, RELEASED, Sweep};
 use super::policy::Policy;
@@ -118,9 +119,6 @@ pub struct Group {
 
 /// How many leases are remembered in all. The sweep finds the others.
 const MOST_LEASES: usize = 1 << 22;
-
-/// How often the keys that follow the tasks are walked through in a queue whose leases never end.
-const TRACES_EVERY: Option<Millis> = Some(Millis(60_000));
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -240,20 +238,6 @@ impl Weight for Stream {
     }
 }
 
-/// Which keys follow the tasks of a queue by their original ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traces {
-    /// Whether `taskmoved:{stream}` exists.
-    pub moved: bool,
-}
-
-impl Traces {
-    /// Whether there is one.
-    pub fn exist(self) -> bool {
-        self != Self::default()
-    }
-}
-
 /// What is known of a queue.
 #[derive(Default)]
 pub struct Known {
@@ -265,12 +249,8 @@ pub struct Known {
     pub streams: Priorities,
     /// What is known of the delayed tasks.
     pub delayed: Delayed,
-    /// Which keys follow its tasks.
-    pub traces: Option<Traces>,
-    /// The walk through these keys.
-    traces_sweep: Sweep,
-    /// Where that walk is; 0 is the beginning.
-    pub traces_position: u64,
+    /// The keys that follow its tasks.
+    pub following: Following,
     /// The groups that are served here, by name.
     groups: Vec<(Box<[u8]>, Group)>,
     /// How many bytes the groups take.
@@ -328,29 +308,13 @@ impl Known {
         }
     }
 
-    /// When the next page of the walk through the keys that follow the tasks is due, if there is one.
-    pub fn next_trace_page(&self, lease: Option<Millis>) -> Option<Moment> {
-        let walks = self.traces.is_some_and(Traces::exist);
-        walks.then(|| self.traces_sweep.due(lease.or(TRACES_EVERY)))
-    }
-
-    /// The walk has read a page. It continues at `next`; 0 means that it has finished.
-    pub fn trace_page_read(&mut self, next: u64, lease: Option<Millis>, now: Moment) {
-        self.traces_position = next;
-        match next {
-            0 => self.traces_sweep.finished(now, lease.or(TRACES_EVERY)),
-            _ => self.traces_sweep.page_read(now),
-        }
-    }
-
     /// Whether the only thing that a consumer of the group can get now is new entries of the queue's
     /// own stream.
     pub fn is_plain(&self, group: &[u8], default_lease: i64, now: UnixMs, moment: Moment) -> bool {
         self.policy.as_ref().is_some_and(|policy| {
             let lease = policy.lease(default_lease);
             !policy.is_paused()
-                && self.traces.is_some()
-                && self.next_trace_page(lease).is_none_or(|due| due > moment)
+                && self.following.is_plain(lease, moment)
                 && !self.delayed.is_due(now, moment)
                 && self.delayed.refused.is_none()
                 && self.group(group).is_some_and(|group| {
@@ -367,12 +331,12 @@ impl Known {
         if policy.is_paused() {
             return NextCheck::default();
         }
-        if self.traces.is_none() {
+        if self.following.traces.is_none() {
             return NextCheck::AT_ONCE;
         }
         let lease = policy.lease(default_lease);
         let refused = self.delayed.refused.as_ref().map(|refused| refused.again);
-        let page = self.next_trace_page(lease);
+        let page = self.following.next_page(lease);
         let by_moment = [refused, page].into_iter().flatten().min();
         let mut check = NextCheck { at: self.delayed.due, by_moment };
         for name in groups {

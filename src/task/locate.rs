@@ -3,7 +3,7 @@
 
 use super::groups::Overviews;
 use super::id::{EntryId, Priority};
-use super::{Cx, delayed_ids, moved, store};
+use super::{Cx, delayed_ids, held, moved, store};
 use crate::error::Error;
 use crate::server::{OwnedStr, Str, Type};
 
@@ -16,6 +16,8 @@ pub enum Place {
     Ready(Priority),
     /// It is an entry of that stream that is pending in a group.
     Leased(Priority),
+    /// It is held until another task has ended: the member that stores it.
+    Held(OwnedStr),
 }
 
 /// A task that was found.
@@ -53,6 +55,9 @@ pub fn present(
 ) -> Result<Option<Found>, Error> {
     let server = cx.server;
     let text = OwnedStr::new(id.to_string().as_bytes());
+    if let Some(member) = held::find(server, queue, id)? {
+        return Ok(Some(Found { id, text, place: Place::Held(member) }));
+    }
     if id.priority().is_none()
         && let Some(member) = delayed_ids::find(server, queue, id)?
     {

@@ -33,15 +33,20 @@ mod disconnect;
 mod entry;
 mod facts;
 mod fields;
+mod following;
 mod groups;
+mod held;
 mod id;
 mod identity;
 mod known;
+mod latest;
 mod leases;
 mod letters;
 mod life;
 mod line;
 mod locate;
+mod mark;
+mod marks;
 mod moved;
 mod moves;
 mod obstacle;
@@ -51,6 +56,7 @@ mod queues;
 mod rules;
 mod schedule;
 mod several;
+mod size;
 mod store;
 mod sweep;
 mod table;
@@ -84,6 +90,10 @@ const DEAD: Prefix = Prefix(b"dead");
 const POLICY: Prefix = Prefix(b"policy");
 /// The present ids of tasks that have moved.
 const MOVED: Prefix = Prefix(b"taskmoved");
+/// The UNIQUE ids of tasks that were published with UNTIL or LAST.
+const MARKS: Prefix = Prefix(b"taskmarks");
+/// Tasks that wait until another one has ended.
+const HELD: Prefix = Prefix(b"taskheld");
 /// The deduplication window of a published task, see [`unique_key`].
 const UNIQUE: Prefix = Prefix(b"unique");
 
@@ -101,7 +111,7 @@ pub struct Task {
     queues: Queues,
     words: Words,
     clock: Clock,
-    /// The µs of the last id of a delayed task: ids rise.
+    /// The µs of the last id of a delayed or held task, see [`Task::next_us`].
     last_us: Cell<i64>,
     /// The place of the last delivery whose lease was tied to a connection.
     last_place: LastPlace,
@@ -210,6 +220,14 @@ impl Family for Task {
 }
 
 impl Task {
+    /// The server's clock in µs, but later than what this returned last: ids of delayed and held tasks
+    /// rise.
+    fn next_us(&self, server: &Server) -> i64 {
+        let us = server.unix_us().max(self.last_us.get().saturating_add(1));
+        self.last_us.set(us);
+        us
+    }
+
     /// Whether other clients can return entries to a group, so that nobody holds them.
     fn others_may_release(&self, server: &Server) -> bool {
         if self.has_xnack.get().is_none() {

@@ -65,7 +65,7 @@ pub fn record(cx: Cx<'_>, queue: Str<'_>, moves: &[Move]) -> Result<(), Error> {
     let Some((key, exists)) = key(cx, queue)? else { return Ok(()) };
     let key = key.borrow();
     let any_goes_on = moves.iter().any(|moved| moved.to.is_some());
-    if !exists && !any_goes_on {
+    if moves.is_empty() || (!exists && !any_goes_on) {
         return Ok(());
     }
     let only_one = any_goes_on && groups::at_most_one(cx, queue)?;

@@ -8,7 +8,7 @@ use super::identity::Move;
 use super::policy::policy_of;
 use super::rules::{self, Attempts, Backoff, Failure, Outcome};
 use super::store::{self, Ending, Target};
-use super::{Cx, delayed, groups, moved};
+use super::{Cx, delayed_ids, groups, moved};
 use crate::error::Error;
 use crate::server::{Mode, Str, words};
 use crate::time::Millis;
@@ -126,7 +126,7 @@ impl Leased<'_> {
         let task = self.copy(cx, task, retry_count)?;
         let to = if delay > Millis(0) {
             let due = cx.server.now() + delay;
-            delayed::add(cx, self.queue, self.priority, &task, due)?
+            delayed_ids::add(cx, self.queue, self.priority, &task, due)?
         } else {
             store::add_copy(cx, Target::Queue(self.queue, self.priority), &task, &[])?
         };

@@ -3,13 +3,15 @@
 use super::consumer::{Consumer, Kept, is_misplaced};
 use super::dead::DeathRecord;
 use super::delivery::Delivery;
+use super::entry::Task;
 use super::facts::learn;
 use super::id::{EntryId, Priority};
+use super::identity::Move;
 use super::leases::RELEASED;
 use super::policy::Policy;
 use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
-use super::{Cx, delayed, obstacle, ties, traces};
+use super::{Cx, delayed, life, obstacle, ties, traces};
 use crate::error::Error;
 use crate::server::call::Element;
 use crate::server::{Mode, OwnedStr, words};
@@ -112,6 +114,20 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Tasks of a stream are delivered, perhaps for the first time.
+    fn started<'t>(
+        &self,
+        priority: Priority,
+        tasks: impl Iterator<Item = (EntryId, Task<'t>)>,
+    ) -> Result<(), Error> {
+        let Consumer { cx, queue, .. } = self.consumer;
+        if !life::traces(cx, queue)?.marks {
+            return Ok(());
+        }
+        let moves = tasks.map(|(id, task)| Move::of(&task, (id, Some(priority)), None));
+        life::started(cx, queue, &moves.collect::<Vec<_>>())
     }
 
     /// Forgets a lease that cannot be dealt with now. The sweep finds it again.
@@ -225,6 +241,7 @@ impl<'a> Ops for Pass<'a> {
         let (db, queue, group) = self.names();
         cx.family.queues.leased(db, queue, group, lease.priority, &[lease.id], self.now);
         cx.family.counters.reclaimed.add(1);
+        self.started(lease.priority, [(lease.id, lease.entry.task())].into_iter())?;
         if let Some(entry) = lease.entry.whole() {
             self.tasks.push(Delivery::new(entry, lease.idle.max(0), deliveries));
         }
@@ -277,6 +294,14 @@ impl<'a> Ops for Pass<'a> {
                 }
             },
         };
+        if let Some(found) = &found {
+            let entries = store::entries(found).into_iter().flat_map(Element::elements);
+            let ids = entries.map(|entry| (entry.at(0).map(Element::bytes), entry.at(1)));
+            let tasks = ids.filter_map(|(id, fields)| {
+                Some((id.and_then(EntryId::parse)?, Task::of(fields?.pairs())))
+            });
+            self.started(priority, tasks)?;
+        }
         if batch.delivered < most && batch.skipped == 0 {
             let (db, queue, group) = self.names();
             self.consumer.cx.family.queues.drained(db, queue, group, priority);

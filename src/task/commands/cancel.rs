@@ -7,11 +7,11 @@ use crate::names;
 use crate::server::{Mode, Reply, Str, Type};
 use crate::task::groups::Overviews;
 use crate::task::id::{EntryId, IdArg, Priority};
-use crate::task::identity::Move;
+use crate::task::identity::{Birth, Move};
 use crate::task::locate::{self, Found, Place};
-use crate::task::{Cx, delayed, delayed_ids, entry, life, store, ties};
+use crate::task::{Cx, delayed, delayed_ids, entry, held, life, marks, store, ties};
 
-/// `TASK.CANCEL stream id [id ...] [FORCE]` removes tasks that are ready or delayed, and replies how
+/// `TASK.CANCEL stream id [id ...] [FORCE]` removes tasks that are ready, delayed or held, and replies how
 /// many. A task that is leased in any group stays, unless FORCE is given. An id is the one that PUBLISH
 /// replied, or the present one.
 pub struct Cancel;
@@ -124,6 +124,9 @@ fn end_of(cx: Cx<'_>, queue: Str<'_>, found: &Found) -> Result<Option<Move>, Err
             let stored = entry::decode(member, group.as_deref());
             Ok(stored.map(|stored| Move::of(&stored.task, (found.id, None), None)))
         }
+        Place::Held(_) => {
+            Ok(Some(Move { original: found.id, birth: Birth::Here, from: found.id, to: None }))
+        }
         Place::Ready(priority) | Place::Leased(priority) => {
             let stream = store::stream_of(cx.server, queue, *priority)?;
             let ids = [(found.id, found.text.borrow())];
@@ -142,6 +145,7 @@ fn remove(
     let Cx { server, family } = cx;
     let (priority, leased) = match &found.place {
         Place::Delayed(member) => return delayed_ids::remove(cx, queue, member.borrow()),
+        Place::Held(member) => return remove_held(cx, queue, found.id, member.borrow()),
         Place::Ready(priority) => (*priority, false),
         Place::Leased(priority) => (*priority, true),
     };
@@ -158,4 +162,15 @@ fn remove(
         ties::ended(cx, queue, group, priority, &ids);
     }
     Ok(server.call(c"XDEL", Mode::Write, &[stream, id])?.root().integer() > 0)
+}
+
+/// Removes a held task.
+fn remove_held(cx: Cx<'_>, queue: Str<'_>, id: EntryId, member: Str<'_>) -> Result<bool, Error> {
+    let group = held::group_of(member.bytes());
+    let after = held::decode(member.bytes(), group.as_deref()).map(|held| held.after);
+    let gone = held::remove(cx, queue, member)?;
+    if let Some(after) = after.filter(|_| gone) {
+        marks::successor_gone(cx, queue, after, id)?;
+    }
+    Ok(gone)
 }

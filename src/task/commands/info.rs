@@ -10,11 +10,11 @@ use crate::task::groups::{text, with_groups};
 use crate::task::id::{EntryId, Priority};
 use crate::task::leases::RELEASED;
 use crate::task::policy::policy_of;
-use crate::task::{Cx, DEAD, DELAYED, delayed, line, store};
+use crate::task::{Cx, DEAD, DELAYED, delayed, held, line, store};
 use crate::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// `TASK.INFO stream` returns a map: `length` (entries in all its streams), `delayed`, `dead`,
+/// `TASK.INFO stream` returns a map: `length` (entries in all its streams), `delayed`, `held`, `dead`,
 /// `oldest_ready_ms` (the age of the oldest entry that some group has not read; 0 without one),
 /// `next_due_ms` (until the first delayed task is due; 0 if it is, -1 without one), `priorities`
 /// (entries by priority above 0), `waiting_consumers`, `groups` (for each its `name`, the number of
@@ -110,6 +110,7 @@ impl Command for Info {
         Ok(Reply::map([
             ("length", Reply::Integer(length)),
             ("delayed", count(delayed_key.borrow())),
+            ("held", Reply::Integer(held::number(server, queue)? as i64)),
             ("dead", count(dead.borrow())),
             ("oldest_ready_ms", Reply::Integer(oldest.map_or(0, age))),
             ("next_due_ms", Reply::Integer(next_due)),

@@ -6,15 +6,18 @@ use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type, words};
 use crate::task::entry::Task;
-use crate::task::id::Priority;
-use crate::task::policy::policy_of;
+use crate::task::id::{EntryId, Priority};
+use crate::task::latest::{New, Outcome};
+use crate::task::mark::{Mark, Until};
 use crate::task::store::{self, Fields};
-use crate::task::{Cx, DELAYED, delayed, fields, line, unique_key};
+use crate::task::{
+    Cx, delayed, delayed_ids, fields, groups, held, latest, line, marks, size, unique_key,
+};
 use crate::time::{Millis, UnixMs};
 use std::ffi::CStr;
 
 /// `TASK.PUBLISH stream payload [retry_count] [DELAY ms | AT unix_ms] [PRIORITY 0-9]
-/// [UNIQUE id ms] [EXPIRE ms] [TRIES n] [FIELDS n name value ...] [META]` adds a task and replies its id.
+/// [UNIQUE id ms [UNTIL START|DONE] [LAST]] [EXPIRE ms] [TRIES n] [FIELDS n name value ...] [META]` adds a task and replies its id.
 /// A waiting consumer gets it in the same step. With DELAY or AT the task becomes ready when it is due.
 /// Tasks of a higher PRIORITY are delivered first. With UNIQUE nothing is added while the deduplication
 /// window of `ms` lasts, and the reply is the id of the first task. With EXPIRE the task becomes a dead
@@ -29,12 +32,29 @@ pub struct Request<'a> {
     retry_count: Parsed<Str<'a>, i64>,
     when: When,
     priority: Priority,
-    unique: Option<(Str<'a>, Parsed<Str<'a>, Millis>)>,
+    unique: Option<Unique<'a>>,
     expire: Option<Millis>,
     tries: Option<Str<'a>>,
     /// Further fields, each followed by its value.
     fields: &'a [Str<'a>],
     meta: bool,
+}
+
+/// The deduplication window of a task.
+struct Unique<'a> {
+    id: Str<'a>,
+    window: Millis,
+    /// What else ends the window.
+    until: Option<Until>,
+    /// Whether a later task takes the place of an earlier one.
+    last: bool,
+}
+
+impl Unique<'_> {
+    /// Whether the window follows the task.
+    fn follows(&self) -> bool {
+        self.until.is_some() || self.last
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,9 +84,22 @@ impl Command for Publish {
             )
             .optional(),
             Arg::integer(c"priority").after(c"PRIORITY").optional(),
-            Arg::block(c"unique", &[Arg::string(c"id"), Arg::integer(c"window_ms")])
-                .after(c"UNIQUE")
-                .optional(),
+            Arg::block(
+                c"unique",
+                &[
+                    Arg::string(c"id"),
+                    Arg::integer(c"window_ms"),
+                    Arg::one_of(
+                        c"end",
+                        &[Arg::keyword(c"start", c"START"), Arg::keyword(c"done", c"DONE")],
+                    )
+                    .after(c"UNTIL")
+                    .optional(),
+                    Arg::keyword(c"last", c"LAST").optional(),
+                ],
+            )
+            .after(c"UNIQUE")
+            .optional(),
             Arg::integer(c"expire_ms").after(c"EXPIRE").optional(),
             Arg::integer(c"tries").after(c"TRIES").optional(),
             Arg::block(
@@ -86,8 +119,10 @@ impl Command for Publish {
     type Request<'a> = Request<'a>;
 
     fn parse<'a>(args: &mut Args<'a>) -> Result<Request<'a>, Error> {
-        const OPTIONS: &[&str] =
-            &["DELAY", "AT", "PRIORITY", "UNIQUE", "EXPIRE", "TRIES", "FIELDS", "META"];
+        const OPTIONS: &[&str] = &[
+            "DELAY", "AT", "PRIORITY", "UNIQUE", "UNTIL", "LAST", "EXPIRE", "TRIES", "FIELDS",
+            "META",
+        ];
         let stream = args.name()?;
         let payload = args.any()?;
         let retry_count = if args.more() && !args.next_is(OPTIONS) {
@@ -96,6 +131,7 @@ impl Command for Publish {
             Parsed { arg: words().zero(), value: 0 }
         };
         let (mut when, mut priority, mut unique) = (None, None, None);
+        let (mut until, mut last) = (None, false);
         let (mut expire, mut tries, mut fields, mut meta) = (None, None, None, false);
         while let Some(option) = args.keyword() {
             if option.is("DELAY") && when.is_none() {
@@ -105,7 +141,15 @@ impl Command for Publish {
             } else if option.is("PRIORITY") && priority.is_none() {
                 priority = Priority::new(args.between(0, 9)?.unsigned_abs());
             } else if option.is("UNIQUE") && unique.is_none() {
-                unique = Some((args.filled("unique id")?, args.lifetime()?));
+                unique = Some((args.filled("unique id")?, args.lifetime()?.value));
+            } else if option.is("UNTIL") && until.is_none() {
+                until = match args.keyword() {
+                    Some(end) if end.is("START") => Some(Until::Start),
+                    Some(end) if end.is("DONE") => Some(Until::Done),
+                    _ => return Err(Error::Syntax),
+                };
+            } else if option.is("LAST") && !last {
+                last = true;
             } else if option.is("EXPIRE") && expire.is_none() {
                 expire = Some(args.lifetime()?.value);
             } else if option.is("TRIES") && tries.is_none() {
@@ -118,13 +162,16 @@ impl Command for Publish {
                 return Err(Error::Syntax);
             }
         }
+        if unique.is_none() && (until.is_some() || last) {
+            return Err(Error::Syntax);
+        }
         Ok(Request {
             stream,
             payload,
             retry_count,
             when: when.unwrap_or(When::Now),
             priority: priority.unwrap_or_default(),
-            unique,
+            unique: unique.map(|(id, window)| Unique { id, window, until, last }),
             expire,
             tries,
             fields: fields.unwrap_or_default(),
@@ -137,27 +184,52 @@ impl Command for Publish {
         let queue = request.stream;
         let times = request.times(server)?;
         names::reject_moving_slot(server, queue)?;
-        let unique = match &request.unique {
+        let window = match &request.unique {
             None => None,
-            Some((id, window)) => {
-                let key = unique_key(server, queue, *id)?;
-                if let Some(first) = first_of(server, key.borrow())? {
-                    cx.family.counters.deduplicated.add(1);
-                    return Ok(request.reply(first, c"duplicate"));
+            Some(unique) => {
+                let window = unique_key(server, queue, unique.id)?;
+                if unique.follows() {
+                    store::expect_stream(server, queue)?;
+                    marks::check(server, queue)?;
+                    if !groups::at_most_one(cx, queue)? {
+                        return Err(Error::OneGroup);
+                    }
                 }
-                Some((key, window.value))
+                let before = if unique.last {
+                    request.replace(cx, unique, window.borrow(), &times)?
+                } else {
+                    first_of(server, window.borrow())?.map(|first| (first, c"duplicate"))
+                };
+                if let Some((id, outcome)) = before {
+                    let counters = &cx.family.counters;
+                    let queued = outcome == c"queued";
+                    if queued { &counters.published } else { &counters.deduplicated }.add(1);
+                    return Ok(request.reply(id, outcome));
+                }
+                Some((window, unique))
             }
         };
-        if let Some(limit) = policy_of(cx, queue)?.limit()
-            && size(cx, queue)? >= limit
-        {
+        if size::is_full(cx, queue)? {
             cx.family.counters.refused.add(1);
             return Err(Error::TaskFull);
         }
         let id = request.add(cx, &times)?;
         cx.family.counters.published.add(1);
-        if let Some((key, window)) = unique {
-            remember(server, key.borrow(), window, &id)?;
+        if let Some((window, unique)) = window {
+            let text = id_in(&id)?;
+            remember(server, window.borrow(), unique.window, text)?;
+            if unique.follows()
+                && let Some(original) = EntryId::parse(text)
+            {
+                let until = unique.until.unwrap_or(Until::Time);
+                let mark = Mark { until, successor: None, unique: unique.id.bytes() };
+                marks::set(cx, queue, original, &mark)?;
+            }
+        }
+        // Nobody gets the task before everything about it is stored.
+        match times.due {
+            Some(_) => line::reschedule(cx, queue.bytes()),
+            None => line::hand_over_one(cx, queue.bytes()),
         }
         Ok(request.reply(id, c"added"))
     }
@@ -188,41 +260,81 @@ impl Request<'_> {
         Ok(Times { due, end })
     }
 
-    /// Adds the task, and serves the waiting consumers. The reply is its id.
-    fn add<'s>(&self, cx: Cx<'s>, times: &Times) -> Result<Reply<'s>, Error> {
-        let (server, queue, w) = (cx.server, self.stream, &cx.family.words);
-        // A task that goes elsewhere is rejected as well if the queue itself is not a stream.
-        if times.due.is_some() || self.priority > Priority::LOWEST {
-            store::expect_stream(server, queue)?;
-        }
+    /// The fields beside those of every task, each followed by its value. `end` is until when the task
+    /// may be delivered.
+    fn further<'x>(&'x self, cx: Cx<'x>, end: Option<&'x OwnedStr>) -> Vec<Str<'x>> {
+        let w = &cx.family.words;
         let mut further = Vec::new();
         if let Some(tries) = self.tries {
             further.extend([w.tries(), tries]);
         }
-        let end = times.end.map(|end| OwnedStr::number(end.0));
-        if let Some(end) = &end {
+        if let Some(end) = end {
             further.extend([w.expire(), end.borrow()]);
         }
         further.extend(self.fields);
-        let (payload, retry_count) = (self.payload, self.retry_count);
+        further
+    }
+
+    /// The task, as it is stored while it waits for something.
+    fn task<'x>(&'x self, further: &'x [Str<'x>]) -> Task<'x> {
+        let (names, values) = (further.iter().step_by(2), further.iter().skip(1).step_by(2));
+        let other = names.zip(values).map(|(name, value)| (name.bytes(), value.bytes()));
+        Task {
+            payload: Some(self.payload.bytes()),
+            retry_count: self.retry_count.value,
+            other: other.collect(),
+            ..Task::default()
+        }
+    }
+
+    /// Takes the place of an earlier task, or is held behind it, unless there is none.
+    fn replace<'s>(
+        &self,
+        cx: Cx<'_>,
+        unique: &Unique<'_>,
+        window: Str<'_>,
+        times: &Times,
+    ) -> Result<Option<(Reply<'s>, &'static CStr)>, Error> {
+        let (server, queue) = (cx.server, self.stream);
+        delayed::check(server, queue)?;
+        held::check(server, queue)?;
+        let end = times.end.map(|end| OwnedStr::number(end.0));
+        let further = self.further(cx, end.as_ref());
+        let new = New {
+            queue,
+            unique: unique.id,
+            window,
+            span: unique.window,
+            until: unique.until.unwrap_or(Until::Time),
+            task: self.task(&further),
+            priority: self.priority,
+            due: times.due,
+        };
+        let id = |id: EntryId| Reply::Bulk(id.to_string().into_bytes());
+        Ok(match latest::publish(cx, &new)? {
+            Outcome::Add => None,
+            Outcome::Replaced(holder) => Some((id(holder), c"replaced")),
+            Outcome::Queued(successor) => Some((id(successor), c"queued")),
+        })
+    }
+
+    /// Adds the task. The reply is its id.
+    fn add<'s>(&self, cx: Cx<'s>, times: &Times) -> Result<Reply<'s>, Error> {
+        let (server, queue) = (cx.server, self.stream);
+        // A task that goes elsewhere is rejected as well if the queue itself is not a stream.
+        if times.due.is_some() || self.priority > Priority::LOWEST {
+            store::expect_stream(server, queue)?;
+        }
+        let end = times.end.map(|end| OwnedStr::number(end.0));
+        let further = self.further(cx, end.as_ref());
         if let Some(due) = times.due {
-            let (names, values) = (further.iter().step_by(2), further.iter().skip(1).step_by(2));
-            let other = names.zip(values).map(|(name, value)| (name.bytes(), value.bytes()));
-            let task = Task {
-                payload: Some(payload.bytes()),
-                retry_count: retry_count.value,
-                other: other.collect(),
-                ..Task::default()
-            };
-            let id = delayed::add(cx, queue, self.priority, &task, due)?;
+            let id = delayed_ids::add(cx, queue, self.priority, &self.task(&further), due)?;
             cx.family.counters.delayed.add(1);
-            line::reschedule(cx, queue.bytes());
             return Ok(Reply::Bulk(id.to_string().into_bytes()));
         }
-        let fields = Fields { payload, retry_count: retry_count.arg, further: &further };
-        let id = store::publish(cx, queue, self.priority, &fields)?;
-        line::hand_over_one(cx, queue.bytes());
-        Ok(Reply::Forward(id))
+        let (payload, retry_count) = (self.payload, self.retry_count.arg);
+        let fields = Fields { payload, retry_count, further: &further };
+        Ok(Reply::Forward(store::publish(cx, queue, self.priority, &fields)?))
     }
 
     /// The reply, with what became of the task if META asks for it.
@@ -250,32 +362,18 @@ fn first_of<'s>(server: &'s Server, key: Str<'_>) -> Result<Option<Reply<'s>>, E
     Ok((!found.root().is_null()).then_some(Reply::Forward(found)))
 }
 
-/// Stores the id of a task that is published once.
-fn remember(server: &Server, key: Str<'_>, window: Millis, reply: &Reply<'_>) -> Result<(), Error> {
-    let id = match reply {
-        Reply::Forward(id) => OwnedStr::new(id.root().bytes()),
-        Reply::Bulk(id) => OwnedStr::new(id),
-        _ => return Err(Error::Internal),
-    };
-    let end = OwnedStr::number((server.now() + window).0);
-    let args = [key, id.borrow(), words().pxat(), end.borrow()];
-    server.call(c"SET", Mode::Write, &args).map(drop)
+/// The id in a reply.
+fn id_in<'r>(reply: &'r Reply<'_>) -> Result<&'r [u8], Error> {
+    match reply {
+        Reply::Forward(id) => Ok(id.root().bytes()),
+        Reply::Bulk(id) => Ok(id),
+        _ => Err(Error::Internal),
+    }
 }
 
-/// How many tasks a queue holds: ready, leased and delayed ones.
-fn size(cx: Cx<'_>, queue: Str<'_>) -> Result<i64, Error> {
-    let server = cx.server;
-    let (priorities, any_delayed) = cx.family.queues.places(server.db(), queue.bytes());
-    let mut size = 0usize;
-    for priority in Priority::ALL {
-        if priority == Priority::LOWEST || priorities.contains(priority) {
-            let stream = store::stream_of(server, queue, priority)?;
-            size = size.saturating_add(server.peek_key(stream.borrow()).entries());
-        }
-    }
-    if any_delayed {
-        let delayed = names::key_of(server, DELAYED, queue)?;
-        size = size.saturating_add(server.peek_key(delayed.borrow()).entries());
-    }
-    Ok(i64::try_from(size).unwrap_or(i64::MAX))
+/// Stores the id of a task that is published once.
+fn remember(server: &Server, key: Str<'_>, window: Millis, id: &[u8]) -> Result<(), Error> {
+    let (id, end) = (OwnedStr::new(id), OwnedStr::number((server.now() + window).0));
+    let args = [key, id.borrow(), words().pxat(), end.borrow()];
+    server.call(c"SET", Mode::Write, &args).map(drop)
 }

@@ -12,11 +12,11 @@ use crate::task::identity::Move;
 use crate::task::locate::{self, Found, Place};
 use crate::task::schedule::{Plan, Waits, reschedule};
 use crate::task::store::{self, Target};
-use crate::task::{Cx, delayed, delayed_ids, line, moved};
+use crate::task::{Cx, delayed, delayed_ids, held, line, moved};
 use crate::time::{Millis, UnixMs};
 
-/// `TASK.RESCHEDULE stream id [DELAY ms | AT unix_ms] [PRIORITY 0-9]` makes a ready or delayed task due
-/// at another time, or gives it another priority. It keeps its payload, its retry count, its further
+/// `TASK.RESCHEDULE stream id [DELAY ms | AT unix_ms] [PRIORITY 0-9]` makes a waiting task due at
+/// another time, or gives it another priority. It keeps its payload, its retry count, its further
 /// fields and its original id. The reply is 1, or 0 if the task is leased or does not exist.
 pub struct Reschedule;
 
@@ -96,6 +96,20 @@ impl Command for Reschedule {
         });
         match &found.place {
             Place::Leased(_) => return Ok(Reply::Integer(0)),
+            Place::Held(member) => {
+                let member = member.borrow();
+                let group = held::group_of(member.bytes());
+                let Some(held) = held::decode(member.bytes(), group.as_deref()) else {
+                    return Ok(Reply::Integer(0));
+                };
+                let due = due.unwrap_or(held.due);
+                let priority = request.priority.unwrap_or(held.delayed.priority);
+                let new = held::encode(due, held.after, found.id, priority, &held.delayed.task);
+                if new != member.bytes() {
+                    held::put(cx, queue, found.id, &new)?;
+                    held::remove(cx, queue, member)?;
+                }
+            }
             Place::Delayed(member) => {
                 let member = member.borrow();
                 let group = entry::group_of(member.bytes());
@@ -129,18 +143,20 @@ fn carry_out<'t>(
     plan: Plan,
 ) -> Result<(), Error> {
     let place = match &found.place {
-        Place::Delayed(_) => None,
+        Place::Delayed(_) | Place::Held(_) => None,
         Place::Ready(priority) | Place::Leased(priority) => Some(*priority),
     };
     let from = Move::of(&task, (found.id, place), None);
     task.original_id = task.original_id.or(Some(found.text.borrow().bytes()));
     let to = match plan {
         Plan::Keep => return Ok(()),
-        Plan::Delay(due, priority) => delayed::add(cx, queue, priority, &task, due)?,
+        Plan::Delay(due, priority) => delayed_ids::add(cx, queue, priority, &task, due)?,
         Plan::Enter(priority) => store::add_copy(cx, Target::Queue(queue, priority), &task, &[])?,
     };
     match &found.place {
-        Place::Delayed(member) => drop(delayed_ids::remove(cx, queue, member.borrow())?),
+        Place::Delayed(member) | Place::Held(member) => {
+            delayed_ids::remove(cx, queue, member.borrow())?;
+        }
         Place::Ready(priority) | Place::Leased(priority) => {
             let stream = store::stream_of(cx.server, queue, *priority)?;
             cx.server.call(c"XDEL", Mode::Write, &[stream.borrow(), found.text.borrow()])?;

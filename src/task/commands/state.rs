@@ -9,11 +9,11 @@ use crate::task::groups::{self, text, with_groups};
 use crate::task::id::{EntryId, IdArg, Priority};
 use crate::task::policy::policy_of;
 use crate::task::store::{self, RELEASED_IDLE};
-use crate::task::{Cx, delayed, delayed_ids, moved};
+use crate::task::{Cx, delayed, delayed_ids, held, moved};
 use crate::time::UnixMs;
 
-/// `TASK.STATE stream id [GROUP group]` returns a map: `state` (`ready`, `delayed` or `leased`), `id`
-/// (the present one), `due_ms` (until a delayed task is due), `consumer` and `lease_left_ms` of a
+/// `TASK.STATE stream id [GROUP group]` returns a map: `state` (`ready`, `delayed`, `leased` or `held`), `id`
+/// (the present one), `due_ms` (until a delayed or held task is due), `consumer` and `lease_left_ms` of a
 /// leased task, `deliveries` (of the present entry), `retry_count`, and `ahead` (how many ready tasks
 /// come before a ready one, counted up to 10,000). What does not apply is nil. The reply is nil if the
 /// task is done, dead or unknown.
@@ -133,6 +133,14 @@ impl Look<'_> {
     /// The state of the task with this present id.
     fn at(&self, id: EntryId) -> Result<Option<Reply<'static>>, Error> {
         let (server, queue) = (self.cx.server, self.queue);
+        if let Some(member) = held::find(server, queue, id)? {
+            let member = member.borrow().bytes();
+            let group = held::group_of(member);
+            let Some(held) = held::decode(member, group.as_deref()) else { return Ok(None) };
+            let due = Reply::Integer(server.now().until(held.due).0);
+            let common = Common { state: "held", id, task: &held.delayed.task };
+            return Ok(Some(common.reply(due, (Reply::Null, Reply::Null, 0), Reply::Null)));
+        }
         if id.priority().is_none()
             && let Some(member) = delayed_ids::find(server, queue, id)?
         {

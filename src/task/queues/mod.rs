@@ -12,9 +12,9 @@ use super::id::{EntryId, Priority};
 use super::known::{Delayed, Group, Groups, Known, NextCheck, Priorities, Stream};
 use super::policy::Policy;
 use super::table::Table;
-use super::{DEAD, DELAYED, MOVED, POLICY};
+use super::{DEAD, DELAYED, HELD, MARKS, MOVED, POLICY};
 use crate::interest::Interest;
-use crate::names;
+use crate::names::{self, Prefix};
 use crate::server::config::Setting;
 use crate::server::events::KeyEvent;
 use crate::time::{Moment, UnixMs};
@@ -272,12 +272,15 @@ impl Queues {
     }
 }
 
+/// The keys that follow the tasks of a queue.
+const TRACES: [Prefix; 3] = [MOVED, MARKS, HELD];
+
 /// The queue to which a key belongs, if it is derived from one. Called for every write of the server.
 pub fn owner(key: &[u8]) -> Option<&[u8]> {
     match key.first()? {
         b'd' => names::name_of(DELAYED, key).or_else(|| names::name_of(DEAD, key)),
         b'p' => names::name_of(POLICY, key).or_else(|| Some(priority_of(key)?.1)),
-        b't' => names::name_of(MOVED, key),
+        b't' => TRACES.iter().find_map(|prefix| names::name_of(*prefix, key)),
         _ => None,
     }
 }
@@ -305,7 +308,7 @@ impl Queues {
             self.policy_changed(db, name);
             return Some(name);
         }
-        if let Some(name) = names::name_of(MOVED, event.key) {
+        if let Some(name) = TRACES.iter().find_map(|prefix| names::name_of(*prefix, event.key)) {
             self.traces_changed(db, name);
             return Some(name);
         }

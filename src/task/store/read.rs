@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::server::call::{CallReply, Element};
 use crate::server::{Mode, Server, Str, Type, words};
-use crate::task::{Cx, groups};
+use crate::task::{Cx, groups, life};
 
 /// A read of new entries for one consumer.
 pub struct Read<'a> {
@@ -68,7 +68,7 @@ pub fn read<'s>(
             if !is_queue {
                 ensure_group(cx, read.queue, read.group, if_missing)?;
             }
-            create_group(cx, read.stream, read.group, if_missing)?;
+            create_group(cx, read.queue, (read.stream, read.group), if_missing)?;
             read_group()?
         }
         other => other?,
@@ -103,16 +103,22 @@ pub fn ensure_group(
     if (absent && if_missing == IfMissing::CreateGroup) || groups::exists(cx, queue, group)? {
         return Ok(());
     }
-    create_group(cx, queue, group, if_missing)
+    create_group(cx, queue, (queue, group), if_missing)
 }
 
 fn create_group(
     cx: Cx<'_>,
-    stream: Str<'_>,
-    group: Str<'_>,
+    queue: Str<'_>,
+    (stream, group): (Str<'_>, Str<'_>),
     if_missing: IfMissing,
 ) -> Result<(), Error> {
     groups::expect_room(cx, stream)?;
+    if stream.bytes() == queue.bytes()
+        && life::needs_one_group(cx, queue)?
+        && groups::has_any(cx, queue)?
+    {
+        return Err(Error::OneGroup);
+    }
     let words = words();
     let args = [words.create(), stream, group, words.zero(), words.mkstream()];
     let (args, mode) = match if_missing {
