@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn prefix() -> impl Strategy<Value = Prefix> {
-        let texts: [&[u8]; 11] = [
+        let texts: [&[u8]; 13] = [
             b"lock",
             b"fence",
             b"cachelock",
@@ -127,6 +127,8 @@ mod tests {
             b"dead",
             b"policy",
             b"taskmoved",
+            b"taskmarks",
+            b"taskheld",
         ];
         prop::sample::select(texts.map(Prefix).to_vec())
     }

@@ -77,7 +77,7 @@ const BASIC: [Form; 10] = [
 ];
 
 /// The options of the queue's commands.
-const TASK: [Form; 22] = [
+const TASK: [Form; 23] = [
     Form {
         call: "TASK.PUBLISH tasks p 0 DELAY 1000 PRIORITY 3 UNIQUE u 1000",
         kinds: &[
@@ -91,6 +91,22 @@ const TASK: [Form; 22] = [
             Keyword,
             Filled("unique id"),
             Lifetime,
+        ],
+        required: 2,
+        beyond: Beyond::Syntax,
+    },
+    Form {
+        call: "TASK.PUBLISH tasks p UNIQUE u 1000 UNTIL DONE LAST META",
+        kinds: &[
+            Filled("name"),
+            Bytes,
+            KeywordOr(0),
+            Filled("unique id"),
+            Lifetime,
+            Keyword,
+            Keyword,
+            Keyword,
+            Keyword,
         ],
         required: 2,
         beyond: Beyond::Syntax,

@@ -36,6 +36,10 @@ const OWN: &[Line] = &[
         "TASK.PUBLISH $queue $value [DELAY $span] [PRIORITY $prio] [UNIQUE $uniq $ms] [EXPIRE $ms] [TRIES $tries] [(FIELDS 1 $field $value|FIELDS 2 a $value $field $value)] [META]",
     ),
     (4, "TASK.PUBLISH $queue $value"),
+    (
+        5,
+        "TASK.PUBLISH $queue $value [(DELAY $span|AT $point)] [PRIORITY $prio] UNIQUE $uniq $ms [UNTIL (START|DONE)] [LAST] [META]",
+    ),
     (5, "TASK.CONSUME $group $consumer $queue $count $block [META] [TIED]"),
     (6, "TASK.CONSUME $group $consumer $queue [META] [TIED] [COUNT $count] [BLOCK $block]"),
     (1, "TASK.CONSUME $group $consumer $queue [$count]"),

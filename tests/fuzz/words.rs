@@ -276,7 +276,7 @@ impl<'a> Words<'a> {
             }
             "moved" => {
                 let name = self.subject_of(&QUEUES);
-                derived("taskmoved", &name)
+                derived(["taskmoved", "taskmarks", "taskheld"][self.dice.below(3)], &name)
             }
             "dead" => {
                 let name = self.subject_of(&QUEUES);
@@ -398,7 +398,10 @@ impl<'a> Words<'a> {
             15 => derived("priority9", &queue),
             16 => derived("delayed", &queue),
             17 => derived("dead", &queue),
-            18 => derived(["policy", "taskmoved"][self.dice.below(2)], &queue),
+            18 => derived(
+                ["policy", "taskmoved", "taskmarks", "taskheld"][self.dice.below(4)],
+                &queue,
+            ),
             19 => {
                 let prefix = format!("unique{}", queue.len());
                 [derived(&prefix, &queue), b":".to_vec(), unique].concat()
