@@ -34,7 +34,13 @@ class FeatureMissing(CorralError):
 
 
 class QueueFull(ReplyError):
-    """The queue holds as many tasks as its policy allows."""
+    """The queue holds as many tasks as its policy allows. `ids`: those of `publish_many` that were added before."""
+
+    ids: list[str]
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.ids = []
 
 
 class PublishUnknown(ServerUnreachable):
