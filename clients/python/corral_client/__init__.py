@@ -7,6 +7,7 @@ from ._sync.corral import Corral
 from ._sync.lock import Lease
 from ._sync.queue import Queue
 from ._tasks import Task, TaskLost, Unique
+from ._worker.threads import Worker
 from .errors import (
     CorralError,
     Fatal,
@@ -43,4 +44,5 @@ __all__ = [
     "Task",
     "TaskLost",
     "Unique",
+    "Worker",
 ]

@@ -4,6 +4,7 @@ from ._aio.corral import Corral
 from ._aio.lock import Lease
 from ._aio.queue import Queue
 from ._tasks import Task, TaskLost, Unique
+from ._worker.loops import Worker
 from .errors import (
     CorralError,
     Fatal,
@@ -40,4 +41,5 @@ __all__ = [
     "Task",
     "TaskLost",
     "Unique",
+    "Worker",
 ]

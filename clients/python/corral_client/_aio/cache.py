@@ -14,7 +14,7 @@ from .._breaker import Breaker, LastValues, local_loads
 from .._time import Duration, milliseconds
 from .._wire import Serializer, reason
 from ..errors import LoadFailed, LoadRejected, ReplyError, ServerUnreachable
-from .hub import Hub
+from .hub import Hub, Hubs
 from .io import ASYNCHRONOUS, Flights, PerLoop, Renewal, call_loader, log, now
 
 Refresh = Literal["background", "wait"]
@@ -77,11 +77,16 @@ class _Loaded:
 class Cache:
     """`corral.cache`: values by their keys, for what a decorator does not fit."""
 
-    def __init__(self, hubs: PerLoop[Hub], serializer: Serializer, redis_timeout_ms: int) -> None:
+    def __init__(self, hubs: Hubs, serializer: Serializer, redis_timeout_ms: int) -> None:
         self._hubs, self._serializer = hubs, serializer
         self._budget = redis_timeout_ms / 1000
         self._breaker, self._last = Breaker(), LastValues()
         self._flights: PerLoop[Flights[_Loaded]] = PerLoop(lambda: Flights(hubs.get().background))
+
+    def forget(self) -> None:
+        """Forgets what this process remembers: its last values, and that the server was away."""
+        self._breaker, self._last = Breaker(), LastValues()
+        self._flights.reset()
 
     async def get_or_load(
         self,

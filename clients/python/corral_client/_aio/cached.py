@@ -40,9 +40,10 @@ class Cached(Generic[P, R]):
         return bound
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._cache.obtain(
+        value: R = await self._cache.obtain(
             self.key(*args, **kwargs), functools.partial(self._function, *self._bound, *args, **kwargs), self._rules
         )
+        return value
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call."""
@@ -62,9 +63,10 @@ class Cached(Generic[P, R]):
         """Calls the function and caches the result, whether or not there is a value."""
         key = self.key(*args, **kwargs)
         await self._cache.invalidate(key, stale=self._rules.ttl / 1000)
-        return await self._cache.obtain(
+        value: R = await self._cache.obtain(
             key, functools.partial(self._function, *self._bound, *args, **kwargs), self._rules.refreshing()
         )
+        return value
 
 
 def cached(

@@ -12,8 +12,8 @@ from .._time import Duration, milliseconds
 from .._wire import Serializer, json_serializer
 from .cache import Cache, Refresh, Rules
 from .cached import Cached, cached
-from .hub import Hub
-from .io import ASYNCHRONOUS, PerLoop
+from .hub import Hubs
+from .io import ASYNCHRONOUS
 from .lock import Lock
 from .queue import Queue
 
@@ -34,8 +34,7 @@ class Corral:
         driver = client if isinstance(client, Driver) else _driver.from_client(client)
         if client is not driver and _driver.is_asynchronous(client) != ASYNCHRONOUS:
             raise TypeError(f"this client is for {'threads' if ASYNCHRONOUS else 'asyncio'}: use the other Corral")
-        self.driver = driver
-        self._hubs: PerLoop[Hub] = PerLoop(lambda: Hub(self.driver))
+        self._hubs = Hubs(driver)
         self._serializer = serializer
         self._queues: dict[str, Queue] = {}
         self.cache = Cache(self._hubs, serializer, milliseconds(redis_timeout, "redis_timeout"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import logging
 import time
 import weakref
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _fork
 from .._driver import DRIVER_ERRORS, REPLY_ERRORS, Address, Driver
+from .._memory.server import WAITING, MemoryServer
 from ..errors import ServerUnreachable
 
 log = logging.getLogger("corral_client")
@@ -22,6 +24,7 @@ T = TypeVar("T")
 now = time.monotonic
 Limit = asyncio.Semaphore
 ASYNCHRONOUS = True
+_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, TimeoutError)
 
 
 class Link:
@@ -48,7 +51,7 @@ class Link:
                     except REPLY_ERRORS as error:
                         replies.append(error)
                 return replies
-        except (*DRIVER_ERRORS, TimeoutError) as error:
+        except _FAILURES as error:
             await self.close()
             what = "no reply in time" if isinstance(error, TimeoutError) else str(error)
             raise ServerUnreachable(f"{self._driver.name()}: {what}", sent) from error
@@ -74,6 +77,32 @@ class Link:
             _fork.replace_descriptor(sock.fileno())
 
 
+class MemoryLink:
+    """A connection to a server in memory."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server, self.number = server, next(self._numbers)
+
+    async def call(self, commands: Sequence[Sequence[Any]], timeout: float) -> list[Any]:
+        try:
+            if len(commands) > 1:
+                return self._server.transaction(commands, self.number)
+            call = self._server.begin(commands[0], self.number)
+            while (reply := call.poll()) is WAITING:
+                await asyncio.sleep(0.005)
+            return [reply]
+        except ConnectionError as error:
+            raise ServerUnreachable(str(error)) from error
+
+    def is_usable(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
 class PerLoop(Generic[T]):
     """One value for each event loop that is running."""
 
@@ -89,8 +118,10 @@ class PerLoop(Generic[T]):
             value = self._values[loop] = self._make()
         return value
 
-    def after_fork(self) -> None:
+    def reset(self) -> None:
         self._values = weakref.WeakKeyDictionary()
+
+    after_fork = reset
 
 
 class Background:

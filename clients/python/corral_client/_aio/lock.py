@@ -12,8 +12,8 @@ from typing import Any
 
 from .._time import Duration, milliseconds
 from ..errors import LockLost, LockNotAcquired, ReplyError, ServerUnreachable
-from .hub import Hub
-from .io import PerLoop, Renewal, Watch, finish, log, now, owner, pause
+from .hub import Hub, Hubs
+from .io import Renewal, Watch, finish, log, now, owner, pause
 
 #: How long one request waits. The next one takes the same place in the queue.
 _WAIT_MS = 20_000
@@ -49,7 +49,7 @@ class Lock:
     """`with corral.lock(...) as lease:`. One object may be used again, and by several tasks or threads at a time."""
 
     def __init__(
-        self, hubs: PerLoop[Hub], name: str, ttl: Duration, wait: Duration | None, shared: bool, limit: int | None
+        self, hubs: Hubs, name: str, ttl: Duration, wait: Duration | None, shared: bool, limit: int | None
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError("the name of a lock must be a text that is not empty")

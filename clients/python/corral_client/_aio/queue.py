@@ -17,8 +17,8 @@ from .._tasks import Definition, Message, Options, Task, Unique
 from .._time import Duration, milliseconds
 from .._wire import Serializer, check_name
 from ..errors import PublishUnknown, QueueFull, ServerUnreachable
-from .hub import Hub
-from .io import PerLoop, pause
+from .hub import Hub, Hubs
+from .io import pause
 
 P = ParamSpec("P")
 #: A publish that may be repeated is repeated this often.
@@ -29,7 +29,7 @@ _RETRY_WINDOW_MS = 600_000
 class Queue:
     """A queue, by the name of its stream."""
 
-    def __init__(self, hubs: PerLoop[Hub], name: str, serializer: Serializer) -> None:
+    def __init__(self, hubs: Hubs, name: str, serializer: Serializer) -> None:
         self.name = check_name(name, "queue")
         self._hubs, self._serializer = hubs, serializer
         self._definitions: dict[str, Definition] = {}

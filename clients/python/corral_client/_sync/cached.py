@@ -42,9 +42,10 @@ class Cached(Generic[P, R]):
         return bound
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._cache.obtain(
+        value: R = self._cache.obtain(
             self.key(*args, **kwargs), functools.partial(self._function, *self._bound, *args, **kwargs), self._rules
         )
+        return value
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call."""
@@ -64,9 +65,10 @@ class Cached(Generic[P, R]):
         """Calls the function and caches the result, whether or not there is a value."""
         key = self.key(*args, **kwargs)
         self._cache.invalidate(key, stale=self._rules.ttl / 1000)
-        return self._cache.obtain(
+        value: R = self._cache.obtain(
             key, functools.partial(self._function, *self._bound, *args, **kwargs), self._rules.refreshing()
         )
+        return value
 
 
 def cached(

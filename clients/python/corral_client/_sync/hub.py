@@ -16,7 +16,7 @@ from .. import _fork
 from .._driver import Address, Driver, slot_of
 from .._features import PROBE, Features, reply_error
 from ..errors import ReplyError, ServerUnreachable
-from .io import Background, Limit, Link, log, now, pause
+from .io import Background, Limit, Link, MemoryLink, PerLoop, log, now, pause
 
 #: Connections for short commands, at most. More callers wait their turn.
 POOL_SIZE = 50
@@ -26,12 +26,17 @@ _RETRIES = 8
 _RETRY_CODES = ("MOVED", "TRYAGAIN", "ASK")
 
 
+def open_link(driver: Driver, address: Address | None) -> Link | MemoryLink:
+    """A new connection to a node, or to a server in memory."""
+    return Link(driver, address) if driver.memory is None else MemoryLink(driver.memory)
+
+
 class Hub:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.background = Background()
         self._limit = Limit(POOL_SIZE)
-        self._idle: dict[tuple[bool, Address | None], list[Link]] = {}
+        self._idle: dict[tuple[bool, Address | None], list[Link | MemoryLink]] = {}
         self._slots: dict[int, Address] = {}
         self._features: Features | None = None
         self._closed = False
@@ -117,7 +122,7 @@ class Hub:
             idle.append(link)
         return replies
 
-    def _take(self, idle: list[Link], address: Address | None) -> Link:
+    def _take(self, idle: list[Link | MemoryLink], address: Address | None) -> Link | MemoryLink:
         while idle:
             try:
                 link = idle.pop()
@@ -126,11 +131,11 @@ class Hub:
             if link.is_usable():
                 return link
             link.close()
-        return Link(self.driver, address)
+        return open_link(self.driver, address)
 
-    def open(self, address: Address | None) -> Link:
-        """A connection that belongs to the caller."""
-        return Link(self.driver, address)
+    def forget_nodes(self) -> None:
+        """The next command asks anew where its key is."""
+        self._slots = {}
 
     def address_of(self, key: str) -> Address | None:
         return self._address(key.encode(), self.driver.timeout)
@@ -203,3 +208,20 @@ class Hub:
         self._idle = {}
         self._limit = Limit(POOL_SIZE)
         self.background = Background()
+
+
+class Hubs:
+    """The hub of the running event loop, or of this process. Tests exchange the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self._hubs: PerLoop[Hub] = PerLoop(lambda: Hub(self.driver))
+
+    def get(self) -> Hub:
+        return self._hubs.get()
+
+    def exchange(self, driver: Driver) -> Driver:
+        """From now on another server. Returns the driver of the one before."""
+        before, self.driver = self.driver, driver
+        self._hubs.reset()
+        return before

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _fork
 from .._driver import DRIVER_ERRORS, REPLY_ERRORS, Address, Driver
+from .._memory.server import WAITING, MemoryServer
 from ..errors import ServerUnreachable
 
 log = logging.getLogger("corral_client")
@@ -86,6 +87,32 @@ class Link:
             _fork.replace_descriptor(sock.fileno())
 
 
+class MemoryLink:
+    """A connection to a server in memory."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server, self.number = server, next(self._numbers)
+
+    def call(self, commands: Sequence[Sequence[Any]], timeout: float) -> list[Any]:
+        try:
+            if len(commands) > 1:
+                return self._server.transaction(commands, self.number)
+            call = self._server.begin(commands[0], self.number)
+            while (reply := call.poll()) is WAITING:
+                self._server.wait(0.01)
+            return [reply]
+        except ConnectionError as error:
+            raise ServerUnreachable(str(error)) from error
+
+    def is_usable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
 class PerLoop(Generic[T]):
     """One value for all threads of this process."""
 
@@ -104,9 +131,11 @@ class PerLoop(Generic[T]):
                     value = self._value = self._make()
         return value
 
-    def after_fork(self) -> None:
+    def reset(self) -> None:
         self._lock = threading.Lock()
         self._value = None
+
+    after_fork = reset
 
 
 class Background:

@@ -1,0 +1,56 @@
+"""The worker of a program without an event loop."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from .base import BaseWorker
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Worker(BaseWorker):
+    """Runs the tasks of queues. `run()` owns the process; `with worker:` runs it beside other things."""
+
+    def run(self) -> None:
+        """Runs until SIGTERM or SIGINT. A second signal does not wait for the handlers."""
+        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def note(number: int, frame: FrameType | None) -> None:
+            signals.put(number)
+
+        before = {number: signal.signal(number, note) for number in _SIGNALS}
+        try:
+            engine = self._make_engine(None)
+            signals.get()
+            closing = threading.Thread(target=self._close, name="corral: shutdown")
+            closing.start()
+            while closing.is_alive():
+                try:
+                    signals.get(timeout=0.05)
+                    engine.hurry.set()
+                except queue.Empty:
+                    pass
+            closing.join()
+        finally:
+            self._close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def start(self) -> None:
+        self._make_engine(None)
+
+    def stop(self) -> None:
+        self._close()
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
