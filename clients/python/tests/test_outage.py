@@ -1,0 +1,157 @@
+"""The cache goes on without the server; locks and queues do not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+from conftest import Backend, Server, eventually
+from corral_client import Corral, LoadRejected, ReplyError, ServerUnreachable
+from corral_client import asyncio as corral_asyncio
+
+#: Beyond the time for Redis: what a busy machine may add.
+SLACK_S = 5.0
+
+
+def test_a_value_is_loaded_without_the_server(own_server: Server) -> None:
+    corral = Corral.from_url(own_server.url)
+    assert corral.cache.get_or_load("warm", lambda: 1, ttl=60) == 1
+    own_server.kill()
+    assert corral.cache.get_or_load("cold", lambda: 2, ttl=60) == 2
+    assert corral.cache.get_or_load("warm", lambda: 3, ttl=60) == 1, "the last value of this process"
+    with pytest.raises(ServerUnreachable):
+        corral.cache.get_or_load("other", lambda: 4, ttl=60, fail_open=False)
+    with pytest.raises(ServerUnreachable):
+        corral.cache.invalidate("warm")
+    with pytest.raises(ServerUnreachable), corral.lock("name"):
+        pass
+    assert corral.cache.get_or_load("warm", lambda: 5, ttl=60) == 5, "an invalidation counts here in any case"
+    own_server.restart()
+    eventually(lambda: corral.cache.get_or_load("new", lambda: 6, ttl=60) and own_server.client.get("new"), "stored again")
+
+
+def test_a_server_that_hangs_costs_the_time_for_redis_once(own_server: Server) -> None:
+    corral = Corral.from_url(own_server.url, redis_timeout="100ms")
+    assert corral.cache.get_or_load("warm", lambda: 1, ttl=60) == 1
+    os.kill(own_server.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert corral.cache.get_or_load("cold", lambda: 2, ttl=60) == 2
+        assert time.monotonic() - began < 0.1 + SLACK_S
+    finally:
+        os.kill(own_server.process.pid, signal.SIGCONT)
+
+
+def test_four_loads_run_at_a_time_and_more_are_rejected(backend: Backend) -> None:
+    if backend.fake is None:
+        pytest.skip("the outage of a real server is tested above")
+    backend.fake.away()
+    go, entered, results = threading.Event(), threading.Semaphore(0), []
+
+    def load() -> int:
+        entered.release()
+        assert go.wait(60)
+        return 1
+
+    def call(key: str) -> None:
+        results.append(backend.corral.cache.get_or_load(key, load, ttl=60))
+
+    threads = [threading.Thread(target=call, args=(f"key:{index}",)) for index in range(4) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        assert entered.acquire(timeout=60)
+    with pytest.raises(LoadRejected):
+        backend.corral.cache.get_or_load("key:4", load, ttl=60)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert results == [1] * 20, "single-flight holds without the server"
+    assert backend.corral.cache.get_or_load("key:4", load, ttl=60) == 1
+    backend.fake.away(False)
+
+
+def test_the_breaker_does_not_ask_again_for_a_second(backend: Backend) -> None:
+    if backend.fake is None:
+        pytest.skip("counted in memory")
+    server = backend.fake.server
+    backend.corral.cache.get_or_load("first", lambda: 1, ttl=60)
+    backend.fake.away()
+    backend.corral.cache.get_or_load("second", lambda: 1, ttl=60)
+    backend.fake.away(False)
+    asked = server.counts["CACHE.FETCH"]
+    backend.corral.cache.get_or_load("third", lambda: 1, ttl=60)
+    assert server.counts["CACHE.FETCH"] == asked
+    eventually(
+        lambda: backend.corral.cache.get_or_load(f"key:{time.monotonic()}", lambda: 1, ttl=60)
+        and server.counts["CACHE.FETCH"] > asked,
+        "the server is asked again",
+    )
+
+
+def test_full_memory_is_an_outage_for_loads(own_server: Server) -> None:
+    corral = Corral.from_url(own_server.url)
+    own_server.client.config_set("maxmemory", "1")
+    assert corral.cache.get_or_load("cold", lambda: 2, ttl=60) == 2
+    with pytest.raises(ReplyError, match="OOM"):
+        corral.cache.get_or_load("colder", lambda: 2, ttl=60, fail_open=False)
+    with pytest.raises(ReplyError, match="OOM"), corral.lock("name"):
+        pass
+
+
+def test_a_wrong_type_is_no_outage(corral: Corral, server: Server) -> None:
+    server.client.rpush("list", "x")
+    with pytest.raises(ReplyError, match="WRONGTYPE"):
+        corral.cache.get_or_load("list", lambda: 1, ttl=60)
+
+
+def test_asyncio_goes_on_without_the_server(own_server: Server) -> None:
+    async def main() -> None:
+        corral = corral_asyncio.Corral.from_url(own_server.url, redis_timeout="200ms")
+
+        async def load() -> int:
+            return 1
+
+        assert await corral.cache.get_or_load("warm", load, ttl=60) == 1
+        os.kill(own_server.process.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(0.2 + SLACK_S):
+                assert await corral.cache.get_or_load("cold", load, ttl=60) == 1
+        finally:
+            os.kill(own_server.process.pid, signal.SIGCONT)
+        own_server.kill()
+        results: list[Any] = await asyncio.gather(
+            *(corral.cache.get_or_load(f"key:{n}", load, ttl=60) for n in range(50)), return_exceptions=True
+        )
+        assert all(result == 1 or isinstance(result, LoadRejected) for result in results)
+        await corral.close()
+
+    asyncio.run(main())
+
+
+def test_a_waiting_caller_goes_on_when_the_server_dies(own_server: Server) -> None:
+    loader, waiter = Corral.from_url(own_server.url), Corral.from_url(own_server.url)
+    entered, go, values = threading.Event(), threading.Event(), []
+
+    def slow() -> str:
+        entered.set()
+        assert go.wait(60)
+        return "first"
+
+    first = threading.Thread(target=lambda: values.append(loader.cache.get_or_load("key", slow, ttl=60)))
+    first.start()
+    assert entered.wait(60)
+    second = threading.Thread(target=lambda: values.append(waiter.cache.get_or_load("key", lambda: "second", ttl=60)))
+    second.start()
+    eventually(lambda: int(own_server.client.info("clients")["blocked_clients"]) == 1, "it waits")
+    own_server.kill()
+    second.join()
+    assert values == ["second"]
+    go.set()
+    first.join()
+    assert values == ["second", "first"]
