@@ -24,7 +24,8 @@ trace_headers: list[Callable[[], Mapping[str, str]]] = []
 class Task:
     """What a handler gets as its first argument."""
 
-    def __init__(self, delivery: Delivery, serializer: Serializer) -> None:
+    def __init__(self, delivery: Delivery, serializer: Serializer, features: Features | None = None) -> None:
+        self._features = features
         self.name, self.queue = delivery.task, delivery.stream
         #: The id that the publisher got. It stays the same in all tries.
         self.id = delivery.original_id
@@ -56,6 +57,8 @@ class Task:
 
     def checkpoint(self, changes: Mapping[str, Any]) -> None:
         """If this try does not finish, the next one gets these arguments instead of the present ones."""
+        if self._features is not None:
+            self._features.require("TASK.NACK", "PAYLOAD")
         self._checkpoint = self._serializer.dumps(self._arguments | dict(changes))
 
 

@@ -16,7 +16,7 @@ from .._cron import drop_reason
 from .._driver import slot_of
 from .._sync.hub import Hub
 from .._tasks import TaskLost
-from .._wire import GROUP, UNKNOWN_DELAY_MS, Delivery, Outcome, nack_command, outcome
+from .._wire import GROUP, UNKNOWN_DELAY_MS, BadPayload, Delivery, Outcome, nack_command, outcome
 from ..errors import CorralError, Fatal, Later, ReplyError, ServerUnreachable
 from .fetcher import Fetcher
 from .finisher import BATCH, Finisher
@@ -46,7 +46,7 @@ class Engine:
     ) -> None:
         self._hub, self._queues = hub, {queue.name: queue for queue in queues}
         self._check_names()
-        features = hub.features()
+        features = self._features = hub.features()
         if tied:
             features.require("TASK.CONSUME", "TIED")
         if len(queues) > 1:
@@ -103,9 +103,11 @@ class Engine:
             self.counts["unknown"] += 1
             log.error("the task %s is unknown: %r. It is given back for another worker", delivery.original_id, delivery.task)
             return self._answer(delivery, consumer, Outcome("SILENT", UNKNOWN_DELAY_MS))
-        run = Run(delivery, definition, queue, consumer, self.heartbeat.leases[delivery.stream] or float("inf"))
+        lease = self.heartbeat.leases[delivery.stream] or float("inf")
+        run = Run(delivery, definition, queue, consumer, lease, self._features)
         self.table.enter(run)
         self.counts["started"] += 1
+        self.heartbeat.watch(run)
         if definition.is_async and self._loops is not None:
             self._loops.start(run)
         else:
@@ -164,7 +166,7 @@ class Engine:
             self.counts["succeeded"] += 1
         elif not isinstance(error, Later | TaskLost):
             self.counts["failed"] += 1
-            trace = None if isinstance(error, Fatal) else error
+            trace = None if isinstance(error, Fatal | BadPayload) else error
             log.error("the task %s (%s, try %d) failed: %r", run.task.id, run.task.name, run.task.attempt, error, exc_info=trace)
 
     def _lost(self, run: Run, why: str) -> None:

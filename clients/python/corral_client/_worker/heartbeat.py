@@ -30,6 +30,7 @@ class Heartbeat:
         self.leases = dict.fromkeys(streams, 300.0)
         self._wake = threading.Event()
         self._closing = False
+        self._due = 0.0
         self._thread = threading.Thread(target=self._work, name="corral: heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -40,7 +41,13 @@ class Heartbeat:
 
     def kick(self) -> None:
         """Renews now."""
+        self._due = 0.0
         self._wake.set()
+
+    def watch(self, run: Run) -> None:
+        """A new run: its time may end before the next round."""
+        if run.definition.max_runtime_ms is not None:
+            self._wake.set()
 
     def close(self, timeout: float) -> None:
         self._closing = True
@@ -48,34 +55,38 @@ class Heartbeat:
         self._thread.join(timeout)
         self._hub.close(0.1)
 
+    def _interval(self) -> float:
+        return max(min([_LONGEST_S, *(lease / 3 for lease in self.leases.values() if lease)]), _SHORTEST_S)
+
     def _pause(self) -> float:
-        pause = min([_LONGEST_S, *(lease / 3 for lease in self.leases.values() if lease)])
-        for run in self._table.running():
-            limit = run.definition.max_runtime_ms
-            if limit is not None and not run.too_long:
-                pause = min(pause, run.began + limit / 1000 - now())
-        return max(pause, _SHORTEST_S)
+        """Seconds until there is something to do."""
+        ends = [run.ends() for run in self._table.running() if not run.too_long]
+        return max(min([self._due, *ends]) - now(), 0.0)
 
     def _work(self) -> None:
+        self._due = now() + self._interval()
         while not self._closing:
             self._wake.wait(self._pause())
             self._wake.clear()
-            if self._closing:
-                return
             for run in self._table.running():
-                if run.overdue() and not run.too_long:
+                if now() >= run.ends() and not run.too_long:
                     run.too_long = True
-                    self._lost(run, "max_runtime")
-            for stream in self._streams:
-                try:
-                    self._renew(stream)
-                except CorralError as error:
-                    log.warning("the leases of %r were not renewed: %s", stream, error)
-                except Exception:
-                    log.exception("the leases of %r were not renewed", stream)
-            for run in self._table.running():
-                if now() > run.lease_ends and not run.too_long:
-                    self._lost(run, "the lease has expired")
+                    self._lost(run, "it has run for max_runtime")
+            if now() >= self._due and not self._closing:
+                self._round()
+                self._due = now() + self._interval()
+
+    def _round(self) -> None:
+        for stream in self._streams:
+            try:
+                self._renew(stream)
+            except CorralError as error:
+                log.warning("the leases of %r were not renewed: %s", stream, error)
+            except Exception:
+                log.exception("the leases of %r were not renewed", stream)
+        for run in self._table.running():
+            if now() > run.lease_ends and not run.too_long:
+                self._lost(run, "the lease has expired")
 
     def _renew(self, stream: str) -> None:
         runs = [run for run in self._table.all() if run.delivery.stream == stream and not run.too_long and not run.given_back]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from .._features import Features
 from .._tasks import Definition, Task
 from .._wire import Delivery, Serializer
 
@@ -27,10 +28,18 @@ class QueueLike(Protocol):
 class Run:
     """One run of a task. `consumer` is the name to which it is leased."""
 
-    def __init__(self, delivery: Delivery, definition: Definition, queue: QueueLike, consumer: str, lease_s: float) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        definition: Definition,
+        queue: QueueLike,
+        consumer: str,
+        lease_s: float,
+        features: Features | None = None,
+    ) -> None:
         self.delivery, self.definition, self.consumer = delivery, definition, consumer
         self.serializer = queue._serializer
-        self.task = Task(delivery, queue._serializer)
+        self.task = Task(delivery, queue._serializer, features)
         self.began = now()
         self.lease_ends = self.began + lease_s
         #: What the server is still to be told, once the handler has ended.
@@ -48,9 +57,10 @@ class Run:
         """Whether another task waits for the end of this one."""
         return "ack" in self.delivery.fields
 
-    def overdue(self) -> bool:
+    def ends(self) -> float:
+        """When it will have run for as long as it may."""
         limit = self.definition.max_runtime_ms
-        return limit is not None and now() > self.began + limit / 1000
+        return float("inf") if limit is None else self.began + limit / 1000
 
 
 class Table:
