@@ -246,8 +246,10 @@ def test_a_backlog_is_spread_over_the_workers(server: Server) -> None:
                 await asyncio.sleep(0.2)
 
             workers.append(corral_asyncio.Worker([queue], concurrency=50))
-        await queue.publish_many([work.message() for _ in range(50)])
         await asyncio.gather(*(worker.start() for worker in workers))
+        while (await queue.info())["waiting_consumers"] < 4:
+            await asyncio.sleep(0.01)
+        await queue.publish_many([work.message() for _ in range(50)])
         async with asyncio.timeout(60):
             while sum(worker.health()["acked"] for worker in workers) < 50:
                 await asyncio.sleep(0.01)
