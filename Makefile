@@ -1,6 +1,6 @@
 # The tasks of this project; `make help` lists them. Anything longer than two lines is in scripts/.
 
-.PHONY: help build run test test-matrix fuzz bench lint fmt demo clean
+.PHONY: help build run test test-matrix test-python fuzz bench lint fmt demo clean
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: build ## run the unit tests, and all other tests on one server (SERVER=/pa
 test-matrix: build ## run the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (SERVERS="name ..." selects some)
 	scripts/setup.sh matrix
 	scripts/test.sh matrix $(SERVERS)
+
+test-python: build ## check and test the package for Python (SERVER=/path/to/server)
+	scripts/python.sh all
 
 fuzz: build ## run random commands, then compare all data (SECONDS=60 SEED=n SERVER=/path/to/server)
 	cargo build --release --example fuzz

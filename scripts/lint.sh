@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks the format and the lints of the Rust code, and the scripts if shellcheck is installed.
+# Checks the format and the lints of the Rust code, the package for Python if there is Python, and the scripts if
+# shellcheck is installed.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -7,6 +8,7 @@ cd "$root"
 
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
+scripts/python.sh lint
 if have shellcheck; then
   shellcheck --external-sources scripts/*.sh .ci/run
 else

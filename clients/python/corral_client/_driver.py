@@ -6,6 +6,7 @@ which is never changed. They speak RESP2, return bytes and never send a command 
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import redis.connection
-from redis.exceptions import RedisError, ResponseError
 
 if TYPE_CHECKING:
     from ._memory.server import MemoryServer
@@ -127,24 +127,17 @@ def _driver(package: str, options: Mapping[str, Any], kind: type | None) -> Driv
     return Driver(package, name, _kept(options), float(timeout))
 
 
-def driver_errors() -> tuple[type[Exception], ...]:
-    """What a connection raises when it fails; an error reply is a ResponseError."""
-    return (RedisError, *_of_valkey("ValkeyError"), OSError)
+@functools.cache
+def failures(package: str) -> tuple[type[Exception], ...]:
+    """What a connection of this client library raises when it fails."""
+    exceptions = importlib.import_module(f"{package}.exceptions")
+    return (exceptions.ValkeyError if package == "valkey" else exceptions.RedisError, OSError, TimeoutError)
 
 
-def reply_errors() -> tuple[type[Exception], ...]:
-    return (ResponseError, *_of_valkey("ResponseError"))
-
-
-def _of_valkey(name: str) -> tuple[Any, ...]:
-    try:
-        return (getattr(importlib.import_module("valkey.exceptions"), name),)
-    except ImportError:
-        return ()
-
-
-DRIVER_ERRORS = driver_errors()
-REPLY_ERRORS = reply_errors()
+@functools.cache
+def error_replies(package: str) -> tuple[type[Exception], ...]:
+    """What it raises for an error reply."""
+    return (importlib.import_module(f"{package}.exceptions").ResponseError,)
 
 
 def slot_of(key: bytes) -> int:

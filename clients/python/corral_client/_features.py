@@ -38,6 +38,12 @@ class Features:
             what = f"{command} … {option}" if option else command
             raise FeatureMissing(f"this server has a version of Corral without {what}: update the module")
 
+    def explain(self, error: Exception) -> Exception:
+        """A command that a server with Corral does not know is a newer one."""
+        if isinstance(error, ModuleMissing) and self.tokens:
+            return FeatureMissing("this server has a version of Corral without this command: update the module")
+        return error
+
     def check(self, name: str) -> None:
         if self.tokens is not None and "TASK.CONSUME" not in self.tokens:
             raise no_module(name)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from .. import _fork
-from .._driver import DRIVER_ERRORS, REPLY_ERRORS, Address, Driver
+from .._driver import Address, Driver, error_replies, failures
 from .._memory.server import WAITING, MemoryServer
 from ..errors import ServerUnreachable
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 now = time.monotonic
 Limit = asyncio.Semaphore
 ASYNCHRONOUS = True
-_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, TimeoutError)
 
 
 class Link:
@@ -48,10 +47,10 @@ class Link:
                 for _ in commands:
                     try:
                         replies.append(await connection.read_response())
-                    except REPLY_ERRORS as error:
+                    except error_replies(self._driver.package) as error:
                         replies.append(error)
                 return replies
-        except _FAILURES as error:
+        except failures(self._driver.package) as error:
             await self.close()
             what = "no reply in time" if isinstance(error, TimeoutError) else str(error)
             raise ServerUnreachable(f"{self._driver.name()}: {what}", sent) from error

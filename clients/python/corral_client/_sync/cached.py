@@ -12,6 +12,7 @@ from .._keys import CallKeys
 from .cache import Cache, Rules
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -32,7 +33,7 @@ class Cached(Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type) -> Cached[P, R]: ...
     @overload
-    def __get__(self: Cached[Concatenate[S, P], R], instance: S, owner: type | None = None) -> Cached[P, R]: ...
+    def __get__(self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Cached[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self

@@ -81,7 +81,7 @@ class Hub:
             except ServerUnreachable:
                 self._slots = {}
                 raise
-            replies = [reply_error(reply, self.driver.name()) if isinstance(reply, Exception) else reply for reply in replies]
+            replies = [self._error(reply) if isinstance(reply, Exception) else reply for reply in replies]
             if not self._may_retry(replies) or attempt == _RETRIES - 1 or now() >= end:
                 return replies
             self._slots = {}
@@ -89,6 +89,10 @@ class Hub:
             if attempt:
                 pause(min(0.02 * 2**attempt, max(end - now(), 0)))
         raise AssertionError("unreachable")
+
+    def _error(self, reply: Exception) -> Exception:
+        error = reply_error(reply, self.driver.name())
+        return error if self._features is None else self._features.explain(error)
 
     def _may_retry(self, replies: list[Any]) -> bool:
         """Whether the server ran none of the commands, and another node will, or this one soon."""

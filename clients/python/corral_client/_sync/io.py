@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from .. import _fork
-from .._driver import DRIVER_ERRORS, REPLY_ERRORS, Address, Driver
+from .._driver import Address, Driver, error_replies, failures
 from .._memory.server import WAITING, MemoryServer
 from ..errors import ServerUnreachable
 
@@ -46,10 +46,10 @@ class Link:
                 self._give(end)
                 try:
                     replies.append(connection.read_response())
-                except REPLY_ERRORS as error:
+                except error_replies(self._driver.package) as error:
                     replies.append(error)
             return replies
-        except DRIVER_ERRORS as error:
+        except failures(self._driver.package) as error:
             self.close()
             raise ServerUnreachable(f"{self._driver.name()}: {error}", sent) from error
         except BaseException:
