@@ -33,6 +33,24 @@ def eventually(condition: Callable[[], Any], what: str = "the condition") -> Any
     return value
 
 
+class Seen:
+    """What handlers have seen."""
+
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
+
+    def __call__(self, value: Any) -> None:
+        self.runs.append(value)
+
+
+def idle(corral: Corral, *queues: str) -> bool:
+    for name in queues:
+        info = corral.queue(name).info()
+        if info["length"] or info["delayed"]:
+            return False
+    return True
+
+
 @dataclass
 class Server:
     """A server of its own. `client` is a plain client, beside the package."""

@@ -1,0 +1,216 @@
+"""What a worker does under strain: leases, stalls, lost connections, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from conftest import Seen, Server, eventually, idle
+from corral_client import Corral, Task, Worker
+from corral_client import asyncio as corral_asyncio
+
+
+def test_no_more_tasks_are_fetched_than_start_at_once(server: Server, corral: Corral) -> None:
+    queue, go = corral.queue("work"), threading.Event()
+
+    @queue.task()
+    def work(task: Task) -> None:
+        assert go.wait(60)
+
+    queue.publish_many([work.message() for _ in range(20)])
+    workers = [Worker([queue], concurrency=3) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    eventually(lambda: all(worker.health()["running"] == 3 for worker in workers), "all places are taken")
+    assert queue.info()["groups"][0]["leased"] == 6
+    go.set()
+    eventually(lambda: idle(corral, "work"), "all done")
+    for worker in workers:
+        worker.stop()
+
+
+def test_a_backlog_is_spread_over_the_workers(server: Server) -> None:
+    """Within a factor of two, for workers on event loops, which fetch several tasks at a time."""
+
+    async def main() -> None:
+        corrals = [corral_asyncio.Corral.from_url(server.url) for _ in range(4)]
+        counts = [0] * 4
+        workers = []
+        for index, corral in enumerate(corrals):
+            queue = corral.queue("work")
+
+            @queue.task(name="work")
+            async def work(task: Task, index: int = index) -> None:
+                counts[index] += 1
+                await asyncio.sleep(0.2)
+
+            workers.append(corral_asyncio.Worker([queue], concurrency=50))
+        await asyncio.gather(*(worker.start() for worker in workers))
+        while (await queue.info())["waiting_consumers"] < 4:
+            await asyncio.sleep(0.01)
+        await queue.publish_many([work.message() for _ in range(50)])
+        async with asyncio.timeout(60):
+            while sum(worker.health()["acked"] for worker in workers) < 50:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(worker.stop() for worker in workers))
+        assert sum(counts) == 50 and max(counts) <= 30, counts
+
+    asyncio.run(main())
+
+
+def test_a_lease_is_renewed_while_a_handler_runs(server: Server, corral: Corral) -> None:
+    queue, seen = corral.queue("work"), Seen()
+    corral.call("TASK.POLICY", "work", "LEASE", 300)
+
+    @queue.task()
+    def slow(task: Task) -> None:
+        time.sleep(1.2)
+        seen((task.attempt, task.lost))
+
+    slow.publish()
+    with Worker([queue]), Worker([queue]):
+        eventually(lambda: idle(corral, "work"), "done")
+    assert seen.runs == [(1, False)]
+
+
+def test_a_worker_that_gets_its_own_task_again_does_not_start_it_again(server: Server, corral: Corral) -> None:
+    """As after a stall that was longer than the lease."""
+    queue, seen, go = corral.queue("work"), Seen(), threading.Event()
+
+    @queue.task()
+    def slow(task: Task) -> None:
+        seen(task.attempt)
+        assert go.wait(60)
+        assert not task.lost
+
+    corral.call("TASK.POLICY", "work", "LEASE", 300)
+    slow.publish()
+    worker = Worker([queue], concurrency=2)
+    with worker:
+        engine = worker._engine
+        assert engine is not None
+        engine.heartbeat._round = lambda: None  # type: ignore[method-assign]
+        eventually(lambda: seen.runs, "it runs")
+        eventually(
+            lambda: server.client.xpending_range("work", "workers", "-", "+", 1)[0]["times_delivered"] > 1,
+            "it is delivered again",
+        )
+        go.set()
+        eventually(lambda: idle(corral, "work"), "done")
+        assert worker.health()["started"] == 1
+    assert seen.runs == [1] and worker.health() == {"ok": False, "running": 0}
+
+
+def test_a_task_that_another_worker_took_is_lost(server: Server, corral: Corral) -> None:
+    queue, seen = corral.queue("work"), Seen()
+    corral.call("TASK.POLICY", "work", "LEASE", 600)
+
+    @queue.task()
+    def slow(task: Task) -> None:
+        seen("start")
+        eventually(lambda: task.lost, "the loss")
+        seen("lost")
+        task.check()
+
+    id = slow.publish()
+    worker = Worker([queue], concurrency=1)
+    with worker:
+        eventually(lambda: seen.runs, "it runs")
+        server.client.execute_command("XCLAIM", "work", "workers", "another", 0, id)
+        server.client.execute_command("TASK.POLICY", "work", "PAUSED", 1)
+        eventually(lambda: "lost" in seen.runs, "it is noticed")
+        eventually(lambda: worker.health()["running"] == 0, "it has ended")
+        assert server.client.xpending_range("work", "workers", "-", "+", 1)[0]["consumer"] == b"another"
+        assert worker.health()["lost"] == 1
+
+
+def test_a_coroutine_is_canceled_when_it_runs_too_long_and_is_tried_again(server: Server) -> None:
+    async def main() -> None:
+        corral = corral_asyncio.Corral.from_url(server.url)
+        await corral.call("TASK.POLICY", "work", "BACKOFF", 1, 1)
+        queue, attempts = corral.queue("work"), []
+
+        @queue.task(tries=2, max_runtime="200ms")
+        async def slow(task: Task) -> None:
+            attempts.append(task.attempt)
+            await asyncio.sleep(600)
+
+        async with corral_asyncio.Worker([queue]):
+            await slow.publish()
+            async with asyncio.timeout(60):
+                while not (await queue.info())["dead"]:
+                    await asyncio.sleep(0.02)
+        assert attempts == [1, 2]
+        (_, letter), = server.client.xrange("dead:{work}")
+        assert letter[b"reason"] == b"TimeoutError: it ran longer than 0.2 s"
+        await corral.close()
+
+    asyncio.run(main())
+
+
+def test_a_blocked_event_loop_keeps_its_leases(server: Server) -> None:
+    async def main() -> None:
+        corral = corral_asyncio.Corral.from_url(server.url)
+        await corral.call("TASK.POLICY", "work", "LEASE", 400)
+        queue, attempts = corral.queue("work"), []
+
+        @queue.task()
+        async def blocks(task: Task) -> None:
+            attempts.append(task.attempt)
+            time.sleep(1.5)
+
+        async with corral_asyncio.Worker([queue]) as worker:
+            await blocks.publish()
+            async with asyncio.timeout(60):
+                while not worker.health()["acked"]:
+                    await asyncio.sleep(0.02)
+        assert attempts == [1]
+        await corral.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("which", ["tasks", "all"])
+def test_connections_that_are_killed_are_made_anew_and_nothing_runs_twice(
+    server: Server, corral: Corral, which: str
+) -> None:
+    queue, seen = corral.queue("work"), Seen()
+
+    @queue.task()
+    def work(task: Task, number: int) -> None:
+        time.sleep(0.002)
+        seen(number)
+
+    worker = Worker([queue], concurrency=4)
+    with worker:
+        for number in range(300):
+            work.publish(number=number)
+            if number % 50 == 25:
+                for client in server.clients(user="default"):
+                    blocked = "b" in client["flags"]
+                    if client["cmd"] != "client|list" and (which == "all" and client["cmd"] != "task.publish" or blocked):
+                        server.client.execute_command("CLIENT", "KILL", "ID", client["id"])
+        eventually(lambda: idle(corral, "work"), "all done")
+    assert sorted(seen.runs) == list(range(300))
+
+
+def test_a_worker_goes_on_after_a_restart_of_the_server(own_server: Server) -> None:
+    corral = Corral.from_url(own_server.url)
+    queue, seen = corral.queue("work"), Seen()
+
+    @queue.task()
+    def work(task: Task) -> None:
+        seen(task.id)
+
+    worker = Worker([queue])
+    with worker:
+        work.publish()
+        eventually(lambda: len(seen.runs) == 1, "the first")
+        own_server.kill()
+        own_server.restart()
+        work.publish()
+        eventually(lambda: len(seen.runs) == 2, "the second")
+        eventually(lambda: worker.health()["ok"], "healthy")
