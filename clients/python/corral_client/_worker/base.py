@@ -66,26 +66,31 @@ class BaseWorker:
         if self._engine is not None:
             raise RuntimeError("the worker runs already")
         self._hub = Hub(self.queues[0]._hubs.driver)
-        self._engine = Engine(
-            self._hub,
-            self.queues,
-            concurrency=self.concurrency,
-            tied=self.tied,
-            batch=self._batch_size(),
-            shutdown_timeout=self.shutdown_timeout,
-            middleware=self._middleware,
-            loop=loop,
-        )
-        self._engine.start()
-        return self._engine
+        try:
+            engine = Engine(
+                self._hub,
+                self.queues,
+                concurrency=self.concurrency,
+                tied=self.tied,
+                batch=self._batch_size(),
+                shutdown_timeout=self.shutdown_timeout,
+                middleware=self._middleware,
+                loop=loop,
+            )
+            self._engine = engine
+            engine.start()
+        except BaseException:
+            self._close()
+            raise
+        return engine
 
     def _close(self) -> None:
         """Steps 1 to 5; afterwards the worker may be started again."""
         engine, hub = self._engine, self._hub
-        if engine is None or hub is None:
-            return
         try:
-            engine.stop()
+            if engine is not None:
+                engine.stop()
         finally:
             self._engine = self._hub = None
-            hub.close(0.2)
+            if hub is not None:
+                hub.close(0.2)

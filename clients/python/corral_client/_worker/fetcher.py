@@ -19,7 +19,7 @@ from typing import Any
 from .._features import reply_error
 from .._sync.hub import Hub, open_link
 from .._wire import GROUP, Delivery, delivery
-from ..errors import CorralError, ReplyError, ServerUnreachable
+from ..errors import CorralError, ReplyError
 from .finisher import BATCH, Finisher
 from .running import Table, now
 
@@ -133,8 +133,7 @@ class Fetcher:
         if self._link is not None:
             self._link.close()
             self._link = None
-        if not isinstance(error, ServerUnreachable):
-            # The slot of the queue may be elsewhere now.
-            self._hub.forget_nodes()
+        # There may be another master, or the slot of the queue may be elsewhere.
+        self._hub.forget_nodes()
         # The leases that were tied to the connection have ended. Those that nobody has taken yet can be renewed.
         self._reconnected()

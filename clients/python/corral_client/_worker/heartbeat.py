@@ -36,7 +36,7 @@ class Heartbeat:
     def start(self) -> None:
         """Reads the leases, and begins."""
         for stream in self._streams:
-            self._read(stream, self._hub.call("TASK.INFO", stream), first=True)
+            self._read(stream, self._hub.run([["TASK.INFO", stream]])[0], first=True)
         self._thread.start()
 
     def kick(self) -> None:
@@ -52,7 +52,8 @@ class Heartbeat:
     def close(self, timeout: float) -> None:
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         self._hub.close(0.1)
 
     def _interval(self) -> float:
@@ -111,7 +112,8 @@ class Heartbeat:
 
     def _read(self, stream: str, info: object, first: bool = False) -> None:
         if isinstance(info, Exception):
-            log.warning("the lease of %r is unknown: %s", stream, info)
+            if first:
+                log.warning("the lease of %r is unknown, %g s are assumed: %s", stream, self.leases[stream], info)
             return
         info = as_map(info)
         if not isinstance(info, dict):
