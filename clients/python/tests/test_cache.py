@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 import pytest
+from canceling import canceled_at
 from conftest import Backend, eventually
 from corral_client import LoadFailed
+from corral_client import asyncio as corral_asyncio
 
 
 class Source:
@@ -331,3 +333,23 @@ def test_the_last_caller_that_leaves_cancels_the_load_and_the_next_one_loads_at_
 
     slow, fast = Source("slow", 600), Source("fast")
     asyncio.run(main())
+
+
+def test_a_load_that_is_canceled_at_any_step_leaves_no_lease(backend: Backend) -> None:
+    """The next caller loads at once, or finds the value; it never waits for the lease of ten minutes."""
+    driver = backend.corral._hubs.driver
+    for step in range(1, 200):
+
+        async def work(step: int = step) -> None:
+            corral = corral_asyncio.Corral(driver)
+            try:
+                await corral.cache.get_or_load(f"key:{step}", Source(seconds=0.001).load_async, ttl=60, lease="10m")
+            finally:
+                await corral.close()
+
+        again = canceled_at(step, work)
+        assert backend.corral.cache.get_or_load(f"key:{step}", Source().load, ttl=60, wait="60s") == "value"
+        if not again:
+            assert step > 2
+            return
+    raise AssertionError("it never ended")

@@ -144,3 +144,20 @@ def test_the_tests_of_the_example_pass(tmp_path: Path) -> None:
 def test_the_examples_are_short_and_without_plumbing() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) < 80
+
+
+def test_the_code_of_the_readme_runs(programs: Programs) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (programs.directory / "shop.py").write_text(block.replace("redis://localhost:6379", programs.server.url))
+    log = programs.directory / "log"
+    with open(log, "ab") as file:
+        worker = subprocess.Popen(
+            [sys.executable, "-um", "corral_client.cli", "worker", "shop:worker"],
+            env=programs.environment(), cwd=programs.directory, stdout=file, stderr=file,
+        )
+    try:
+        eventually(lambda: "welcome, ann" in log.read_text(), "the task has run")
+        assert "alone, with the fencing token" in log.read_text()
+    finally:
+        worker.kill()
+        worker.wait()

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from canceling import canceled_at
 from conftest import Backend, Server, eventually
 from corral_client import Corral, LockLost, LockNotAcquired
 from corral_client import asyncio as corral_asyncio
@@ -132,61 +133,6 @@ def test_a_cancellation_from_outside_stays_one(server: Server) -> None:
         await corral.close()
 
     asyncio.run(main())
-
-
-class Canceler:
-    """Drives a coroutine and cancels its task at its n-th step."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.steps = at, 0
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: object, **options: object) -> asyncio.Task[object]:
-        outer = self
-
-        class Counted(asyncio.Task):  # type: ignore[type-arg]
-            pass
-
-        async def counted() -> object:
-            return await Steps(coroutine, outer)
-
-        return Counted(counted(), loop=loop)
-
-
-class Steps:
-    """Counts the steps of a coroutine, and cancels its task at one of them."""
-
-    def __init__(self, coroutine: object, canceler: Canceler) -> None:
-        self._coroutine, self._canceler = coroutine, canceler
-
-    def __await__(self):  # type: ignore[no-untyped-def]
-        iterator = self._coroutine.__await__()
-        value = error = None
-        while True:
-            self._canceler.steps += 1
-            if self._canceler.steps == self._canceler.at:
-                asyncio.current_task().cancel()
-            try:
-                future = iterator.send(value) if error is None else iterator.throw(error)
-            except StopIteration as done:
-                return done.value
-            try:
-                value, error = (yield future), None
-            except BaseException as raised:
-                value, error = None, raised
-
-
-def canceled_at(step: int, work: object) -> bool:
-    """Runs `work`, canceled at this step. False if it ended before."""
-
-    async def main() -> bool:
-        canceler = Canceler(step)
-        try:
-            await canceler(asyncio.get_running_loop(), work())  # type: ignore[operator]
-        except asyncio.CancelledError:
-            return True
-        return canceler.steps >= step
-
-    return asyncio.run(main())
 
 
 def test_a_lock_is_free_after_a_cancellation_at_any_step(server: Server) -> None:

@@ -242,6 +242,37 @@ with worker, corral.lock("held", ttl="10m") as lease:
     assert done.returncode == 0 and app.runs() == ["7"]
 
 
+def test_a_forked_child_of_a_program_on_asyncio_holds_no_connection(app: App) -> None:
+    program = """
+import asyncio, os, sys
+sys.path.insert(0, ".")
+from app import aqueue
+from corral_client import asyncio as corral_asyncio
+corral = corral_asyncio.Corral.from_url(os.environ["CORRAL_URL"])
+def mine():
+    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+    return sum(name.startswith("socket:") for name in names)
+async def get(value):
+    return await corral.cache.get_or_load("key", lambda: value, ttl=60)
+async def main():
+    async with corral.lock("held", ttl="10m") as lease:
+        before = mine()
+        assert await get(1) == 1
+        child = os.fork()
+        if child == 0:
+            # What is left is the loop's own pair.
+            assert mine() == 2, mine()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        lease.check()
+        assert await get(2) == 1
+    await corral.close()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=app.environment(), cwd=HERE, timeout=PATIENCE_S)
+    assert done.returncode == 0
+
+
 def test_signals_are_as_before_after_run_and_untouched_by_with(app: App) -> None:
     program = """
 import os, signal, sys, threading, time
