@@ -413,6 +413,11 @@ fn the_commands_for_operators_print_what_their_page_says() {
 }
 
 #[test]
+fn the_sessions_of_the_wire_print_what_its_page_says() {
+    Reading::begin("docs/wire.md").run();
+}
+
+#[test]
 fn the_manual_check_prints_what_it_says() {
     Reading::begin("TEST_GUIDE.md").run();
 }

@@ -45,6 +45,14 @@ class Programs:
     def worker(self, place: str) -> subprocess.Popen[bytes]:
         return self.start("-m", "corral_client.cli", "worker", place)
 
+    def run(self, *words: str) -> None:
+        """In the test's own directory, to its end."""
+        with open(self.directory / "log", "ab") as log:
+            done = subprocess.run(
+                [sys.executable, *words], env=self.environment(), cwd=self.directory, stdout=log, stderr=log, timeout=120
+            )
+        assert done.returncode == 0, (self.directory / "log").read_text()
+
     def rows(self, statement: str) -> list[Any]:
         try:
             with sqlite3.connect(self.database, timeout=30) as connection:
@@ -147,17 +155,24 @@ def test_the_examples_are_short_and_without_plumbing() -> None:
 
 
 def test_the_code_of_the_readme_runs(programs: Programs) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (programs.directory / "shop.py").write_text(block.replace("redis://localhost:6379", programs.server.url))
+    """Each block is a file."""
+    text = (PACKAGE / "README.md").read_text()
+    blocks = re.findall(r"^```python (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == len(re.findall(r"^```python", text, re.MULTILINE)) == 3
+    for name, block in blocks:
+        (programs.directory / name).write_text(block.replace("redis://localhost:6379", programs.server.url))
     log = programs.directory / "log"
+    programs.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py")
+    programs.run("-u", "web.py")
+    assert "Article 7\nthumbnail of 7\n" in log.read_text()
     with open(log, "ab") as file:
         worker = subprocess.Popen(
             [sys.executable, "-um", "corral_client.cli", "worker", "shop:worker"],
             env=programs.environment(), cwd=programs.directory, stdout=file, stderr=file,
         )
     try:
+        programs.run("-c", "import shop; shop.sign_up(7)")
         eventually(lambda: "welcome, ann" in log.read_text(), "the task has run")
-        assert "alone, with the fencing token" in log.read_text()
     finally:
         worker.kill()
         worker.wait()
