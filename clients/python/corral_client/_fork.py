@@ -39,4 +39,5 @@ def _in_child() -> None:
         thing.after_fork()
 
 
-os.register_at_fork(after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -66,6 +66,12 @@ def test_a_method_is_cached_without_its_object(backend: Backend) -> None:
         def price(self, article: str) -> str:
             return f"{article} of {type(self).__name__}"
 
+        @staticmethod
+        @backend.corral.cached("tax:{country}", ttl=60)
+        def tax(country: str) -> int:
+            return len(country)
+
+    assert Shop.tax("de") == 2 and Shop().tax("de") == 2
     assert Shop().price("a:b") == "a:b of Shop"
     assert Shop().price.key("a:b") == "price:a%3Ab"
     assert Shop().price.invalidate("a:b")

@@ -20,6 +20,8 @@ from .io import ASYNCHRONOUS, Flights, PerLoop, Renewal, call_loader, log, now
 Refresh = Literal["background", "wait"]
 #: How long a request waits at a time for a client that loads.
 _WAIT_MS = 2000
+#: A server that has not answered so long after the end of a wait does not answer.
+_LATE_S = 1.0
 _OUTAGE = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MOVED", "ASK")
 
 
@@ -145,15 +147,14 @@ class _Call:
         self._budget = cache._budget
 
     async def _ask(self, *command: Any, wait_ms: int = 0) -> Any:
-        """Sends a command within what is left of the time for the server, beside the time that it may wait."""
+        """Sends a command within what is left of the time for the server, or within the time that it may wait."""
+        if wait_ms:
+            return await self._hub.call(*command, timeout=wait_ms / 1000 + max(self._budget, _LATE_S), waiting=True)
         began = now()
         try:
-            return await self._hub.call(
-                *command, key=self._key, timeout=max(self._budget, 0.001) + wait_ms / 1000, waiting=wait_ms > 0
-            )
+            return await self._hub.call(*command, timeout=max(self._budget, 0.001))
         finally:
-            if not wait_ms:
-                self._budget -= now() - began
+            self._budget -= now() - began
 
     async def run(self) -> _Loaded:
         if self._rules.fail_open and self._cache._breaker.is_open(now()):

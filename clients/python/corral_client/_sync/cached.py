@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -24,8 +25,9 @@ class Cached(Generic[P, R]):
         self, cache: Cache, function: Callable[P, R], template: str, rules: Rules, ignore: tuple[str, ...]
     ) -> None:
         functools.update_wrapper(self, function)
-        # A function in a class is called through __get__, without its first argument in the key.
-        self._is_method = "." in function.__qualname__.rpartition("<locals>.")[2]
+        # A method is called through __get__, and its object is not in the key.
+        first = next(iter(inspect.signature(function).parameters), "")
+        self._is_method = first in ("self", "cls") and "." in function.__qualname__.rpartition("<locals>.")[2]
         self._keys = CallKeys(template, function, ignore, self._is_method)
         self._cache, self._function, self._rules = cache, function, rules
         self._bound: tuple[Any, ...] = ()

@@ -69,6 +69,8 @@ class Link:
         if sock is None:
             return False
         try:
+            if not hasattr(select, "poll"):
+                return not select.select([sock], [], [], 0)[0]
             poll = select.poll()
             poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
             return not poll.poll(0)

@@ -120,6 +120,7 @@ class Engine:
             self._answer(delivery, consumer, Outcome("SILENT", _TWICE_DELAY_MS))
         elif not run.too_long:
             run.consumer = consumer
+            run.task._lost.clear()
             run.lease_ends = now() + (self.heartbeat.leases[delivery.stream] or float("inf"))
             if run.command is not None and run.command != ["ACK"]:
                 run.command[3] = consumer
