@@ -4,6 +4,7 @@
 #        scripts/python.sh lint               generated code is fresh, mypy strict, sizes
 #        scripts/python.sh build              wheel and sdist, in a temporary directory
 #        scripts/python.sh test [SERVER...]   the tests of the package and of examples/python, with the built wheel
+#        scripts/python.sh bars [TASKS]       measures; fails if a bar is missed
 #        scripts/python.sh generate           makes corral_client/_sync from corral_client/_aio
 # Needs Python 3.11 or later. Without it, this says so and does nothing; with CI=true, that is an error.
 set -euo pipefail
@@ -75,9 +76,15 @@ case ${1:-} in
     build
     run_tests "${@:2}"
     ;;
+  bars)
+    need_module
+    build
+    if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then CORRAL_PYTHON=$clients/python/bin/python; fi
+    SERVER=$server CORRAL_MODULE=$module CORRAL_PYTHON=${CORRAL_PYTHON:-} "$bin/python" "$root/scripts/python_bars.py" "${@:2}"
+    ;;
   generate)
     cd "$package"
     "$bin/unasyncd"
     ;;
-  *) die "expected one of: all, lint, build, test, generate" ;;
+  *) die "expected one of: all, lint, build, test, bars, generate" ;;
 esac

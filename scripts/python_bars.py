@@ -1,0 +1,225 @@
+"""Measures what the package for Python promises, on a server of its own. Takes about two minutes.
+
+Usage: scripts/python.sh bars [TASKS]     exits with 1 if a bar is missed
+The server time of a task is that of all commands, from INFO commandstats. Celery is measured if scripts/clients.sh has
+installed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+from corral_client import Corral, LoadRejected, Worker
+from corral_client import asyncio as corral_asyncio
+from corral_client.pytest_plugin import start_server
+
+SECONDS = 120.0
+missed: list[str] = []
+
+
+def bar(what: str, value: float, most: float, unit: str = "") -> None:
+    fine = value <= most
+    print(f"  {'ok    ' if fine else 'MISSED'}  {what}: {value:.3g}{unit}, at most {most:.3g}{unit}", flush=True)
+    if not fine:
+        missed.append(what)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.02)
+
+
+class Measured:
+    """The server time per task, and tasks per second."""
+
+    def __init__(self, client: redis.Redis, count: int) -> None:
+        self._client, self._count = client, count
+
+    def __enter__(self) -> Measured:
+        self._client.config_resetstat()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rate = self._count / (time.monotonic() - self._began)
+        stats = self._client.info("commandstats")
+        mine = ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_llen", "cmdstat_hlen")
+        self.micros = sum(one["usec"] for name, one in stats.items() if name not in mine) / self._count
+
+    def show(self, name: str) -> None:
+        print(f"  {name:24} {self.micros:6.1f} us of the server per task, {self.rate:7.0f} tasks/s", flush=True)
+
+
+def fill(client: redis.Redis, count: int) -> None:
+    client.flushall()
+    pipe = client.pipeline(transaction=False)
+    for number in range(count):
+        pipe.execute_command("TASK.PUBLISH", "work", json.dumps({"number": number}), "FIELDS", 1, "task", "quick")
+    pipe.execute()
+
+
+def bare_loop(client: redis.Redis, count: int) -> Measured:
+    fill(client, count)
+    with Measured(client, count) as measured:
+        for _ in range(count):
+            ((id, fields, *_),) = client.execute_command("TASK.CONSUME", "workers", "w", "work", "COUNT", 1, "META")
+            json.loads(dict(zip(fields[::2], fields[1::2], strict=True))[b"payload"])
+            client.execute_command("TASK.ACK", "work", "workers", id)
+    return measured
+
+
+def threads(url: str, client: redis.Redis, count: int) -> Measured:
+    queue = Corral.from_url(url).queue("work")
+
+    @queue.task()
+    def quick(task: Any, number: int) -> None: ...
+
+    worker = Worker([queue])
+    fill(client, count)
+    with Measured(client, count) as measured, worker:
+        wait(lambda: worker.health()["acked"] >= count)
+    return measured
+
+
+def coroutines(url: str, client: redis.Redis, count: int) -> Measured:
+    async def main() -> Measured:
+        queue = corral_asyncio.Corral.from_url(url).queue("work")
+
+        @queue.task()
+        async def quick(task: Any, number: int) -> None: ...
+
+        worker = corral_asyncio.Worker([queue], concurrency=64)
+        with Measured(client, count) as measured:
+            async with worker, asyncio.timeout(SECONDS):
+                while worker.health()["acked"] < count:
+                    await asyncio.sleep(0.02)
+        return measured
+
+    fill(client, count)
+    return asyncio.run(main())
+
+
+def celery(url: str, client: redis.Redis, count: int, directory: str) -> Measured | None:
+    python = os.environ.get("CORRAL_PYTHON", "")
+    if not python or subprocess.run([python, "-c", "import celery"], capture_output=True, check=False).returncode:
+        print("  Celery is not installed")
+        return None
+    (Path(directory) / "peer.py").write_text(
+        f"from celery import Celery\napp = Celery(broker={url!r})\napp.conf.task_ignore_result = True\n"
+        "app.conf.task_acks_late = True\n@app.task\ndef quick(number): pass\n"
+        f"def fill():\n    for number in range({count}): quick.delay(number)\n"
+    )
+    client.flushall()
+    subprocess.run([python, "-c", "import peer; peer.fill()"], cwd=directory, check=True)
+    with Measured(client, count) as measured:
+        command = [python, "-m", "celery", "-A", "peer", "worker", "-c", "8", "-P", "threads", "--loglevel", "ERROR"]
+        worker = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait(lambda: client.llen("celery") == 0 and client.hlen("unacked") == 0)
+    worker.terminate()
+    worker.wait()
+    return measured
+
+
+def requests(url: str, seconds: float, results: Any) -> None:
+    """250 requests per second; the server dies meanwhile."""
+    corral, lock, running, most, times, rejected = Corral.from_url(url), threading.Lock(), 0, 0, [], 0
+    load_s, began = 0.02, time.monotonic()
+
+    def load() -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            # Before the server dies, the keys are loaded at the same time. Half a second later, all of that has ended.
+            if time.monotonic() - began > seconds / 2 + 0.5:
+                most = max(most, running)
+        time.sleep(load_s)
+        with lock:
+            running -= 1
+        return 1
+
+    def call(number: int) -> None:
+        nonlocal rejected
+        asked = time.monotonic()
+        try:
+            corral.cache.get_or_load(f"key:{number % 200}", load, ttl=1)
+        except LoadRejected:
+            rejected += 1
+        times.append(time.monotonic() - asked - load_s)
+
+    made = 0
+    while time.monotonic() - began < seconds:
+        due = int((time.monotonic() - began) * 250)
+        for number in range(made, due):
+            threading.Thread(target=call, args=(number,), daemon=True).start()
+        made = due
+        time.sleep(0.004)
+    time.sleep(1)
+    results.put((most, statistics.quantiles(times, n=100)[98], len(times), rejected))
+
+
+def outage(program: str, module: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        server, port = start_server(program, module, directory)
+        results: Any = multiprocessing.Queue()
+        # Long enough that the last values are too old in the end.
+        seconds = 16.0
+        processes = [
+            multiprocessing.Process(target=requests, args=(f"redis://127.0.0.1:{port}", seconds, results)) for _ in range(4)
+        ]
+        for process in processes:
+            process.start()
+        time.sleep(seconds / 2)
+        server.kill()
+        server.wait()
+        found = [results.get(timeout=SECONDS) for _ in processes]
+        for process in processes:
+            process.join()
+    calls, rejected = sum(one[2] for one in found), sum(one[3] for one in found)
+    print(f"  {calls} requests in 4 processes, {rejected} rejected")
+    bar("loads at a time in a process", max(one[0] for one in found), 4)
+    bar("p99 beyond the load", max(one[1] for one in found) * 1000, 300, " ms")
+
+
+def main() -> int:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+    program, module = os.environ.get("SERVER", "redis-server"), os.environ["CORRAL_MODULE"]
+    with tempfile.TemporaryDirectory() as directory:
+        server, port = start_server(program, module, directory)
+        url, client = f"redis://127.0.0.1:{port}", redis.Redis(port=port, protocol=2)
+        try:
+            print(f"{count} tasks that do nothing")
+            bare, loop = bare_loop(client, count), coroutines(url, client, count)
+            bare.show("a bare loop")
+            threads(url, client, count).show("Worker, 8 threads")
+            loop.show("asyncio.Worker")
+            peer = celery(url, client, count, directory)
+            bar("asyncio.Worker beside a bare loop", loop.micros / bare.micros, 1 / 3)
+            if peer is not None:
+                peer.show("Celery, 8 threads")
+                bar("asyncio.Worker beside Celery", loop.micros / peer.micros, 1 / 4)
+        finally:
+            server.kill()
+            server.wait()
+    print("The server dies under 1000 requests per second")
+    outage(program, module)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
