@@ -21,10 +21,10 @@ def execute(statement: str, *values: object) -> list[tuple]:
 
 
 def send(task: Task, to: str, text: str) -> None:
-    """The id of a task is the same in all of its tries, so a mail that was sent is not sent again."""
+    """The id of a task is the same in all of its tries, and unique in its queue: so a mail is not sent again."""
     if "@" not in to:
         raise Fatal(f"{to!r} is no address")
-    execute("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?)", task.id, to, text)
+    execute("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?)", f"{task.queue} {task.id}", to, text)
 
 
 @urgent.task(tries=3)
@@ -35,8 +35,8 @@ def reset_password(task: Task, to: str) -> None:
 @mail.task(tries=5, max_runtime="1m")
 def welcome(task: Task, to: str) -> None:
     send(task, to, "Welcome")
-    again = Unique(f"reminder:{to}", "1d", until="done")
-    reminder.options(delay="30m", unique=again).publish(to=to)
+    once = Unique(f"reminder:{to}", "1d")
+    reminder.options(delay="30m", unique=once).publish(to=to)
 
 
 @mail.task(tries=5)

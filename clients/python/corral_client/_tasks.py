@@ -27,7 +27,7 @@ class Task:
     def __init__(self, delivery: Delivery, serializer: Serializer, features: Features | None = None) -> None:
         self._features = features
         self.name, self.queue = delivery.task, delivery.stream
-        #: The id that the publisher got. It stays the same in all tries.
+        #: The id that the publisher got: the same in all tries, and unique in its queue.
         self.id = delivery.original_id
         #: 1 for the first try.
         self.attempt = delivery.attempt

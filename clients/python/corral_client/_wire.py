@@ -21,7 +21,7 @@ UNKNOWN_DELAY_MS = 10_000
 REASON_BYTES = 1024
 #: The fields that mean something to the server or to the packages. All others are headers.
 RESERVED = frozenset(
-    "payload timestamp retry_count original_id group priority reason deliveries key tries expire unique task"
+    "payload timestamp retry_count original_id group priority reason deliveries key tries expire_unix_ms task"
     " content-type cron ack".split()
 )
 

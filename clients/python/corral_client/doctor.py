@@ -13,6 +13,9 @@ from .errors import CorralError, ReplyError, ServerUnreachable
 _EVICTING = ("allkeys-lru", "allkeys-lfu", "allkeys-random", "allkeys-lrm", "volatile-lru", "volatile-lfu",
              "volatile-random", "volatile-ttl", "volatile-lrm")
 
+# Options that a module may still be without.
+_LATER = ("KEY", "UNTIL", "LAST")
+
 
 def examine(corral: Corral, queues: list[str]) -> list[str]:
     """The problems that were found."""
@@ -29,7 +32,7 @@ def examine(corral: Corral, queues: list[str]) -> list[str]:
 def _server(corral: Corral) -> Iterator[str]:
     features = corral._hubs.get().features()
     missing = [f"{command} … {option}" for command, options in OPTIONS.items() for option in options
-               if option != "KEY" and not features.has(command, option)]
+               if option not in _LATER and not features.has(command, option)]
     if missing:
         yield f"the module is older than this package: it lacks {', '.join(missing)}"
     policy = _config(corral, "maxmemory-policy")

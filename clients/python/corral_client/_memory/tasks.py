@@ -297,7 +297,7 @@ class Tasks:
         stream = self.stream(call.words[1])
         self.settle(stream)
         places = [(b"ready", stream.ready), (b"delayed", stream.delayed), (b"leased", list(stream.leased.values()))]
-        for state, entries in [*places, (b"dead", stream.dead), (b"held", list(stream.held.values()))]:
+        for state, entries in places:
             for entry in entries:
                 if call.words[2] in (entry.id, entry.original):
                     return [b"state", state, b"id", entry.id, b"retry_count", entry.retries, b"deliveries", entry.deliveries]
