@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the format and the lints of the Rust code, the package for Python if there is Python, and the scripts if
-# shellcheck is installed.
+# Checks the format and the lints of the Rust code, the package for Python if there is Python, and the scripts if there
+# is shellcheck.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"

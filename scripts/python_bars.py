@@ -196,6 +196,46 @@ def outage(program: str, module: str) -> None:
     bar("p99 beyond the load", max(one[1] for one in found) * 1000, 300, " ms")
 
 
+def one_of_four(url: str, results: Any) -> None:
+    async def run() -> int:
+        queue, done = corral_asyncio.Corral.from_url(url).queue("work"), 0
+
+        @queue.task()
+        async def quick(task: Any, number: int) -> None:
+            nonlocal done
+            done += 1
+            await asyncio.sleep(0.3)
+
+        async with corral_asyncio.Worker([queue], concurrency=50), asyncio.timeout(SECONDS):
+            while (await queue.info())["length"] or not results["published"]:
+                await asyncio.sleep(0.05)
+        return done
+
+    results[os.getpid()] = asyncio.run(run())
+
+
+def backlog(url: str, client: redis.Redis) -> None:
+    client.flushall()
+    manager = multiprocessing.Manager()
+    results = manager.dict({"published": False})
+    processes = [multiprocessing.Process(target=one_of_four, args=(url, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    wait(lambda: client.info("clients")["blocked_clients"] == 4)
+    queue = Corral.from_url(url).queue("work")
+
+    @queue.task()
+    def quick(task: Any, number: int) -> None: ...
+
+    queue.publish_many([quick.message(number=number) for number in range(50)])
+    results["published"] = True
+    for process in processes:
+        process.join()
+    counts = [count for place, count in results.items() if place != "published"]
+    print(f"  tasks of each worker: {sorted(counts)}")
+    bar("most of one worker beside a fair part", max(counts) / 12.5, 2)
+
+
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
     program, module = os.environ.get("SERVER", "redis-server"), os.environ["CORRAL_MODULE"]
@@ -213,6 +253,8 @@ def main() -> int:
             if peer is not None:
                 peer.show("Celery, 8 threads")
                 bar("asyncio.Worker beside Celery", loop.micros / peer.micros, 1 / 4)
+            print("A backlog of 50 for 4 workers with 50 places each")
+            backlog(url, client)
         finally:
             server.kill()
             server.wait()

@@ -138,7 +138,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def corral(server: Server) -> Iterator[Corral]:
-    corral = Corral.from_url(server.url)
+    corral = Corral.from_url(server.url, redis_timeout=PATIENCE_S)
     yield corral
     corral.close()
 
@@ -164,13 +164,14 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """The same tests in memory and on servers."""
     if request.param == "memory":
         with memory() as fake:
-            yield Backend(fake.corral, corral_asyncio.Corral(fake.corral._hubs.driver), fake, None)
+            driver = fake.corral._hubs.driver
+            yield Backend(fake.corral, corral_asyncio.Corral(driver, redis_timeout=PATIENCE_S), fake, None)
         return
     _need_module()
     server = _started(request.param)
     server.client.flushall()
-    corral = Corral.from_url(server.url)
-    yield Backend(corral, corral_asyncio.Corral.from_url(server.url), None, server)
+    corral = Corral.from_url(server.url, redis_timeout=PATIENCE_S)
+    yield Backend(corral, corral_asyncio.Corral.from_url(server.url, redis_timeout=PATIENCE_S), None, server)
     corral.close()
 
 

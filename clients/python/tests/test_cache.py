@@ -166,7 +166,7 @@ def test_a_failure_is_each_callers_own_exception_and_backs_off(backend: Backend)
 def test_another_process_waits_for_the_load(backend: Backend) -> None:
     from corral_client import Corral
 
-    other = Corral(backend.corral._hubs.driver)
+    other = Corral(backend.corral._hubs.driver, redis_timeout=60)
     source, never, values = Source("from the first"), Source(RuntimeError("a second load")), []
     source.go.clear()
     first = threading.Thread(target=lambda: values.append(backend.corral.cache.get_or_load("slow", source.load, ttl=60)))
@@ -187,14 +187,14 @@ def test_the_lease_of_a_slow_load_is_renewed(backend: Backend) -> None:
         pytest.skip("the clock in memory stands still")
     from corral_client import Corral
 
-    other, values = Corral.from_url(backend.server.url), []
-    source, never = Source("slow", 1.0), Source(RuntimeError("a second load"))
+    other, values = Corral.from_url(backend.server.url, redis_timeout=60), []
+    source, never = Source("slow", 4.0), Source(RuntimeError("a second load"))
     first = threading.Thread(
-        target=lambda: values.append(backend.corral.cache.get_or_load("slow", source.load, ttl=60, lease="300ms"))
+        target=lambda: values.append(backend.corral.cache.get_or_load("slow", source.load, ttl=60, lease="1500ms"))
     )
     first.start()
     assert source.entered.wait(60)
-    values.append(other.cache.get_or_load("slow", never.load, ttl=60, lease="300ms"))
+    values.append(other.cache.get_or_load("slow", never.load, ttl=60, lease="1500ms"))
     first.join()
     assert values == ["slow"] * 2
     other.close()
@@ -347,7 +347,7 @@ def test_a_load_that_is_canceled_at_any_step_leaves_no_lease(backend: Backend) -
     for step in range(1, 200):
 
         async def work(step: int = step) -> None:
-            corral = corral_asyncio.Corral(driver)
+            corral = corral_asyncio.Corral(driver, redis_timeout=60)
             try:
                 await corral.cache.get_or_load(f"key:{step}", Source(seconds=0.001).load_async, ttl=60, lease="10m")
             finally:

@@ -32,42 +32,31 @@ def test_no_more_tasks_are_fetched_than_start_at_once(server: Server, corral: Co
         worker.stop()
 
 
-def test_a_backlog_is_spread_over_the_workers(server: Server) -> None:
-    """Within a factor of two, for workers on event loops, which fetch several tasks at a time."""
+def test_a_worker_asks_for_a_part_of_its_places_at_a_time(corral: Corral) -> None:
+    """So that a backlog is spread over several workers: scripts/python.sh bars measures it."""
 
-    async def main() -> None:
-        corrals = [corral_asyncio.Corral.from_url(server.url) for _ in range(4)]
-        counts = [0] * 4
-        workers = []
-        for index, corral in enumerate(corrals):
-            queue = corral.queue("work")
+    def size(concurrency: int, coroutine: bool, batch: int | None = None) -> int:
+        queue = Corral(corral._hubs.driver).queue("work")
 
-            @queue.task(name="work")
-            async def work(task: Task, index: int = index) -> None:
-                counts[index] += 1
-                await asyncio.sleep(0.2)
+        async def on_a_loop(task: Task) -> None: ...
 
-            workers.append(corral_asyncio.Worker([queue], concurrency=50))
-        await asyncio.gather(*(worker.start() for worker in workers))
-        while (await queue.info())["waiting_consumers"] < 4:
-            await asyncio.sleep(0.01)
-        await queue.publish_many([work.message() for _ in range(50)])
-        async with asyncio.timeout(60):
-            while sum(worker.health()["acked"] for worker in workers) < 50:
-                await asyncio.sleep(0.01)
-        await asyncio.gather(*(worker.stop() for worker in workers))
-        assert sum(counts) == 50 and max(counts) <= 30, counts
+        def in_a_thread(task: Task) -> None: ...
 
-    asyncio.run(main())
+        queue.task(name="work")(on_a_loop if coroutine else in_a_thread)
+        return corral_asyncio.Worker([queue], concurrency=concurrency, batch=batch)._batch_size()
+
+    assert [size(concurrency, True) for concurrency in (1, 8, 50, 1000)] == [1, 2, 12, 16]
+    assert [size(concurrency, False) for concurrency in (1, 8, 50)] == [1, 1, 1]
+    assert size(8, False, batch=3) == 3
 
 
 def test_a_lease_is_renewed_while_a_handler_runs(server: Server, corral: Corral) -> None:
     queue, seen = corral.queue("work"), Seen()
-    corral.call("TASK.POLICY", "work", "LEASE", 300)
+    corral.call("TASK.POLICY", "work", "LEASE", 1500)
 
     @queue.task()
     def slow(task: Task) -> None:
-        time.sleep(1.2)
+        time.sleep(4)
         seen((task.attempt, task.lost))
 
     slow.publish()
@@ -106,7 +95,7 @@ def test_a_worker_that_gets_its_own_task_again_does_not_start_it_again(server: S
 
 def test_a_task_that_another_worker_took_is_lost(server: Server, corral: Corral) -> None:
     queue, seen = corral.queue("work"), Seen()
-    corral.call("TASK.POLICY", "work", "LEASE", 600)
+    corral.call("TASK.POLICY", "work", "LEASE", 3000)
 
     @queue.task()
     def slow(task: Task) -> None:
@@ -154,13 +143,13 @@ def test_a_coroutine_is_canceled_when_it_runs_too_long_and_is_tried_again(server
 def test_a_blocked_event_loop_keeps_its_leases(server: Server) -> None:
     async def main() -> None:
         corral = corral_asyncio.Corral.from_url(server.url)
-        await corral.call("TASK.POLICY", "work", "LEASE", 400)
+        await corral.call("TASK.POLICY", "work", "LEASE", 1500)
         queue, attempts = corral.queue("work"), []
 
         @queue.task()
         async def blocks(task: Task) -> None:
             attempts.append(task.attempt)
-            time.sleep(1.5)
+            time.sleep(4)
 
         async with corral_asyncio.Worker([queue]) as worker:
             await blocks.publish()

@@ -19,7 +19,7 @@ SLACK_S = 5.0
 
 
 def test_a_value_is_loaded_without_the_server(own_server: Server) -> None:
-    corral = Corral.from_url(own_server.url)
+    corral = Corral.from_url(own_server.url, redis_timeout=60)
     assert corral.cache.get_or_load("warm", lambda: 1, ttl=60) == 1
     own_server.kill()
     assert corral.cache.get_or_load("cold", lambda: 2, ttl=60) == 2
@@ -95,7 +95,7 @@ def test_the_breaker_does_not_ask_again_for_a_second(backend: Backend) -> None:
 
 
 def test_full_memory_is_an_outage_for_loads(own_server: Server) -> None:
-    corral = Corral.from_url(own_server.url)
+    corral = Corral.from_url(own_server.url, redis_timeout=60)
     own_server.client.config_set("maxmemory", "1")
     assert corral.cache.get_or_load("cold", lambda: 2, ttl=60) == 2
     with pytest.raises(ReplyError, match="OOM"):
@@ -135,7 +135,7 @@ def test_asyncio_goes_on_without_the_server(own_server: Server) -> None:
 
 
 def test_a_waiting_caller_goes_on_when_the_server_dies(own_server: Server) -> None:
-    loader, waiter = Corral.from_url(own_server.url), Corral.from_url(own_server.url)
+    loader, waiter = Corral.from_url(own_server.url, redis_timeout=60), Corral.from_url(own_server.url, redis_timeout=60)
     entered, go, values = threading.Event(), threading.Event(), []
 
     def slow() -> str:

@@ -154,7 +154,7 @@ def test_a_handler_sees_that_the_worker_stops(app: App) -> None:
 def test_a_kill_repeats_few_tasks_and_loses_none(app: App, kind: str) -> None:
     corral = Corral.from_url(app.server.url)
     queue, count, concurrency = corral.queue("work"), 3000, 8
-    corral.call("TASK.POLICY", "work", "LEASE", 1000)
+    corral.call("TASK.POLICY", "work", "LEASE", 10_000)
     for start in range(0, count, 500):
         with_numbers(queue, range(start, start + 500))
     first = app.start(kind, CONCURRENCY=str(concurrency))
@@ -200,13 +200,13 @@ def test_a_killed_worker_gives_its_task_back_at_once(app: App) -> None:
 def test_a_stopped_process_does_not_run_its_own_task_twice(app: App) -> None:
     """As a machine that is suspended: the lease expires, and the waiting request of the same process gets the task."""
     corral = Corral.from_url(app.server.url)
-    corral.call("TASK.POLICY", "work", "LEASE", 500)
+    corral.call("TASK.POLICY", "work", "LEASE", 1500)
     process = app.start("worker", CONCURRENCY="2")
     app.await_waiting()
-    corral.queue("work").publish("slow", {"seconds": 2})
+    corral.queue("work").publish("slow", {"seconds": 6})
     eventually(app.runs, "it has started")
     process.send_signal(signal.SIGSTOP)
-    time.sleep(1.5)
+    time.sleep(3)
     process.send_signal(signal.SIGCONT)
     eventually(lambda: corral.queue("work").info()["length"] == 0, "done")
     assert app.runs() == ["start 1", "end 1"]
