@@ -13,6 +13,8 @@ import pytest
 from conftest import Backend, Server, eventually
 from corral_client import Corral, LoadRejected, ReplyError, ServerUnreachable
 from corral_client import asyncio as corral_asyncio
+from corral_client._breaker import LAST_BYTES, LAST_COUNT, LastValues
+from corral_client.testing import memory
 
 #: Beyond the time for Redis: what a busy machine may add.
 SLACK_S = 5.0
@@ -155,3 +157,31 @@ def test_a_waiting_caller_goes_on_when_the_server_dies(own_server: Server) -> No
     go.set()
     first.join()
     assert values == ["second", "first"]
+
+
+def test_a_last_value_is_used_for_five_seconds() -> None:
+    last = LastValues()
+    last.put("key", b"1", 100.0)
+    assert last.get("key", 105.0) == b"1" and last.get("key", 105.1) is None
+    last.put("big", bytes(LAST_BYTES), 100.0)
+    assert last.get("big", 100.0) is None, "no value may displace all others"
+    for number in range(5000):
+        last.put(f"key:{number}", bytes(10_000), 100.0)
+    assert last.get("key:0", 100.0) is None and last.get("key:4999", 100.0) is not None
+    assert last._bytes <= LAST_BYTES and len(last._values) <= LAST_COUNT
+
+
+def test_using_a_last_value_does_not_make_it_younger() -> None:
+    with memory() as fake:
+        cache, loads = fake.corral.cache, []
+
+        def call() -> int:
+            return int(cache.get_or_load("key", lambda: loads.append(1) or len(loads), ttl=60))
+
+        assert call() == 1
+        fake.away()
+        (value, at), = cache._last._values.values()
+        assert call() == 1
+        assert list(cache._last._values.values()) == [(value, at)]
+        cache._last.put("key", value, at - 6)
+        assert call() == 2

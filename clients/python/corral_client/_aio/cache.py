@@ -204,13 +204,15 @@ class _Call:
                     raise LoadFailed(f"another client still loads {self._key!r}")
                 wait_ms = min(left, _WAIT_MS)
 
-    def _decoded(self, data: bytes) -> _Loaded | None:
+    def _decoded(self, data: bytes, seen: bool = True) -> _Loaded | None:
+        """`seen`: the server has given the value out now."""
         try:
             value = self._serializer.loads(data)
         except Exception as error:
             log.warning("the cached value of %r does not decode and is loaded anew: %s", self._key, error)
             return None
-        self._cache._last.put(self._key, data, now())
+        if seen:
+            self._cache._last.put(self._key, data, now())
         return _Loaded(data, value, self._serializer)
 
     async def _load_it(self, token: int, old: _Loaded | None) -> _Loaded:
@@ -276,7 +278,7 @@ class _Call:
     async def _without_server(self, why: str) -> _Loaded:
         data = self._cache._last.get(self._key, now())
         if data is not None:
-            loaded = self._decoded(data)
+            loaded = self._decoded(data, seen=False)
             if loaded is not None:
                 return loaded
         if not local_loads.enter():
