@@ -56,7 +56,8 @@ class Cached(Generic[P, R]):
 
     async def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function itself."""
-        return await self._function(*self._bound, *args, **kwargs)
+        value: R = await functools.partial(self._function, *self._bound, *args, **kwargs)()
+        return value
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Removes the cached value. A load that began before does not store it again."""

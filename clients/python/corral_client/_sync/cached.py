@@ -58,7 +58,8 @@ class Cached(Generic[P, R]):
 
     def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function itself."""
-        return self._function(*self._bound, *args, **kwargs)
+        value: R = functools.partial(self._function, *self._bound, *args, **kwargs)()
+        return value
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Removes the cached value. A load that began before does not store it again."""

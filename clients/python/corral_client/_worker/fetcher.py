@@ -100,8 +100,7 @@ class Fetcher:
     def _ask(self, count: int) -> None:
         if count < 1:
             return
-        if self._link is None:
-            self._connect()
+        link = self._link or self._connect()
         command: list[Any] = ["TASK.CONSUME", GROUP, self._consumer, self._streams[0], "COUNT", count, "BLOCK", _BLOCK_MS, "META"]
         if self._tied:
             command.append("TIED")
@@ -109,7 +108,7 @@ class Fetcher:
             command += ["THEN", len(self._streams) - 1, *self._streams[1:]]
         self._waiting = True
         try:
-            (reply,) = self._link.call([command], _PATIENCE_S)
+            (reply,) = link.call([command], _PATIENCE_S)
         finally:
             self._waiting = False
         self.asked_at = now()
@@ -118,7 +117,7 @@ class Fetcher:
         for entry in reply or []:
             self._accept(delivery(entry, self._streams[0]), self._consumer)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Any:
         address = self._hub.address_of(self._streams[0])
         link = open_link(self._hub.driver, address)
         (client,) = link.call([("CLIENT", "ID")], _PATIENCE_S)
@@ -126,6 +125,7 @@ class Fetcher:
         self._client = client if isinstance(client, int) else None
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._link = link
+        return link
 
     def _drop(self, error: Exception) -> None:
         if not self.stopping.is_set():
