@@ -67,6 +67,11 @@ def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
+def _number(text: str) -> int | None:
+    """Digits of a reasonable number: anybody can write anything into a stream."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
 @dataclass(slots=True)
 class Delivery:
     """A task as it was delivered."""
@@ -91,13 +96,11 @@ class Delivery:
     @property
     def attempt(self) -> int:
         """1 for the first try. Each delivery counts, except those that were given back SILENT."""
-        count = self.text("retry_count")
-        return (int(count) if count.isascii() and count.isdigit() else 0) + self.deliveries
+        return (_number(self.text("retry_count")) or 0) + self.deliveries
 
     @property
     def cron(self) -> int | None:
-        run = self.text("cron")
-        return int(run) if run.isascii() and run.isdigit() else None
+        return _number(self.text("cron"))
 
     @property
     def headers(self) -> dict[str, str]:

@@ -203,3 +203,42 @@ def test_a_worker_goes_on_after_a_restart_of_the_server(own_server: Server) -> N
         work.publish()
         eventually(lambda: len(seen.runs) == 2, "the second")
         eventually(lambda: worker.health()["ok"], "healthy")
+
+
+def test_entries_of_any_content_do_not_stop_a_worker(server: Server, corral: Corral) -> None:
+    queue, seen = corral.queue("work"), Seen()
+
+    @queue.cron("0 0 1 1 *")
+    def yearly(task: Task) -> None:
+        seen("yearly")
+
+    @queue.task()
+    def work(task: Task) -> None:
+        seen("work")
+
+    @queue.task(name="default")
+    def default(task: Task, **payload: Any) -> None:
+        seen("default")
+
+    huge = b"9" * 5000
+    entries: list[dict[str | bytes, str | bytes]] = [
+        {"payload": "{}", "task": "yearly", "cron": huge},
+        {"payload": "{}", "task": "yearly", "cron": b"999999999999"},
+        {"payload": "{}", "task": "yearly", "cron": b"-1"},
+        {"payload": "{}", "task": "work", "retry_count": huge},
+        {"payload": b"\xff", "task": b"\xff\x00"},
+        {"payload": b"[" * 100_000, "task": "work"},
+        {"task": "work", "content-type": b"\xff"},
+        {b"\xff": b"\xff"},
+        {"payload": "{}", "task": "work", "original_id": b"\xff"},
+        {"payload": "{}", "task": "work", "original_id": b""},
+        {"payload": '{"to": 1}', "task": "work"},
+    ]
+    for fields in entries:
+        server.client.xadd("work", fields)
+    last = work.publish()
+    with Worker([queue], concurrency=2):
+        eventually(lambda: queue.info()["groups"] and queue.info()["groups"][0]["leased"] == 0, "all are answered")
+        eventually(lambda: server.client.xrange("work", last, last) == [], "the last one has run")
+    assert server.client.xpending("work", "workers")["pending"] == 0
+    assert seen.runs.count("work") >= 3 and "default" not in seen.runs

@@ -273,10 +273,10 @@ class Flights(Generic[T]):
 def own(error: Exception) -> Exception:
     """A copy of an exception, for one of several callers."""
     try:
-        copy = type(error)(*error.args)
+        copy = type(error).__new__(type(error), *error.args)
+        copy.__dict__.update(error.__dict__)
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    copy.__dict__.update(error.__dict__)
+        return error
     return copy
 
 

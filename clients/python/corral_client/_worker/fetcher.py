@@ -115,7 +115,10 @@ class Fetcher:
         if isinstance(reply, Exception):
             raise reply_error(reply, self._hub.driver.name())
         for entry in reply or []:
-            self._accept(delivery(entry, self._streams[0]), self._consumer)
+            try:
+                self._accept(delivery(entry, self._streams[0]), self._consumer)
+            except Exception:
+                log.exception("a task was not accepted, its lease will expire")
 
     def _connect(self) -> Any:
         address = self._hub.address_of(self._streams[0])

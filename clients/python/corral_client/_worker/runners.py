@@ -80,12 +80,14 @@ class LoopRunner:
         self._loop.call_soon_threadsafe(self._start, run)
 
     def _start(self, run: Run) -> None:
+        if run.task.lost or run.given_back:
+            self._ended(run, asyncio.CancelledError())
+            return
         task = self._loop.create_task(self._work(run))
+        # Called through the loop, so the task has made its first step by then, and reports its end in any case.
         run.cancel = lambda: self._call(task.cancel)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if run.task.lost or run.given_back:
-            task.cancel()
 
     def _call(self, function: Callable[[], Any]) -> None:
         if not self._loop.is_closed():
