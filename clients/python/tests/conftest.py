@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -51,6 +52,15 @@ def idle(corral: Corral, *queues: str) -> bool:
     return True
 
 
+async def eventually_async(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """The same on an event loop."""
+    end = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not come about"
+        await asyncio.sleep(0.01)
+    return value
+
+
 @dataclass
 class Server:
     """A server of its own. `client` is a plain client, beside the package."""
@@ -85,7 +95,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        """Of a client that has patience with a slow machine."""
+        return f"redis://127.0.0.1:{self.port}?socket_timeout={PATIENCE_S:g}"
 
     def clients(self, **fields: str) -> list[dict[str, str]]:
         found = self.client.client_list()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from canceling import canceled_at
-from conftest import Backend, eventually
+from conftest import Backend, eventually, eventually_async
 from corral_client import LoadFailed
 from corral_client import asyncio as corral_asyncio
 
@@ -328,8 +328,7 @@ def test_the_last_caller_that_leaves_cancels_the_load_and_the_next_one_loads_at_
     async def main() -> None:
         get = backend.asyncio.cache.get_or_load
         calls = [asyncio.create_task(get("key", slow.load_async, ttl=60, lease="10m")) for _ in range(3)]
-        while not slow.loads:
-            await asyncio.sleep(0.01)
+        await eventually_async(lambda: slow.loads, "the load has begun")
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)

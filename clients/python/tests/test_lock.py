@@ -8,7 +8,7 @@ import time
 
 import pytest
 from canceling import canceled_at
-from conftest import Backend, Server, eventually
+from conftest import Backend, Server, eventually, eventually_async
 from corral_client import Corral, LockLost, LockNotAcquired
 from corral_client import asyncio as corral_asyncio
 
@@ -171,12 +171,10 @@ def test_a_request_that_waits_leaves_the_line_when_it_is_canceled(server: Server
                     raise AssertionError("granted")
 
             waiting = asyncio.create_task(second())
-            while server.client.info("clients")["blocked_clients"] == 0:
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: server.client.info("clients")["blocked_clients"], "it waits")
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-            while server.client.info("clients")["blocked_clients"]:
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: not server.client.info("clients")["blocked_clients"], "it has left")
         async with corral.lock("name"):
             pass
         await corral.close()
@@ -197,8 +195,7 @@ def test_many_coroutines_wait_without_stopping_the_others(server: Server) -> Non
 
         async with corral.lock("name", ttl="1m"):
             tasks = [asyncio.create_task(work(number)) for number in range(120)]
-            while server.client.info("clients")["blocked_clients"] < 120:
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: server.client.info("clients")["blocked_clients"] == 120, "all wait")
             async with asyncio.timeout(30):
                 assert await corral.cache.get_or_load("key", lambda: 1, ttl=60) == 1
         await asyncio.gather(*tasks)

@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 import redis.cluster
 import redis.sentinel
-from conftest import MODULE, SERVERS, Server, eventually, idle
+from conftest import MODULE, SERVERS, Server, eventually, eventually_async, idle
 from corral_client import Corral, Task, Worker
 from corral_client import asyncio as corral_asyncio
 from corral_client._driver import slot_of
@@ -74,8 +74,7 @@ def test_a_client_of_asyncio_is_used_for_its_options(server: Server) -> None:
 
         async with corral_asyncio.Worker([queue]):
             id = await work.publish()
-            while not seen:
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: seen, "it runs")
         assert seen == [id]
         await corral.close()
 
