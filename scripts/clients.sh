@@ -8,8 +8,8 @@ source "$(dirname "$0")/lib.sh"
 
 python_packages=(redis celery pytest)
 node_packages=(redis ioredis bullmq)
-package_packages=(redis cronsim valkey hatchling build unasyncd mypy pytest pytest-xdist
-  fastapi uvicorn django httpx opentelemetry-sdk)
+package_packages=(redis cronsim valkey hatchling build unasyncd mypy fastapi uvicorn django httpx opentelemetry-sdk
+  pytest pytest-xdist pytest-timeout pytest-rerunfailures)
 
 # Package registries are sometimes slow to answer.
 retry() { "$@" || { sleep 5 && "$@"; } || { sleep 15 && "$@"; }; }
