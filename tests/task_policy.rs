@@ -276,9 +276,10 @@ fn with_keep_finished_tasks_stay_in_their_streams() {
 // TASK.INFO
 // ---------------------------------------------------------------------------------------------
 
-const INFO_FIELDS: [&str; 9] = [
+const INFO_FIELDS: [&str; 10] = [
     "length",
     "delayed",
+    "held",
     "dead",
     "oldest_ready_ms",
     "next_due_ms",
@@ -334,7 +335,8 @@ fn info_describes_a_queue_in_both_protocols() {
         assert_eq!(client.consume("h", "three", "tasks", 1).len(), 1);
 
         let queue = info(&mut client, resp3);
-        for (field, value) in [("length", 6), ("delayed", 2), ("dead", 1), ("waiting_consumers", 0)]
+        for (field, value) in
+            [("length", 6), ("delayed", 2), ("held", 0), ("dead", 1), ("waiting_consumers", 0)]
         {
             assert_eq!(queue.get(field), &int(value), "{field}");
         }
@@ -400,6 +402,7 @@ fn info_of_a_missing_queue_is_empty_and_creates_nothing() {
         for (field, value) in [
             ("length", 0),
             ("delayed", 0),
+            ("held", 0),
             ("dead", 0),
             ("oldest_ready_ms", 0),
             ("next_due_ms", -1),

@@ -541,6 +541,15 @@ impl<'a> World<'a> {
                 return;
             }
             None => {
+                // A task that becomes due in this very millisecond stays where it is.
+                let stays = self.delayed.iter().any(|delayed| {
+                    delayed.id == id
+                        && (span.from..=span.to).contains(&delayed.due)
+                        && snapshot.has_delayed(&delayed.member)
+                });
+                if stays && !far && reply == int(1) {
+                    return;
+                }
                 let task = self.cancel_delayed(&snapshot, id, span);
                 assert_eq!(reply, int(task.is_some().into()), "{id}");
                 if task.is_none() {
