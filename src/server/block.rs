@@ -7,7 +7,7 @@
 //! blocked it: Redis 7.2 aborts.
 
 use super::api::need;
-use super::call::Mode;
+use super::call::{CallReply, Mode};
 use super::guard::guard;
 use super::integer::integer;
 use super::{OwnedStr, Reply, STATE, Server, Str, words};
@@ -92,11 +92,20 @@ impl Server {
         connected
     }
 
-    fn check_connection(&self, client: u64) -> bool {
+    /// What CLIENT LIST says of a client: nothing if it has no connection.
+    fn listed(&self, client: u64) -> Result<CallReply<'_>, Error> {
         let id = OwnedStr::number(client as i64);
-        let args = [words().list(), words().id(), id.borrow()];
+        self.call(c"CLIENT", Mode::Read, &[words().list(), words().id(), id.borrow()])
+    }
+
+    /// Whether a client has a connection, which may be about to close.
+    pub(super) fn is_listed(&self, client: u64) -> bool {
+        self.listed(client).is_ok_and(|line| !line.root().bytes().is_empty())
+    }
+
+    fn check_connection(&self, client: u64) -> bool {
         // If the CLIENT command was renamed, only the disconnect callback is left.
-        let Ok(line) = self.call(c"CLIENT", Mode::Read, &args) else { return true };
+        let Ok(line) = self.listed(client) else { return true };
         let fields = || line.root().bytes().split(|b| *b == b' ');
         let field = |name: &[u8]| fields().find_map(|field| field.strip_prefix(name));
         let Some(flags) = field(b"flags=") else { return false };

@@ -232,8 +232,16 @@ impl Server {
     /// another module runs the command, and not if the command comes from a master.
     pub fn connection(&self) -> Option<u64> {
         const NEVER: u32 = raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_REPLICATED;
-        let connected = self.flags() & NEVER == 0 && self.is_known_client();
-        connected.then(|| self.client_id())
+        let (flags, client) = (self.flags(), self.client_id());
+        let has = |flag: u32| flags & flag != 0;
+        // Blocking is denied in a transaction, and to the client that stands for another module, which
+        // Valkey 9 knows by its id, but does not list.
+        let may_be_a_module = has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING);
+        let connected = !has(NEVER)
+            && self.is_known_client()
+            && (!may_be_a_module
+                || has(raw::REDISMODULE_CTX_FLAGS_MULTI) && self.is_listed(client));
+        connected.then_some(client)
     }
 
     fn is_known_client(&self) -> bool {
