@@ -50,7 +50,7 @@ pub fn find(server: &Server, dead: Str<'_>, ids: &[EntryId]) -> Result<Vec<Entry
         let average = (bytes - before) / number.max(1);
         page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE);
     }
-    // What is no original id may be the id of a letter.
+    // An id that is not an original id may be the id of a dead letter.
     let exists = |id: EntryId| server.peek_key(dead).has_entry(id.parts());
     let named = letters.into_iter();
     let named = named.filter_map(|(id, letter)| letter.or_else(|| exists(id).then_some(id)));

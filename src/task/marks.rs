@@ -85,7 +85,7 @@ pub fn end(cx: Cx<'_>, queue: Str<'_>, originals: &[EntryId]) -> Result<(), Erro
     forget(cx, queue, key.borrow(), &gone)
 }
 
-/// Tasks were delivered: windows that end with that are over.
+/// Tasks were delivered for the first time. Windows with `UNTIL START` end.
 pub fn started(cx: Cx<'_>, queue: Str<'_>, originals: &[EntryId]) -> Result<(), Error> {
     let server = cx.server;
     let Some(key) = key(server, queue)?.filter(|_| !originals.is_empty()) else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! Tasks whose lease ends when the connection of their consumer closes. A tie stands for an entry in a
-//! group, and holds who has it and which delivery that was: a plain client can claim the entry without
-//! an event.
+//! group. It records the consumer and the number of the delivery, because another client can claim the
+//! entry without an event.
 
 use super::id::{EntryId, Priority};
 use super::{Cx, Task};

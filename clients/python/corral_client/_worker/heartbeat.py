@@ -1,7 +1,8 @@
 """Renews the leases of all tasks of a worker, from one thread with a connection of its own.
 
 A third of the shortest lease passes between two rounds. A round also reads the leases from TASK.INFO, so a changed policy
-counts at once. What is no longer leased to this worker is lost; what has run longer than it may is not renewed.
+takes effect at once. A task whose lease this worker has lost is marked as lost. A task that exceeds its max_runtime is not
+renewed.
 """
 
 from __future__ import annotations
