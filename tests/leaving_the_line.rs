@@ -177,6 +177,31 @@ fn in_a_race_with_its_removal_a_client_is_served_or_the_next_one_is() {
     }
 }
 
+/// With so many connections, Valkey 9 takes too long to find one, and the module no longer looks at each
+/// before it serves its client.
+#[test]
+fn among_many_connections_too_a_client_whose_user_is_deleted_is_passed_over() {
+    let server = Checked::start();
+    let _crowd = server.clients(4000);
+    for mut line in Line::of_each_family(&server) {
+        for in_transaction in [false, true] {
+            line.renew();
+            for (number, mut client) in line.form(20).into_iter().enumerate() {
+                line.serve(number);
+                line.assert_served(&mut client);
+            }
+            line.renew();
+            let scene = Race {
+                send_away: "ACL DELUSER {user}",
+                closes: true,
+                in_transaction,
+                by_module: false,
+            };
+            race(&server, &mut line, scene, false);
+        }
+    }
+}
+
 #[test]
 fn in_a_race_with_its_timeout_a_client_is_served_or_nothing_is_taken() {
     const BLOCK: u64 = 40;

@@ -8,6 +8,9 @@ use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
+/// The user of every connection that has not named another.
+const DEFAULT_USER: &[u8] = b"default";
+
 /// Whether a client may still run its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
@@ -17,6 +20,43 @@ pub enum Permission {
     Denied,
     /// The server has closed the connection.
     Gone,
+}
+
+/// A command of a client that waits.
+pub struct HeldCommand {
+    /// The id of the client.
+    pub client: u64,
+    /// Whether its user was the default user, which cannot be deleted.
+    by_default_user: bool,
+    argv: Box<[OwnedStr]>,
+}
+
+impl HeldCommand {
+    /// Whether the client may still run the command, by its user's current rules.
+    pub fn permission(&self, server: &Server) -> Permission {
+        let Some(name) = server.user_of(self.client) else {
+            return match io::Error::last_os_error().raw_os_error() {
+                Some(libc::ENOENT) => Permission::Gone,
+                // A connection without a user is unrestricted.
+                _ => Permission::Granted,
+            };
+        };
+        // A client that waits cannot change its user. But when a user is deleted, the server gives its
+        // connections to the default user until it closes them.
+        if is_default(&name) && !self.by_default_user {
+            return Permission::Gone;
+        }
+        let Some(user) = User::named(&name) else { return Permission::Denied };
+        let argv: Vec<Str<'_>> = self.argv.iter().map(OwnedStr::borrow).collect();
+        match user.check(&argv) {
+            Check::Permitted => Permission::Granted,
+            Check::Refused | Check::UnknownCommand => Permission::Denied,
+        }
+    }
+}
+
+fn is_default(user: &OwnedStr) -> bool {
+    user.borrow().bytes() == DEFAULT_USER
 }
 
 /// The result of checking a user's rules.
@@ -62,24 +102,26 @@ impl Drop for User {
 }
 
 impl Server {
-    /// Whether a client may still run the command that it sent, by its user's current rules.
-    pub fn permission(&self, client: u64, argv: &[OwnedStr]) -> Permission {
+    /// The current command, kept beyond its end.
+    pub fn hold_command(&self) -> HeldCommand {
+        let client = self.client_id();
+        let argv = if self.argv.is_null() {
+            Box::default()
+        } else {
+            // SAFETY: the arguments live as long as the command, and this value no longer than it.
+            let argv = unsafe { std::slice::from_raw_parts(self.argv, self.argc) };
+            argv.iter().map(|arg| OwnedStr::hold(*arg)).collect()
+        };
+        let by_default_user = self.user_of(client).is_some_and(|name| is_default(&name));
+        HeldCommand { client, by_default_user, argv }
+    }
+
+    /// The name of a client's user, if the client is known and has one.
+    fn user_of(&self, client: u64) -> Option<OwnedStr> {
         // Redis 7.0 and 7.4 crash in RM_GetCurrentUserName.
         // SAFETY: the context is valid.
         let name = unsafe { need(raw::RedisModule_GetClientUserNameById)(self.ctx, client) };
-        let Some(name) = NonNull::new(name) else {
-            return match io::Error::last_os_error().raw_os_error() {
-                Some(libc::ENOENT) => Permission::Gone,
-                // A connection without a user is unrestricted.
-                _ => Permission::Granted,
-            };
-        };
-        let Some(user) = User::named(&OwnedStr::take(name)) else { return Permission::Denied };
-        let argv: Vec<Str<'_>> = argv.iter().map(OwnedStr::borrow).collect();
-        match user.check(&argv) {
-            Check::Permitted => Permission::Granted,
-            Check::Refused | Check::UnknownCommand => Permission::Denied,
-        }
+        NonNull::new(name).map(OwnedStr::take)
     }
 
     /// Whether the server has a command of this name.
@@ -91,7 +133,7 @@ impl Server {
     pub(super) fn missing_command(&self, commands: &[&'static CStr]) -> Option<&'static CStr> {
         // Any user will do, and this one always exists. Redis 7.0 leaks memory for each user that a
         // module creates.
-        let user = User::named(&OwnedStr::new(b"default"))?;
+        let user = User::named(&OwnedStr::new(DEFAULT_USER))?;
         commands.iter().copied().find(|name| {
             let name = OwnedStr::new(name.to_bytes());
             matches!(user.check(&[name.borrow()]), Check::UnknownCommand)

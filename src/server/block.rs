@@ -80,16 +80,34 @@ impl Server {
     /// Whether a waiting client can still receive a reply. The server notices that a client is gone
     /// when it reads from the connection, and closes it some time later.
     ///
-    /// Valkey 9 walks all connections to find one. If that takes too long, this relies on the server's
-    /// disconnect callback, and checks again after a second.
+    /// Valkey 9 walks all connections to find one. If there are so many that this takes too long, this
+    /// relies on the server's disconnect callback, and checks again after a second.
     pub fn is_connected(&self, client: u64) -> bool {
         if STATE.get().checks.get().are_too_slow(self.moment()) {
             return true;
         }
         let before = Instant::now();
         let connected = self.check_connection(client);
-        STATE.get().checks.set(STATE.get().checks.get().after(before.elapsed(), self.moment()));
+        let took = before.elapsed();
+        let checks = STATE.get().checks.get().after(took, self.moment(), || self.connections());
+        STATE.get().checks.set(checks);
         connected
+    }
+
+    /// How many connections of clients the server has.
+    fn connections(&self) -> u64 {
+        // SAFETY: the context is valid, the names end with NUL, and the data is freed once.
+        unsafe {
+            let data = need(raw::RedisModule_GetServerInfo)(self.ctx, c"clients".as_ptr());
+            let field = c"connected_clients".as_ptr();
+            let count = need(raw::RedisModule_ServerInfoGetFieldUnsigned)(
+                data,
+                field,
+                std::ptr::null_mut(),
+            );
+            need(raw::RedisModule_FreeServerInfo)(self.ctx, data);
+            count
+        }
     }
 
     /// What CLIENT LIST says of a client: nothing if it has no connection.
@@ -131,12 +149,23 @@ impl Checks {
     /// Longer than any check takes that does not depend on the number of connections.
     const TOO_LONG: Duration = Duration::from_micros(30);
 
+    /// So many slow checks in a row count.
+    const SLOW: u32 = 8;
+
+    /// With fewer connections, no check depends on their number noticeably.
+    const MANY: u64 = 500;
+
     fn are_too_slow(self, now: Moment) -> bool {
-        self.slow >= 8 && now < self.again
+        self.slow >= Self::SLOW && now < self.again
     }
 
-    fn after(self, took: Duration, now: Moment) -> Self {
-        let slow = if took > Self::TOO_LONG { self.slow.saturating_add(1) } else { 0 };
+    /// `connections` tells how many connections there are, and is asked only if the checks seem slow.
+    fn after(self, took: Duration, now: Moment, connections: impl FnOnce() -> u64) -> Self {
+        let mut slow = if took > Self::TOO_LONG { self.slow.saturating_add(1) } else { 0 };
+        if slow >= Self::SLOW && connections() < Self::MANY {
+            // The machine is slow, and would be so without the checks.
+            slow = 0;
+        }
         Self { slow, again: now + Millis(1000) }
     }
 }
@@ -230,20 +259,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checks_pause_for_a_second_after_several_slow_ones() {
+    fn among_many_connections_checks_pause_for_a_second_after_several_slow_ones() {
         let (now, long, short) =
             (Moment(5_000_000), Duration::from_micros(90), Duration::from_micros(3));
+        let after = |checks: Checks, took, now| checks.after(took, now, || 10_000);
         let mut checks = Checks::NONE;
         for _ in 0..7 {
-            checks = checks.after(long, now);
+            checks = after(checks, long, now);
             assert!(!checks.are_too_slow(now));
         }
-        assert!(!checks.after(short, now).after(long, now).are_too_slow(now));
-        checks = checks.after(long, now);
+        assert!(!after(after(checks, short, now), long, now).are_too_slow(now));
+        assert!(!checks.after(long, now, || 10).are_too_slow(now));
+        checks = after(checks, long, now);
         assert!(checks.are_too_slow(Moment(5_999_000)));
         assert!(!checks.are_too_slow(Moment(6_000_000)));
         // One check shows whether it still takes long.
-        assert!(checks.after(long, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
-        assert!(!checks.after(short, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
+        assert!(after(checks, long, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
+        assert!(!after(checks, short, Moment(6_000_000)).are_too_slow(Moment(6_001_000)));
     }
 }

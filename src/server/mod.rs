@@ -158,16 +158,6 @@ impl Server {
         Self { ctx, on_own_account: true, argv: std::ptr::null(), argc: 0 }
     }
 
-    /// The arguments of the current command, kept beyond its end.
-    pub fn hold_command(&self) -> Box<[OwnedStr]> {
-        if self.argv.is_null() {
-            return Box::default();
-        }
-        // SAFETY: the arguments live as long as the command, and this value no longer than it.
-        let argv = unsafe { std::slice::from_raw_parts(self.argv, self.argc) };
-        argv.iter().map(|arg| OwnedStr::hold(*arg)).collect()
-    }
-
     /// The server's clock.
     pub fn now(&self) -> UnixMs {
         now()

@@ -177,6 +177,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CreateTimer
             RedisModule_FreeCallReply
             RedisModule_FreeModuleUser
+            RedisModule_FreeServerInfo
             RedisModule_FreeString
             RedisModule_GetAbsExpire
             RedisModule_GetRandomBytes
@@ -189,6 +190,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_GetContextFlags
             RedisModule_GetModuleUserFromUserName
             RedisModule_GetSelectedDb
+            RedisModule_GetServerInfo
             RedisModule_InfoAddFieldString
             RedisModule_InfoAddFieldULongLong
             RedisModule_InfoAddSection
@@ -210,6 +212,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_ReplyWithSimpleString
             RedisModule_ReplyWithStringBuffer
             RedisModule_SelectDb
+            RedisModule_ServerInfoGetFieldUnsigned
             RedisModule_SetCommandInfo
             RedisModule_SetDisconnectCallback
             RedisModule_SetModuleOptions

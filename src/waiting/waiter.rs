@@ -6,9 +6,9 @@ use super::{Address, Budget, Place, Waiting, schedule};
 use crate::context::Context;
 use crate::error::Error;
 use crate::names::{self, WAIT};
-use crate::server::acl::Permission;
+use crate::server::acl::{HeldCommand, Permission};
 use crate::server::block::{Blocked, Waits};
-use crate::server::{OwnedStr, Reply, Server, Str};
+use crate::server::{Reply, Server, Str};
 use crate::time::{Moment, Timeout};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -53,9 +53,8 @@ pub struct Waiter<F: Waiting> {
     /// Since when it has been waiting.
     pub since: Moment,
     family: Rc<F>,
-    client: u64,
     /// The command that it sent.
-    argv: Box<[OwnedStr]>,
+    command: HeldCommand,
     state: RefCell<State>,
     blocked: Cell<Option<Blocked>>,
 }
@@ -83,8 +82,7 @@ impl<F: Waiting> Waiter<F> {
         let waiter = Rc::new(Waiter {
             request,
             family: family.clone(),
-            client: server.client_id(),
-            argv: server.hold_command(),
+            command: server.hold_command(),
             address,
             place,
             since,
@@ -107,7 +105,7 @@ impl<F: Waiting> Waiter<F> {
 
     /// The id of the client.
     pub fn client(&self) -> u64 {
-        self.client
+        self.command.client
     }
 
     /// Its place, and since when it has held it.
@@ -117,13 +115,13 @@ impl<F: Waiting> Waiter<F> {
 
     /// Whether the client's user may still run the command.
     pub fn permission(&self, server: &Server) -> Permission {
-        server.permission(self.client, &self.argv)
+        self.command.permission(server)
     }
 
     /// Whether the client can be given something that would be lost with its connection. If the
     /// connection is closed, or its user may no longer run the command, the waiter leaves the line.
     pub fn may_be_served(&self, server: &Server, budget: &mut Budget) -> bool {
-        if server.is_connected(self.client) {
+        if server.is_connected(self.client()) {
             return self.is_permitted(server, budget);
         }
         budget.spend(0);
