@@ -25,6 +25,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         task::publish::CASES,
         task::consume::CASES,
         task::finish::CASES,
+        task::options::CASES,
         task::waiting::CASES,
         bystander::CASES,
     ];

@@ -5,6 +5,7 @@ pub mod consume;
 pub mod cycle;
 pub mod finish;
 pub mod large;
+pub mod options;
 pub mod publish;
 pub mod timing;
 pub mod waiting;
