@@ -27,6 +27,7 @@ fuzz: build ## run random commands, then compare all data (SECONDS=60 SEED=n SER
 	scripts/fuzz.sh
 
 bench: build ## compare with native commands and Lua scripts; fails if a bar is missed (ARGS="...")
+	cargo build --release --example relay
 	cargo bench --bench corral -- $(ARGS)
 
 lint: ## check the format, run clippy and shellcheck

@@ -5,7 +5,7 @@
 //! median of these ratios. The clock is the processor time of the server's main thread, which does
 //! not include the other work of the machine.
 
-use crate::support::{Client, Server, args};
+use crate::support::{Client, Server, args, module_path};
 use crate::verdict::Verdict;
 use crate::wire::{Connection, Requests, drive};
 use std::fs;
@@ -68,6 +68,12 @@ impl Contender {
         })
     }
 
+    /// Sends these requests through a module that does nothing but run them and forward the replies:
+    /// the least that a command of a module costs, which runs one command of the server.
+    pub fn relayed(requests: &Requests) -> Self {
+        Self::new("the same, relayed by a module", requests.relayed())
+    }
+
     /// Calls `turn` in every round. It returns the number of operations.
     pub fn custom(label: &'static str, turn: impl FnMut(&mut Lab) -> usize + 'static) -> Self {
         Self { label, bar: None, setup: Box::new(|_| {}), turn: Box::new(turn) }
@@ -124,6 +130,9 @@ impl Lab {
             others.push(&args!["SET", format!("other:{number:08}"), "v", "PX", 3_600_000]);
         }
         lab.prepare(&others);
+        let relay = module_path().with_file_name("examples").join("librelay.so");
+        let reply = lab.client.cmd(&args!["MODULE", "LOAD", relay.display().to_string()]);
+        assert!(!reply.is_error(), "run `cargo build --release --example relay`: {reply:?}");
         lab
     }
 

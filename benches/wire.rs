@@ -31,6 +31,21 @@ impl Requests {
         self.ends.push(self.bytes.len());
     }
 
+    /// The same commands, each as the arguments of RELAY: see the module in `benches/relay`.
+    pub fn relayed(&self) -> Self {
+        let mut relayed = Self::expecting(&self.expected);
+        for command in 0..self.ends.len() {
+            let bytes = self.slice(command, command + 1);
+            let head = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+            let count = std::str::from_utf8(&bytes[1..head - 2]).expect("a number");
+            let count: usize = count.parse().expect("a number");
+            relayed.bytes.extend(format!("*{}\r\n$5\r\nRELAY\r\n", count + 1).into_bytes());
+            relayed.bytes.extend_from_slice(&bytes[head..]);
+            relayed.ends.push(relayed.bytes.len());
+        }
+        relayed
+    }
+
     /// The number of operations.
     pub fn operations(&self) -> usize {
         self.ends.len() / self.expected.len()

@@ -56,21 +56,19 @@ fn leased(names: usize) -> Requests {
 
 fn hit(lab: &mut Lab, bytes: usize, bar: f64) -> Vec<Contender> {
     lab.prepare(&set_all(NAMES, bytes));
-    let [ours, get] = read(lab, "$3");
-    vec![ours, get.bar(bar)]
+    let [ours, relayed, get] = read(lab, "$3");
+    vec![ours, relayed, get.bar(bar)]
 }
 
 fn miss(lab: &mut Lab) -> Vec<Contender> {
     read(lab, "$-1").into()
 }
 
-fn read(lab: &Lab, expected: &'static str) -> [Contender; 2] {
-    ["CACHE.GET", "GET"].map(|command| {
-        let requests = each(cycling(lab), &[expected], |r, n| {
-            r.push(&args![command, key(n)]);
-        });
-        Contender::new(command, requests)
-    })
+fn read(lab: &Lab, expected: &'static str) -> [Contender; 3] {
+    let [ours, native] = ["CACHE.GET", "GET"]
+        .map(|command| each(cycling(lab), &[expected], |r, n| r.push(&args![command, key(n)])));
+    let relayed = Contender::relayed(&native);
+    [Contender::new("CACHE.GET", ours), relayed, Contender::new("GET", native)]
 }
 
 /// No key has a lease. CACHE.SET looks for one, plain SET does not.
@@ -89,6 +87,7 @@ fn set(lab: &mut Lab, bytes: usize, new: bool) -> Vec<Contender> {
     });
     let contenders = vec![
         Contender::new("CACHE.SET", ours),
+        Contender::relayed(&native),
         Contender::new("SET PX", native).bar(0.65),
         Contender::new("SET PX + DEL", both),
     ];

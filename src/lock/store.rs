@@ -8,7 +8,7 @@ use super::rules::{Held, Holders, Mode, next_fence};
 use super::{Cx, FENCE};
 use crate::error::Error;
 use crate::names;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode as Call, OwnedStr, Reply, Server, Str, Type, integer, words};
 use crate::time::{Millis, UnixMs};
 

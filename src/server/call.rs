@@ -2,6 +2,7 @@
 //! and the rules of cluster and memory are the server's own.
 
 use super::api::need;
+use super::resp::{Element, Kind};
 use super::{Server, Str, events};
 use crate::error::{Error, ServerError};
 use redis_module::raw;
@@ -126,166 +127,45 @@ impl Server {
                 call(ctx, name, mode.list(self.on_own_account).as_ptr(), args.as_ptr(), args.len())
             },
         };
-        let reply = CallReply {
-            element: Element {
-                raw: NonNull::new(reply).ok_or(Error::Internal)?,
-                life: PhantomData,
-            },
-        };
-        match reply.root().kind() {
-            Kind::Error => Err(Error::Server(ServerError::new(reply.root().bytes()))),
-            _ => Ok(reply),
+        let reply =
+            CallReply { raw: NonNull::new(reply).ok_or(Error::Internal)?, life: PhantomData };
+        let root = reply.root();
+        if root.kind() == Kind::Error {
+            return Err(Error::Server(ServerError::new(root.bytes())));
         }
-    }
-}
-
-/// The types of replies of the inner commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A string, also a simple one.
-    String,
-    /// An error.
-    Error,
-    /// An integer.
-    Integer,
-    /// An array.
-    Array,
-    /// A RESP3 map.
-    Map,
-    /// Nothing.
-    Null,
-    /// Anything else.
-    Other,
-}
-
-/// A reply or a part of one.
-#[derive(Clone, Copy)]
-pub struct Element<'r> {
-    raw: NonNull<raw::RedisModuleCallReply>,
-    life: PhantomData<&'r ()>,
-}
-
-impl<'r> Element<'r> {
-    /// Its type.
-    pub fn kind(self) -> Kind {
-        // SAFETY: the reply lives for 'r.
-        match unsafe { need(raw::RedisModule_CallReplyType)(self.raw.as_ptr()) } as isize {
-            raw::REDISMODULE_REPLY_STRING => Kind::String,
-            raw::REDISMODULE_REPLY_ERROR => Kind::Error,
-            raw::REDISMODULE_REPLY_INTEGER => Kind::Integer,
-            raw::REDISMODULE_REPLY_ARRAY => Kind::Array,
-            raw::REDISMODULE_REPLY_MAP => Kind::Map,
-            raw::REDISMODULE_REPLY_NULL => Kind::Null,
-            _ => Kind::Other,
-        }
-    }
-
-    /// Whether it is nil.
-    pub fn is_null(self) -> bool {
-        self.kind() == Kind::Null
-    }
-
-    /// Its value; 0 if it is not an integer.
-    pub fn integer(self) -> i64 {
-        match self.kind() {
-            // SAFETY: the reply lives for 'r and is an integer.
-            Kind::Integer => unsafe { need(raw::RedisModule_CallReplyInteger)(self.raw.as_ptr()) },
-            _ => 0,
-        }
-    }
-
-    /// Its bytes; none if it is neither a string nor an error.
-    pub fn bytes(self) -> &'r [u8] {
-        let mut len = 0;
-        // SAFETY: the reply lives for 'r; the pointer is null for other types.
-        unsafe {
-            let start = need(raw::RedisModule_CallReplyStringPtr)(self.raw.as_ptr(), &mut len);
-            if start.is_null() { &[] } else { std::slice::from_raw_parts(start.cast(), len) }
-        }
-    }
-
-    /// The number of elements of an array or pairs of a map.
-    pub fn len(self) -> usize {
-        match self.kind() {
-            // SAFETY: the reply lives for 'r and has a length.
-            Kind::Array | Kind::Map => unsafe {
-                need(raw::RedisModule_CallReplyLength)(self.raw.as_ptr())
-            },
-            _ => 0,
-        }
-    }
-
-    fn wrap(raw: *mut raw::RedisModuleCallReply) -> Option<Element<'r>> {
-        NonNull::new(raw).map(|raw| Element { raw, life: PhantomData })
-    }
-
-    /// An element of an array.
-    pub fn at(self, index: usize) -> Option<Element<'r>> {
-        // SAFETY: the reply lives for 'r; null for an index or type that is out of place.
-        Self::wrap(unsafe {
-            need(raw::RedisModule_CallReplyArrayElement)(self.raw.as_ptr(), index)
-        })
-    }
-
-    /// The elements of an array.
-    pub fn elements(self) -> impl Iterator<Item = Element<'r>> {
-        let len = if self.kind() == Kind::Array { self.len() } else { 0 };
-        (0..len).filter_map(move |index| self.at(index))
-    }
-
-    /// The value of the first pair, of a map or of an array of pairs.
-    pub fn first_value(self) -> Option<Element<'r>> {
-        if self.kind() != Kind::Map {
-            return self.at(0)?.at(1);
-        }
-        let mut value = std::ptr::null_mut();
-        // SAFETY: the reply lives for 'r and is a map; the key is not asked for.
-        unsafe {
-            need(raw::RedisModule_CallReplyMapElement)(
-                self.raw.as_ptr(),
-                0,
-                std::ptr::null_mut(),
-                &mut value,
-            );
-        }
-        Self::wrap(value)
-    }
-
-    /// The value after `field` in a flat list of fields and values.
-    pub fn field(self, field: &[u8]) -> Option<Element<'r>> {
-        let position = (0..self.len())
-            .step_by(2)
-            .find(|index| self.at(*index).is_some_and(|name| name.bytes() == field))?;
-        self.at(position + 1)
-    }
-
-    /// The pairs of a flat list of fields and values.
-    pub fn pairs(self) -> impl Iterator<Item = (&'r [u8], &'r [u8])> {
-        let pair = move |index| Some((self.at(index)?.bytes(), self.at(index + 1)?.bytes()));
-        (0..self.len()).step_by(2).filter_map(pair)
-    }
-
-    pub(super) fn as_ptr(self) -> *mut raw::RedisModuleCallReply {
-        self.raw.as_ptr()
+        Ok(reply)
     }
 }
 
 /// The reply of an inner command. It must not outlive the command, timer or event that made it.
 pub struct CallReply<'s> {
-    element: Element<'s>,
+    raw: NonNull<raw::RedisModuleCallReply>,
+    life: PhantomData<&'s ()>,
 }
 
 impl CallReply<'_> {
     /// The reply, to look into.
     pub fn root(&self) -> Element<'_> {
-        self.element
+        let mut len = 0;
+        // SAFETY: the reply lives as long as this value, and its text is not changed.
+        unsafe {
+            let text = need(raw::RedisModule_CallReplyProto)(self.raw.as_ptr(), &mut len);
+            if text.is_null() {
+                return Element::new(&[]);
+            }
+            Element::new(std::slice::from_raw_parts(text.cast(), len))
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut raw::RedisModuleCallReply {
+        self.raw.as_ptr()
     }
 }
 
 impl Drop for CallReply<'_> {
     fn drop(&mut self) {
         // SAFETY: the reply was made by `call`, and the lifetime keeps it inside its context.
-        unsafe { need(raw::RedisModule_FreeCallReply)(self.element.as_ptr()) };
+        unsafe { need(raw::RedisModule_FreeCallReply)(self.raw.as_ptr()) };
     }
 }
 

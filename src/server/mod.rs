@@ -18,6 +18,7 @@ mod key;
 pub mod module;
 pub mod register;
 mod reply;
+pub mod resp;
 pub mod spec;
 mod string;
 pub mod timer;

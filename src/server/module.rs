@@ -165,12 +165,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_AvoidReplicaTraffic
             RedisModule_BlockClientOnKeys
             RedisModule_Call
-            RedisModule_CallReplyArrayElement
-            RedisModule_CallReplyInteger
-            RedisModule_CallReplyLength
-            RedisModule_CallReplyMapElement
-            RedisModule_CallReplyStringPtr
-            RedisModule_CallReplyType
+            RedisModule_CallReplyProto
             RedisModule_CloseKey
             RedisModule_CreateCommand
             RedisModule_CreateString

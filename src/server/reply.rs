@@ -2,8 +2,9 @@
 
 use super::Server;
 use super::api::need;
-use super::call::{CallReply, Element, Kind};
+use super::call::CallReply;
 use super::key::Key;
+use super::resp::{Element, Flat, Kind};
 use super::string::OwnedStr;
 use crate::error::Error;
 use redis_module::raw;
@@ -32,9 +33,9 @@ impl Writer<'_> {
         self.0.send(&Reply::Integer(value));
     }
 
-    /// Writes a part of the reply of an inner command, which must be in the client's protocol.
+    /// Writes a part of the reply of an inner command.
     pub fn forward(&self, element: Element<'_>) {
-        self.0.forward(element);
+        element.flat().for_each(|value| self.0.send_flat(value));
     }
 }
 
@@ -91,6 +92,7 @@ impl Reply<'static> {
             Kind::Integer => Reply::Integer(element.integer()),
             Kind::String => Reply::Bulk(element.bytes().to_vec()),
             Kind::Array => Reply::Array(element.elements().map(Reply::copy).collect()),
+            Kind::NullArray => Reply::NullArray,
             Kind::Null | Kind::Error | Kind::Map | Kind::Other => Reply::Null,
         }
     }
@@ -152,7 +154,7 @@ impl Server {
                         self.send(value);
                     });
                 }
-                Reply::Forward(reply) => self.forward(reply.root()),
+                Reply::Forward(reply) => self.forward(reply),
                 Reply::Custom(reply) => reply.write(&Writer(self)),
                 Reply::Value(key) => self.send_bulk(key.long_string()),
                 Reply::Later => {}
@@ -160,12 +162,37 @@ impl Server {
         }
     }
 
-    /// Sends a reply of an inner command, or a part of one. The server rejects one in another protocol.
-    fn forward(&self, element: Element<'_>) {
+    /// Sends a reply of an inner command. The server rejects one in another protocol.
+    fn forward(&self, reply: &CallReply<'_>) {
         // SAFETY: the context is valid and the reply lives.
-        let sent = unsafe { need(raw::RedisModule_ReplyWithCallReply)(self.ctx, element.as_ptr()) };
+        let sent = unsafe { need(raw::RedisModule_ReplyWithCallReply)(self.ctx, reply.as_ptr()) };
         if sent != raw::REDISMODULE_OK as c_int {
             self.answer(&Err(Error::Internal));
+        }
+    }
+
+    fn send_flat(&self, value: Flat<'_>) {
+        let ctx = self.ctx;
+        // SAFETY: the context is valid.
+        unsafe {
+            match value {
+                Flat::String(bytes) => self.send_bulk(bytes),
+                Flat::Integer(number) => {
+                    need(raw::RedisModule_ReplyWithLongLong)(ctx, number);
+                }
+                Flat::Array(len) => {
+                    need(raw::RedisModule_ReplyWithArray)(ctx, len as c_long);
+                }
+                Flat::Map(pairs) => {
+                    need(raw::RedisModule_ReplyWithMap)(ctx, pairs as c_long);
+                }
+                Flat::Null => {
+                    need(raw::RedisModule_ReplyWithNull)(ctx);
+                }
+                Flat::NullArray => {
+                    need(raw::RedisModule_ReplyWithNullArray)(ctx);
+                }
+            }
         }
     }
 

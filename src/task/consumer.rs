@@ -9,7 +9,8 @@ use super::sweep::Walk;
 use super::ties::{self, Receiver};
 use super::{Cx, groups};
 use crate::error::Error;
-use crate::server::call::{CallReply, Element};
+use crate::server::call::CallReply;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Str};
 use crate::time::{Millis, UnixMs};
 

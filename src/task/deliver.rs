@@ -11,7 +11,8 @@ use super::store;
 use super::sweep::FEW_CONSUMERS;
 use crate::args::Parsed;
 use crate::error::Error;
-use crate::server::call::{CallReply, Element};
+use crate::server::call::CallReply;
+use crate::server::resp::Element;
 use crate::server::{Mode, Str};
 
 /// What was delivered.

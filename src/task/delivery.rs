@@ -1,7 +1,8 @@
 //! Delivered tasks, and the shapes of TASK.CONSUME's reply.
 
 use super::store;
-use crate::server::call::{CallReply, Element};
+use crate::server::call::CallReply;
+use crate::server::resp::Element;
 use crate::server::{Reply, WriteReply, Writer};
 
 /// A task that a consumer gets.

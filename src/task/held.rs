@@ -11,7 +11,7 @@ use super::store::{self, Target};
 use super::{Cx, HELD, delayed_ids, moved};
 use crate::error::Error;
 use crate::names;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, integer, words};
 use crate::time::UnixMs;
 use crate::waiting;

@@ -3,7 +3,7 @@
 use super::entry::Task;
 use super::id::EntryId;
 use crate::error::Error;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Server, Str, words};
 use std::collections::BTreeMap;
 

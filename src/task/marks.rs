@@ -8,7 +8,7 @@ use super::mark::{Mark, Until};
 use super::{Cx, MARKS, held, unique_key};
 use crate::error::Error;
 use crate::names;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
 use crate::time::UnixMs;
 

@@ -9,7 +9,7 @@ use super::identity::{Change, Move};
 use super::{Cx, MOVED, groups};
 use crate::error::Error;
 use crate::names;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Str};
 
 /// The key, unless it exists and is not a hash: then tasks have only their present ids.

@@ -13,7 +13,7 @@ use super::rules::{self, Attempts, Batch, Entered, Oldest, Ops, Passed};
 use super::store::{self, Entry, IfMissing, RELEASED_IDLE};
 use super::{Cx, delayed, life, obstacle, ties, traces};
 use crate::error::Error;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, words};
 use crate::time::{Millis, UnixMs};
 use crate::waiting;

@@ -7,7 +7,7 @@ use super::leases::RELEASED;
 use super::store;
 use super::{Cx, groups};
 use crate::error::Error;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Str, Type, words};
 use crate::time::{Millis, UnixMs};
 

@@ -39,6 +39,7 @@ fn consume(lab: &mut Lab, count: usize) -> Vec<Contender> {
     });
     vec![
         Contender::new("TASK.CONSUME", ours).setup(ready(tasks)),
+        Contender::relayed(&native).setup(ready(tasks)),
         Contender::new("XREADGROUP", native).setup(ready(tasks)).bar(0.85),
         Contender::new("TASK.CONSUME META", meta).setup(ready(tasks)),
     ]
@@ -50,7 +51,8 @@ fn consume_from_empty(lab: &mut Lab) -> Vec<Contender> {
         r.push(&args!["TASK.CONSUME", "workers", "w1", stream(n), 1]);
     });
     let native = each(once(lab), &["*-1"], |r, n| r.push(&xreadgroup(stream(n), 1)));
-    vec![Contender::new("TASK.CONSUME", ours), Contender::new("XREADGROUP", native)]
+    let relayed = Contender::relayed(&native);
+    vec![Contender::new("TASK.CONSUME", ours), relayed, Contender::new("XREADGROUP", native)]
 }
 
 /// The commands of a worker for each task. Each connection has its own stream, so the id of the next

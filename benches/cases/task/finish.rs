@@ -39,6 +39,7 @@ fn ack(lab: &mut Lab) -> Vec<Contender> {
     });
     vec![
         Contender::new("TASK.ACK", ours).setup(leased(tasks)),
+        Contender::relayed(&native).setup(leased(tasks)),
         Contender::new("XACK + XDEL", native).setup(leased(tasks)),
         Contender::new("MULTI, XACK, XDEL, EXEC", multi).setup(leased(tasks)),
         Contender::new("Lua: XACK, XDEL", lua).setup(leased(tasks)),

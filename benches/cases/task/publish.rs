@@ -29,9 +29,11 @@ pub fn native(lab: &Lab) -> Requests {
 }
 
 fn publish(lab: &mut Lab) -> Vec<Contender> {
+    let native = native(lab);
     vec![
         Contender::new("TASK.PUBLISH", plain(lab)).setup(empty_queues()),
-        Contender::new("XADD", native(lab)).setup(empty_queues()).bar(0.85),
+        Contender::relayed(&native).setup(empty_queues()),
+        Contender::new("XADD", native).setup(empty_queues()).bar(0.85),
     ]
 }
 

@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::names;
-use crate::server::call::Element;
+use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type, words};
 use crate::task::groups::{text, with_groups};
 use crate::task::id::{EntryId, Priority};

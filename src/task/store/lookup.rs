@@ -2,7 +2,8 @@
 
 use super::{places, stream_of};
 use crate::error::Error;
-use crate::server::call::{CallReply, Element};
+use crate::server::call::CallReply;
+use crate::server::resp::Element;
 use crate::server::{CowStr, Mode, Server, Str, integer, words};
 use crate::task::entry::Task;
 use crate::task::id::{EntryId, Priority};

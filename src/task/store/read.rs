@@ -1,7 +1,8 @@
 //! Reading new entries for a consumer, and creating the group that it needs.
 
 use crate::error::Error;
-use crate::server::call::{CallReply, Element};
+use crate::server::call::CallReply;
+use crate::server::resp::Element;
 use crate::server::{Mode, Server, Str, Type, words};
 use crate::task::{Cx, groups, life};
 

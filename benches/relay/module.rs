@@ -1,0 +1,60 @@
+//! A second module for the bench: `RELAY command arg ...` runs a command of the server and forwards its
+//! reply, with as little work as a module can. It shows how much of the cost of a command of a module
+//! is the server's.
+
+use redis_module::raw;
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+type Ctx = *mut raw::RedisModuleCtx;
+type Argv = *mut *mut raw::RedisModuleString;
+
+/// How many arguments the format below has. With more, the server takes a list.
+const SINGLES: usize = 10;
+
+/// The server's format: up to ten strings, then the flags for a write that is replicated, with errors as
+/// replies and the reply in the client's protocol.
+const FORMAT: &CStr = c"ssssssssss!E0";
+
+unsafe extern "C" fn relay(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
+    // SAFETY: the server gives `argc` valid arguments, at least two, and a valid context; a format names
+    // as many strings as there are arguments, and what follows them is not read.
+    unsafe {
+        let name = raw::RedisModule_StringPtrLen.unwrap()(*argv.add(1), ptr::null_mut());
+        let args = std::slice::from_raw_parts(argv.add(2), argc as usize - 2);
+        let call = raw::RedisModule_Call.unwrap();
+        let reply = match SINGLES.checked_sub(args.len()) {
+            Some(room) => {
+                let mut slots = [ptr::null_mut(); SINGLES];
+                slots[..args.len()].copy_from_slice(args);
+                let [a, b, c, d, e, f, g, h, i, j] = slots;
+                call(ctx, name, FORMAT.as_ptr().add(room), a, b, c, d, e, f, g, h, i, j)
+            }
+            None => call(ctx, name, c"v!E0".as_ptr(), args.as_ptr(), args.len()),
+        };
+        if reply.is_null() {
+            return raw::RedisModule_ReplyWithError.unwrap()(ctx, c"ERR not relayed".as_ptr());
+        }
+        raw::RedisModule_ReplyWithCallReply.unwrap()(ctx, reply);
+        raw::RedisModule_FreeCallReply.unwrap()(reply);
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Called by the server when it loads the module.
+///
+/// # Safety
+/// Only the server calls this, with a valid context.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the server looks for this name")]
+pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, _argv: Argv, _argc: c_int) -> c_int {
+    // SAFETY: the context is valid.
+    unsafe {
+        let api = raw::REDISMODULE_APIVER_1 as c_int;
+        if raw::Export_RedisModule_Init(ctx, c"relay".as_ptr(), 1, api) != 0 {
+            return raw::REDISMODULE_ERR as c_int;
+        }
+        let (create, flags) = (raw::RedisModule_CreateCommand.unwrap(), c"write fast".as_ptr());
+        create(ctx, c"relay".as_ptr(), Some(relay), flags, 0, 0, 0)
+    }
+}
