@@ -3,12 +3,12 @@
 //! goes as well, if the mark says so and it is still the window of this task. The task that was held
 //! until then enters the queue.
 
+use super::hash::{self, text};
 use super::id::EntryId;
 use super::mark::{Mark, Until};
 use super::{Cx, MARKS, held, unique_key};
 use crate::error::Error;
 use crate::names;
-use crate::server::resp::Element;
 use crate::server::{Mode, OwnedStr, Server, Str, Type, words};
 use crate::time::UnixMs;
 
@@ -26,17 +26,11 @@ pub fn check(server: &Server, queue: Str<'_>) -> Result<(), Error> {
     if open.exists() && !open.is_hash() { Err(Error::WrongType) } else { Ok(()) }
 }
 
-/// The argument of an inner command that stands for an id.
-fn text(id: EntryId) -> OwnedStr {
-    OwnedStr::new(id.to_string().as_bytes())
-}
-
 /// Stores the mark of a task.
 pub fn set(cx: Cx<'_>, queue: Str<'_>, original: EntryId, mark: &Mark<'_>) -> Result<(), Error> {
     let Cx { server, family } = cx;
     let key = names::key_of(server, MARKS, queue)?;
-    let (field, value) = (text(original), OwnedStr::new(&mark.encode()));
-    server.call(c"HSET", Mode::Write, &[key.borrow(), field.borrow(), value.borrow()])?;
+    hash::set(server, key.borrow(), &[text(original), OwnedStr::new(&mark.encode())])?;
     family.queues.set_marks(server.db(), queue.bytes(), true);
     Ok(())
 }
@@ -47,11 +41,7 @@ fn values(
     key: Str<'_>,
     originals: &[EntryId],
 ) -> Result<Vec<Option<Vec<u8>>>, Error> {
-    let names: Vec<OwnedStr> = originals.iter().map(|id| text(*id)).collect();
-    let args: Vec<Str<'_>> = [key].into_iter().chain(names.iter().map(OwnedStr::borrow)).collect();
-    let found = server.call(c"HMGET", Mode::Read, &args)?;
-    let value = |value: Element<'_>| (!value.is_null()).then(|| value.bytes().to_vec());
-    Ok(found.root().elements().map(value).collect())
+    hash::values(server, key, originals.iter().copied(), |value| Some(value.to_vec()))
 }
 
 /// The stored value of the mark of a task.
@@ -155,9 +145,7 @@ pub fn forget(cx: Cx<'_>, queue: Str<'_>, key: Str<'_>, gone: &[OwnedStr]) -> Re
     if gone.is_empty() {
         return Ok(());
     }
-    let args: Vec<Str<'_>> = [key].into_iter().chain(gone.iter().map(OwnedStr::borrow)).collect();
-    cx.server.call(c"HDEL", Mode::Write, &args)?;
-    let exists = cx.server.peek_key(key).exists();
+    let exists = hash::remove(cx.server, key, gone)?;
     cx.family.queues.set_marks(cx.server.db(), queue.bytes(), exists);
     Ok(())
 }

@@ -35,6 +35,7 @@ mod facts;
 mod fields;
 mod following;
 mod groups;
+mod hash;
 mod held;
 mod id;
 mod identity;

@@ -4,13 +4,13 @@
 //!
 //! [`identity`]: super::identity
 
+use super::hash::{self, text};
 use super::id::EntryId;
 use super::identity::{Change, Move};
 use super::{Cx, MOVED, groups};
 use crate::error::Error;
 use crate::names;
-use crate::server::resp::Element;
-use crate::server::{Mode, OwnedStr, Str};
+use crate::server::{OwnedStr, Str};
 
 /// The key, unless it exists and is not a hash: then tasks have only their present ids.
 fn key(cx: Cx<'_>, queue: Str<'_>) -> Result<Option<(OwnedStr, bool)>, Error> {
@@ -22,25 +22,13 @@ fn key(cx: Cx<'_>, queue: Str<'_>) -> Result<Option<(OwnedStr, bool)>, Error> {
     Ok((!exists || is_hash).then_some((key, exists)))
 }
 
-/// The argument of an inner command that stands for an id.
-fn text(id: EntryId) -> OwnedStr {
-    OwnedStr::new(id.to_string().as_bytes())
-}
-
 /// The fields of these original ids.
 fn fields(
     cx: Cx<'_>,
     key: Str<'_>,
     originals: impl Iterator<Item = EntryId>,
 ) -> Result<Vec<Option<EntryId>>, Error> {
-    let names: Vec<OwnedStr> = originals.map(text).collect();
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let args: Vec<Str<'_>> = [key].into_iter().chain(names.iter().map(OwnedStr::borrow)).collect();
-    let found = cx.server.call(c"HMGET", Mode::Read, &args)?;
-    let value = |value: Element<'_>| EntryId::parse(value.bytes());
-    Ok(found.root().elements().map(value).collect())
+    hash::values(cx.server, key, originals, EntryId::parse)
 }
 
 /// The present id of a task that has moved.
@@ -82,9 +70,7 @@ pub fn record(cx: Cx<'_>, queue: Str<'_>, moves: &[Move]) -> Result<(), Error> {
         }
     }
     if !set.is_empty() {
-        let args: Vec<Str<'_>> =
-            [key].into_iter().chain(set.iter().map(OwnedStr::borrow)).collect();
-        cx.server.call(c"HSET", Mode::Write, &args)?;
+        hash::set(cx.server, key, &set)?;
         cx.family.queues.set_moved(cx.server.db(), queue.bytes(), true);
     }
     remove(cx, queue, key, &removed)
@@ -95,9 +81,7 @@ pub fn remove(cx: Cx<'_>, queue: Str<'_>, key: Str<'_>, fields: &[OwnedStr]) -> 
     if fields.is_empty() {
         return Ok(());
     }
-    let args: Vec<Str<'_>> = [key].into_iter().chain(fields.iter().map(OwnedStr::borrow)).collect();
-    cx.server.call(c"HDEL", Mode::Write, &args)?;
-    let exists = cx.server.peek_key(key).exists();
+    let exists = hash::remove(cx.server, key, fields)?;
     cx.family.queues.set_moved(cx.server.db(), queue.bytes(), exists);
     Ok(())
 }
