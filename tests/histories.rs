@@ -4,7 +4,7 @@
 //!
 //! * Locks: two incompatible holders never coexist, and fencing tokens rise.
 //! * Cached values: nothing that is stored is older than the last invalidation.
-//! * Tasks: no task disappears before it is done, and no lease is taken from a consumer before it ends.
+//! * Tasks: see [`task_history`].
 //! * All: every request is answered, or its connection is closed.
 //!
 //! Some leases are tied to their connections, and some consumers take from several queues.
@@ -15,10 +15,14 @@ use support::*;
 
 #[path = "histories/check.rs"]
 mod check;
+#[path = "histories/task_history.rs"]
+mod task_history;
+#[path = "histories/tasks.rs"]
+mod tasks;
 #[path = "histories/world.rs"]
 mod world;
 
-use check::{CacheHistory, LockHistory, TaskHistory};
+use check::{CacheHistory, LockHistory};
 use std::time::Duration;
 use world::{History, Strike, World, run};
 
@@ -28,18 +32,13 @@ pub const LOCK_TTL: i64 = 300;
 /// The lease of a loader, in ms.
 const LOAD_LEASE: i64 = 200;
 
-/// The lease of a task, in ms.
-pub const TASK_LEASE: i64 = 400;
-
-/// The queues. Consumers take from one of them, or from all.
-const QUEUES: [&str; 3] = ["{q}a", "{q}b", "{q}c"];
-
 /// `TIED` for most requests.
-fn tied(world: &mut World<'_>) -> &'static str {
+pub fn tied(world: &mut World<'_>) -> &'static str {
     if world.random.below(3) > 0 { " TIED" } else { "" }
 }
 
-fn nap(world: &mut World<'_>, most: usize) {
+/// Sleeps for up to `most` ms.
+pub fn nap(world: &mut World<'_>, most: usize) {
     std::thread::sleep(Duration::from_millis(world.random.below(most + 1) as u64));
 }
 
@@ -154,123 +153,12 @@ fn check_cache(control: &mut Client, history: History<'_>) {
     }
 }
 
-/// A few tasks are published, or consumed.
-fn use_queue(world: &mut World<'_>) {
-    if world.name.is_multiple_of(4) { publish(world) } else { consume(world) }
-}
-
-fn publish(world: &mut World<'_>) {
-    let kind = if world.random.below(50) == 0 { "poison" } else { "plain" };
-    let payload = format!("{kind}-{}", world.fresh_name());
-    let queue = QUEUES[world.random.below(3)];
-    let option = match world.random.below(6) {
-        0 => format!(" DELAY {}", world.random.below(200)),
-        1 => format!(" PRIORITY {}", world.random.below(10)),
-        2 => format!(" PRIORITY 5 DELAY {}", world.random.below(50)),
-        _ => String::new(),
-    };
-    nap(world, 8);
-    if world.ask(format!("TASK.PUBLISH {queue} {payload}{option}")).is_some() {
-        world.confirmed.push(payload);
-    }
-}
-
-fn consume(world: &mut World<'_>) {
-    let count = 1 + world.random.below(3);
-    let (all, tied) = (world.random.below(2) == 0, tied(world));
-    let [a, b, c] = QUEUES;
-    let queues = match all {
-        true => format!("{a} COUNT {count} BLOCK 1000 THEN 2 {b} {c}"),
-        false => format!("{} COUNT {count} BLOCK 1000 META", QUEUES[world.random.below(3)]),
-    };
-    let me = format!("w{}", world.name);
-    let consume = format!("TASK.CONSUME g {me} {queues}{tied}");
-    if world.random.below(20) == 0 {
-        return world.send_and_leave(&consume);
-    }
-    let Some(tasks) = world.ask(&consume) else { return };
-    for task in tasks.items() {
-        let [id, fields, _, _, queue @ ..] = task.items() else { panic!("{tasks:?}") };
-        let only = consume.split(' ').nth(3).expect("the queue").to_owned();
-        let queue = queue.first().map_or(only, |queue| queue.as_str().to_owned());
-        let (id, payload) = (id.as_str(), fields.get("payload").as_str().to_owned());
-        if payload.starts_with("poison") || world.random.below(12) == 0 {
-            return world.leave();
-        }
-        nap(world, 3);
-        let reply = match world.random.below(10) {
-            0 => world.ask(format!("TASK.NACK {queue} g {me} FAIL {id} DELAY 5")),
-            1 => world.ask(format!("TASK.NACK {queue} g {me} SILENT {id}")),
-            2 => {
-                // Slower than the lease, unless it is renewed.
-                std::thread::sleep(Duration::from_millis(TASK_LEASE as u64 / 2));
-                world.ask(format!("TASK.EXTEND {queue} g {me} {id}"))
-            }
-            _ => world
-                .ask(format!("SADD done {payload}"))
-                .and_then(|_| world.ask(format!("TASK.ACK {queue} g {id}"))),
-        };
-        if reply.is_none() {
-            return;
-        }
-    }
-}
-
-fn check_tasks(control: &mut Client, history: History<'_>, confirmed: &[String]) {
-    // What is left is worked off.
-    let [a, b, c] = QUEUES;
-    eventually(Duration::from_secs(120), "every queue is empty", || {
-        let line = format!("TASK.CONSUME g last {a} COUNT 100 THEN 2 {b} {c}");
-        for task in control.run(line).items() {
-            let [id, fields, _, _, queue] = task.items() else { panic!("{task:?}") };
-            let payload = fields.get("payload").as_str();
-            if !payload.starts_with("poison") {
-                assert_eq!(control.run(format!("SADD done {payload}")).as_int() & !1, 0);
-                control.run(format!("TASK.ACK {} g {}", queue.as_str(), id.as_str()));
-            }
-        }
-        QUEUES.iter().all(|queue| {
-            let info = control.run(format!("TASK.INFO {queue}"));
-            (info.get("length"), info.get("delayed")) == (&int(0), &int(0))
-        })
-    });
-    let mut check = TaskHistory::default();
-    history().iter().for_each(|command| check.apply(command));
-    let unknown: Vec<_> = confirmed.iter().filter(|payload| !check.knows(payload)).collect();
-    assert!(unknown.is_empty(), "confirmed, and not in the history: {unknown:?}");
-    assert!(confirmed.len() > 100, "{} tasks", confirmed.len());
-    assert!(check.leases > 100, "{} leases", check.leases);
-    let done = control.run("SMEMBERS done");
-    let done: std::collections::BTreeSet<&str> = done.items().iter().map(Value::as_str).collect();
-    let dead: Vec<String> = QUEUES
-        .iter()
-        .flat_map(|queue| control.run(format!("XRANGE dead::{queue} - +")).items().to_vec())
-        .map(|letter| letter.items()[1].get("payload").as_str().to_owned())
-        .collect();
-    for payload in confirmed {
-        let ended = done.contains(payload.as_str()) || dead.contains(payload);
-        assert!(ended, "{payload} is lost");
-        let is_dead = dead.contains(payload);
-        assert!(is_dead || !payload.starts_with("poison"), "{payload} is not a dead letter");
-    }
-}
-
 fn locks(strike: Strike) {
     run("lock", strike, 8, |_| {}, use_lock, |control, history, _| check_locks(control, history));
 }
 
 fn cached_values(strike: Strike) {
     run("cache", strike, 8, |_| {}, use_cache, |control, history, _| check_cache(control, history));
-}
-
-fn tasks(strike: Strike) {
-    let policy = |control: &mut Client| {
-        for queue in QUEUES {
-            let policy = format!("LEASE {TASK_LEASE} TRIES 8 BACKOFF 5 20");
-            assert_eq!(control.run(format!("TASK.POLICY {queue} {policy}")), ok());
-        }
-    };
-    run("task", strike, 8, policy, use_queue, check_tasks);
 }
 
 #[test]
@@ -295,10 +183,10 @@ fn no_stale_value_is_stored_through_failovers() {
 
 #[test]
 fn no_task_is_lost_or_shared_while_the_server_is_killed() {
-    tasks(Strike::Kill);
+    tasks::run_with(Strike::Kill);
 }
 
 #[test]
 fn no_task_is_lost_or_shared_through_failovers() {
-    tasks(Strike::FailOver);
+    tasks::run_with(Strike::FailOver);
 }

@@ -1,10 +1,12 @@
-//! What a history must keep, checked command by command.
+//! What a history of locks or of cached values must keep, checked command by command.
 
-use super::{LOCK_TTL, TASK_LEASE};
+use super::LOCK_TTL;
 use crate::support::Command;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-fn word(command: &Command, index: usize) -> &str {
+/// An argument.
+#[track_caller]
+pub fn word(command: &Command, index: usize) -> &str {
     let word = command.get(index).unwrap_or_else(|| panic!("too short: {command}"));
     std::str::from_utf8(word).unwrap_or_else(|_| panic!("not text: {command}"))
 }
@@ -14,7 +16,8 @@ fn number(command: &Command, index: usize) -> i64 {
 }
 
 /// The argument after a keyword.
-fn after<'c>(command: &'c Command, keyword: &str) -> Option<&'c str> {
+#[track_caller]
+pub fn after<'c>(command: &'c Command, keyword: &str) -> Option<&'c str> {
     let at = command.iter().position(|arg| arg.eq_ignore_ascii_case(keyword.as_bytes()))?;
     (at + 1 < command.len()).then(|| word(command, at + 1))
 }
@@ -118,110 +121,5 @@ impl CacheHistory {
             }
             _ => {}
         }
-    }
-}
-
-/// The tasks, by payload: each payload is published once.
-#[derive(Default)]
-pub struct TaskHistory {
-    /// The payloads of entries, by stream and id.
-    entries: BTreeMap<(String, String), String>,
-    /// How many copies of a task there are, in streams and delayed.
-    copies: BTreeMap<String, usize>,
-    done: BTreeSet<String>,
-    /// The consumer that holds an entry, and since when.
-    holders: BTreeMap<(String, String), (String, i64)>,
-    /// The tasks that have changed in this transaction.
-    touched: BTreeSet<String>,
-    in_transaction: bool,
-    /// How often a lease began.
-    pub leases: usize,
-}
-
-impl TaskHistory {
-    /// Whether a task was published.
-    pub fn knows(&self, payload: &str) -> bool {
-        self.copies.contains_key(payload)
-    }
-
-    fn add(&mut self, payload: &str) {
-        *self.copies.entry(payload.to_owned()).or_default() += 1;
-        self.touched.insert(payload.to_owned());
-    }
-
-    #[track_caller]
-    fn remove(&mut self, payload: &str) {
-        let copies = self.copies.get_mut(payload).expect("a known task");
-        *copies = copies.checked_sub(1).expect("there is a copy");
-        self.touched.insert(payload.to_owned());
-    }
-
-    /// Applies the next command.
-    #[track_caller]
-    pub fn apply(&mut self, command: &Command) {
-        let key = command.get(1).map(|_| word(command, 1)).unwrap_or_default().to_owned();
-        match command.name().as_str() {
-            "MULTI" => self.in_transaction = true,
-            "EXEC" => self.in_transaction = false,
-            "XADD" => {
-                let payload = after(command, "payload").expect("a payload").to_owned();
-                let id = command[2..].iter().map(|arg| String::from_utf8_lossy(arg));
-                let id = id.into_iter().find(|arg| arg.contains('-')).expect("an id").into_owned();
-                self.add(&payload);
-                self.entries.insert((key, id), payload);
-            }
-            "XDEL" => {
-                for id in &command[2..] {
-                    let entry = (key.clone(), String::from_utf8_lossy(id).into_owned());
-                    self.holders.remove(&entry);
-                    if let Some(payload) = self.entries.remove(&entry) {
-                        self.remove(&payload);
-                    }
-                }
-            }
-            "ZADD" => {
-                let member = command.last().expect("a member");
-                let member = String::from_utf8_lossy(member).into_owned();
-                self.add(member.rsplit(' ').next().expect("a payload"));
-            }
-            "ZREM" => {
-                for member in &command[2..] {
-                    let member = String::from_utf8_lossy(member).into_owned();
-                    self.remove(member.rsplit(' ').next().expect("a payload"));
-                }
-            }
-            "SADD" => self.done.extend(
-                command[2..].iter().map(|payload| String::from_utf8_lossy(payload).into_owned()),
-            ),
-            "XCLAIM" => self.claim(key, command),
-            "XACK" => {
-                for id in &command[3..] {
-                    self.holders.remove(&(key.clone(), String::from_utf8_lossy(id).into_owned()));
-                }
-            }
-            _ => {}
-        }
-        if !self.in_transaction {
-            for payload in std::mem::take(&mut self.touched) {
-                let is_lost = self.copies[&payload] == 0 && !self.done.contains(&payload);
-                assert!(!is_lost, "{payload} disappears before it is done: {command}");
-            }
-        }
-    }
-
-    /// A lease begins, is renewed or ends early.
-    #[track_caller]
-    fn claim(&mut self, key: String, command: &Command) {
-        let (consumer, id) = (word(command, 3).to_owned(), word(command, 5).to_owned());
-        let since: i64 = after(command, "TIME").expect("a time").parse().expect("a time");
-        self.leases += 1;
-        if let Some((holder, before)) = self.holders.get(&(key.clone(), id.clone())) {
-            let has_ended = before + TASK_LEASE <= since;
-            assert!(
-                *holder == consumer || has_ended,
-                "{holder} holds it since {before}: {command}"
-            );
-        }
-        self.holders.insert((key, id), (consumer, since));
     }
 }

@@ -1,6 +1,8 @@
 //! Clients that work, lose their connections and come back, and servers that are killed or fail over.
 
-use crate::support::*;
+use crate::support::{Command as Written, *};
+use std::collections::{BTreeMap, VecDeque};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, Ordering::SeqCst};
 use std::thread;
@@ -21,14 +23,42 @@ pub enum Strike {
     FailOver,
 }
 
+/// What clients were told about tasks. A payload is published once.
+#[derive(Default)]
+pub struct Told {
+    /// The payloads whose publication was confirmed.
+    pub accepted: Vec<String>,
+    /// The payloads that were refused, because their UNIQUE id was taken.
+    pub duplicates: Vec<String>,
+    /// How often a reply said that.
+    pub counts: BTreeMap<String, usize>,
+}
+
+impl Told {
+    /// Counts a reply.
+    pub fn count(&mut self, what: &str) {
+        *self.counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn add(&mut self, other: Self) {
+        self.accepted.extend(other.accepted);
+        self.duplicates.extend(other.duplicates);
+        for (what, count) in other.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+    }
+}
+
 /// A client, and what the clients share.
 pub struct World<'a> {
     /// Which client.
     pub name: usize,
     /// Its dice.
     pub random: Random,
-    /// The tasks whose publication was confirmed.
-    pub confirmed: Vec<String>,
+    /// What it was told about its tasks.
+    pub told: Told,
+    /// The tasks that it published last.
+    pub recent: VecDeque<(&'static str, String)>,
     /// The versions whose invalidation was confirmed, by page.
     pub versions: &'a [AtomicI64; 3],
     port: &'a AtomicU16,
@@ -87,6 +117,22 @@ impl World<'_> {
         self.client = None;
     }
 
+    /// Hands the connection, over which a command was sent, to a process that is then killed: the kernel
+    /// closes it.
+    pub fn send_and_be_killed(&mut self, line: &str) {
+        let request = format!("{line}\r\n");
+        let sent =
+            self.client().is_some_and(|client| client.try_send_raw(request.as_bytes()).is_ok());
+        let Some(client) = self.client.take().filter(|_| sent) else { return };
+        let mut worker = Command::new("cat");
+        worker.stdin(client.into_socket()).stdout(Stdio::null());
+        let mut worker = spawn(worker).expect("start a process");
+        thread::sleep(Duration::from_millis(self.random.below(40) as u64));
+        worker.kill().expect("kill");
+        worker.wait().expect("wait");
+        self.told.count("killed processes");
+    }
+
     /// Sends a command and closes the connection without reading the reply.
     pub fn send_and_leave(&mut self, line: &str) {
         let request = line.split(' ').collect::<Vec<_>>();
@@ -142,7 +188,7 @@ impl Servers {
     /// Everything that was written. No node was copied as a whole since the first write, so the file
     /// of the last master has all of it.
     #[track_caller]
-    fn history(&self) -> Vec<Command> {
+    fn history(&self) -> Vec<Written> {
         let history = aof_commands(&self.master);
         let begins = history.first().is_some_and(|first| *first == "SET first write");
         assert!(begins, "the history is incomplete: {:?}", history.first());
@@ -150,19 +196,19 @@ impl Servers {
     }
 }
 
-/// Kills a connection of a client, or now and then all of them.
-fn kill_connection(control: &mut Client, random: &mut Random) {
+/// Kills a connection of a client, or now and then all of them. Returns how many.
+fn kill_connection(control: &mut Client, random: &mut Random) -> i64 {
     if random.below(200) == 0 {
-        control.run("CLIENT KILL TYPE normal");
-        return;
+        return control.run("CLIENT KILL TYPE normal").as_int();
     }
     let list = control.run("CLIENT LIST TYPE normal");
     let me = control.id().to_string();
     let ids = list.as_str().lines().filter_map(|line| line.strip_prefix("id=")?.split(' ').next());
     let ids: Vec<&str> = ids.filter(|id| **id != me).collect();
-    if !ids.is_empty() {
-        control.run(format!("CLIENT KILL ID {}", ids[random.below(ids.len())]));
+    if ids.is_empty() {
+        return 0;
     }
+    control.run(format!("CLIENT KILL ID {}", ids[random.below(ids.len())])).as_int()
 }
 
 /// Sets a flag when it is dropped, so that the clients end when the test fails.
@@ -175,10 +221,10 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Reads everything that was written so far.
-pub type History<'a> = &'a dyn Fn() -> Vec<Command>;
+pub type History<'a> = &'a dyn Fn() -> Vec<Written>;
 
 /// Lets `clients` clients work while their connections are killed and the server is struck. Then
-/// `check` gets the history and the confirmed tasks. Leases of this family must have ended with their
+/// `check` gets the history and what the clients were told. Leases of this family must have ended with their
 /// connections.
 #[track_caller]
 pub fn run(
@@ -187,7 +233,7 @@ pub fn run(
     clients: usize,
     prepare: impl Fn(&mut Client),
     work: impl Fn(&mut World<'_>) + Sync,
-    check: impl Fn(&mut Client, History<'_>, &[String]),
+    check: impl Fn(&mut Client, History<'_>, Told),
 ) {
     let seconds = std::env::var("CORRAL_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
     let mut servers = Servers::start(strike);
@@ -195,9 +241,9 @@ pub fn run(
     assert_eq!(control.run("SET first write"), ok());
     prepare(&mut control);
     let (port, stop) = (AtomicU16::new(servers.master.port()), AtomicBool::new(false));
-    let (versions, confirmed) = (Default::default(), Mutex::new(Vec::new()));
+    let (versions, told) = (Default::default(), Mutex::new(Told::default()));
     let mut random = Random::new(now_ms().unsigned_abs());
-    let (mut strikes, mut ended) = (0, 0);
+    let (mut strikes, mut kills, mut ended) = (0, 0, 0);
     let has_ended = |server: &Server| -> u64 {
         let field = format!("corral_{family}_disconnected");
         let ended = server.client().info("corral", &field);
@@ -208,24 +254,23 @@ pub fn run(
         for name in 0..clients {
             let random = Random::new(random.below(1 << 30) as u64);
             let (port, stop, versions) = (&port, &stop, &versions);
-            let (work, confirmed) = (&work, &confirmed);
+            let (work, all_told) = (&work, &told);
             scope.spawn(move || {
                 let _stop = SetOnDrop(stop);
                 let (client, names) = (None, 0);
-                let tasks = Vec::new();
-                let mut world =
-                    World { name, random, confirmed: tasks, versions, port, client, names };
+                let (told, recent) = Default::default();
+                let mut world = World { name, random, told, recent, versions, port, client, names };
                 while !stop.load(SeqCst) {
                     work(&mut world);
                 }
-                confirmed.lock().expect("no client has failed").append(&mut world.confirmed);
+                all_told.lock().expect("no client has failed").add(world.told);
             });
         }
         let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
         let mut next_strike = Instant::now() + Duration::from_secs(1);
         let mut control = servers.master.client();
         while (Instant::now() < end || strikes < 3) && !stop.load(SeqCst) {
-            kill_connection(&mut control, &mut random);
+            kills += kill_connection(&mut control, &mut random);
             thread::sleep(Duration::from_millis(5));
             if Instant::now() > next_strike {
                 // A killed server forgets its counters.
@@ -241,13 +286,15 @@ pub fn run(
     assert!(strikes >= 3, "a client has failed");
     let nodes = std::iter::once(&servers.master).chain(&servers.replica);
     ended += nodes.clone().map(has_ended).sum::<u64>();
-    println!("{strikes} strikes, {ended} leases ended with their connections");
+    println!(
+        "{strikes} strikes, {kills} connections killed, {ended} leases ended with their connections"
+    );
     assert!(ended >= 10, "only {ended} leases ended with their connections");
     for node in nodes {
         assert_eq!(node.client().info("corral", "corral_panics").as_deref(), Some("0"));
     }
-    let confirmed = confirmed.into_inner().expect("no client has failed");
+    let told = told.into_inner().expect("no client has failed");
     let mut control = servers.master.client();
-    check(&mut control, &|| servers.history(), &confirmed);
+    check(&mut control, &|| servers.history(), told);
     eventually(SOON, "no client waits", || waiters(&mut control, family) == 0);
 }

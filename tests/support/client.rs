@@ -5,7 +5,7 @@ use super::value::{Value, parse};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a reply may take before the test fails.
@@ -104,6 +104,11 @@ impl Client {
     pub fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.last_sent = bytes[..bytes.len().min(500)].escape_ascii().to_string();
         self.stream.write_all(bytes)
+    }
+
+    /// The connection itself, for another process.
+    pub fn into_socket(self) -> OwnedFd {
+        self.stream.into()
     }
 
     /// A description of the received bytes that are not a complete reply yet.
