@@ -190,6 +190,24 @@ fn every_derived_key_lies_in_the_slot_of_its_name() {
         let again = client.cmd(&args!["TASK.CONSUME", "g", "c", name]);
         let again = again.task_ids()[0].to_owned();
         assert_eq!(client.cmd(&args!["TASK.ACK", name, "g", again]), int(1), "{shape}");
+
+        // A window, two marks, a held task, a delayed one, and one that has moved.
+        let last = |payload: &str| {
+            let what = args!["UNIQUE", "u", 60_000, "UNTIL", "DONE", "LAST", "META"];
+            [&args!["TASK.PUBLISH", name, payload][..], &what].concat()
+        };
+        let first = client.cmd(&last("first")).items()[0].as_str().to_owned();
+        assert_eq!(client.cmd(&args!["TASK.CONSUME", "g", "c", name]).task_ids(), [&first]);
+        let second = client.cmd(&last("second"));
+        assert_eq!(second.items()[1], simple("queued"), "{shape}");
+        let nack = args!["TASK.NACK", name, "g", "c", "SILENT", &first, "DELAY", 60_000];
+        assert_eq!(client.cmd(&nack), int(1), "{shape}");
+        assert_eq!(keys(&mut client).len(), before.len() + 6, "{shape}");
+        let cancel = |id: &str| args!["TASK.CANCEL", name, id].to_vec();
+        for id in [&first, second.items()[0].as_str()] {
+            assert_eq!(client.cmd(&cancel(id)), int(1), "{shape}");
+        }
+        assert_eq!(keys(&mut client).len(), before.len() + 1, "{shape}");
         assert_eq!(client.cmd(&args!["DEL", name]), int(1), "{shape}");
         assert_eq!(keys(&mut client), before, "{shape}");
     }
@@ -1045,22 +1063,28 @@ fn writes_to_queue(queue: &str, task: &str, dead: &str) -> Vec<Args> {
         format!("TASK.PUBLISH {queue} p DELAY 60000"),
         format!("TASK.PUBLISH {queue} p PRIORITY 5"),
         format!("TASK.PUBLISH {queue} p UNIQUE other 60000"),
+        format!("TASK.PUBLISH {queue} p UNIQUE other 60000 UNTIL START"),
+        format!("TASK.PUBLISH {queue} p UNIQUE last 60000 UNTIL DONE LAST"),
         format!("TASK.CONSUME g other {queue} COUNT 10 BLOCK 0 META"),
         format!("TASK.EXTEND {queue} g worker {task}"),
+        format!("TASK.EXTEND {queue} g worker {task} 1-1"),
+        format!("TASK.RESCHEDULE {queue} {task} DELAY 0"),
         format!("TASK.NACK {queue} g worker SILENT {task}"),
         format!("TASK.NACK {queue} g worker FAIL {task} DELAY 10"),
+        format!("TASK.NACK {queue} g worker SILENT {task} PAYLOAD q"),
         format!("TASK.NACK {queue} g worker FATAL {task}"),
         format!("TASK.CANCEL {queue} 9000000000000-1000000000000000000 1-1"),
+        format!("TASK.CANCEL {queue} {task} FORCE"),
         format!("TASK.REDRIVE {dead} {queue}"),
+        format!("TASK.REDRIVE {dead} {queue} ID 1-1"),
         format!("TASK.POLICY {queue} PAUSED 1"),
     ]
     .map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect())
     .to_vec()
 }
 
-/// The keys of a queue, including that of the unique id `u`.
-fn keys_of_queue(queue: &str) -> [String; 6] {
-    let length = queue.len();
+/// The keys of a queue, including those of the unique ids `u` and `last`.
+fn keys_of_queue(queue: &str) -> Vec<String> {
     let own = |prefix: &str| {
         if queue.contains('}') {
             format!("{prefix}::{queue}")
@@ -1068,30 +1092,39 @@ fn keys_of_queue(queue: &str) -> [String; 6] {
             format!("{prefix}:{{{queue}}}")
         }
     };
-    let unique = own(&format!("unique{length}")) + ":u";
-    [own("dead"), own("delayed"), own("policy"), own("priority3"), queue.to_owned(), unique]
+    let unique = own(&format!("unique{}", queue.len()));
+    let kinds =
+        ["dead", "delayed", "policy", "priority3", "taskmoved", "taskmarks", "taskheld"].map(own);
+    let named = [queue.to_owned(), format!("{unique}:u"), format!("{unique}:last")];
+    kinds.into_iter().chain(named).collect()
 }
 
 /// A queue with a task of every kind.
 struct EveryKind {
     queue: String,
     dead: String,
+    /// The id that the dead letter had.
+    died: String,
     /// Leased to `worker` of the group `g`: of priority 0, and of priority 3.
     leased: [String; 2],
+    /// It was put off, so it has another id by now.
     delayed: String,
+    /// Leased to `worker`, and held until that is done.
+    first: String,
+    held: String,
 }
 
 impl EveryKind {
-    /// A queue with a dead letter, two leased tasks, and one that is delayed for 60 s under the unique
-    /// id `u`.
+    /// A queue with a dead letter, two leased tasks, one that is delayed for 60 s under the unique id
+    /// `u`, and one that is held under the unique id `last` until a third leased one has ended.
     #[track_caller]
     fn new(client: &mut Client, queue: &str) -> Self {
-        let [dead, ..] = keys_of_queue(queue);
+        let dead = keys_of_queue(queue)[0].clone();
         let policy = format!("TASK.POLICY {queue} LEASE 60000 TRIES 5 BACKOFF 10 10");
         assert_eq!(client.run(policy), ok());
         client.publish(queue, "dead");
-        let id = client.lease("g", "worker", queue);
-        let nack = format!("TASK.NACK {queue} g worker FATAL {id} REASON broken");
+        let died = client.lease("g", "worker", queue);
+        let nack = format!("TASK.NACK {queue} g worker FATAL {died} REASON broken");
         assert_eq!(client.run(nack), int(2));
         let leased = [("urgent", "PRIORITY 3"), ("plain", "")].map(|(payload, options)| {
             let id = client.publish_with(queue, payload, options);
@@ -1102,15 +1135,22 @@ impl EveryKind {
         let unique = "DELAY 60000 UNIQUE u 60000";
         let delayed = client.publish_with(queue, "delayed", unique);
         assert_eq!(client.publish_with(queue, "again", "UNIQUE u 60000"), delayed);
-        Self { queue: queue.into(), dead, leased: [plain, urgent], delayed }
+        let put_off = format!("TASK.RESCHEDULE {queue} {delayed} DELAY 70000");
+        assert_eq!(client.run(put_off), int(1));
+        let last = "UNIQUE last 60000 UNTIL DONE LAST";
+        let first = client.publish_with(queue, "first", last);
+        assert_eq!(client.lease("g", "worker", queue), first);
+        let held = client.publish_with(queue, "held", last);
+        let leased = [plain, urgent];
+        Self { queue: queue.into(), dead, died, leased, delayed, first, held }
     }
 
     /// Everything is as it was created, and every command works on it. Nothing is left afterwards.
     #[track_caller]
     fn work_off(self, client: &mut Client) {
-        let Self { queue, dead, leased, delayed } = self;
+        let Self { queue, dead, died, leased, delayed, first, held } = self;
         let info = client.run(format!("TASK.INFO {queue}"));
-        for (field, count) in [("length", 2), ("delayed", 1), ("dead", 1)] {
+        for (field, count) in [("length", 3), ("delayed", 1), ("held", 1), ("dead", 1)] {
             assert_eq!(info.get(field), &int(count), "{queue}: {field}");
         }
         assert_eq!(info.get("policy").get("tries"), &int(5), "{queue}");
@@ -1131,15 +1171,32 @@ impl EveryKind {
             let ack = format!("TASK.ACK {queue} g {}", reply[0].id);
             assert_eq!(client.run(ack), int(1), "{queue}");
         }
-        assert_eq!(client.run(format!("TASK.REDRIVE {dead} {queue}")), int(1), "{queue}");
+        for (id, expected) in [(&delayed, "delayed"), (&first, "leased"), (&held, "held")] {
+            let state = client.run(format!("TASK.STATE {queue} {id}"));
+            assert_eq!(state.get("state"), &bulk(expected), "{queue}");
+        }
+        let last = "UNIQUE last 60000 UNTIL DONE LAST";
+        assert_eq!(client.publish_with(&queue, "later", last), held, "{queue}");
+        let redrive = format!("TASK.REDRIVE {dead} {queue} ID {died}");
+        assert_eq!(client.run(redrive), int(1), "{queue}");
         let again = client.run(format!("TASK.CONSUME g worker {queue}"));
         assert_eq!(again.task_payloads(), ["dead"], "{queue}");
         let ack = format!("TASK.ACK {queue} g {}", again.task_ids()[0]);
         assert_eq!(client.run(ack), int(1), "{queue}");
         assert_eq!(client.run(format!("TASK.CANCEL {queue} {delayed}")), int(1), "{queue}");
+        let force = format!("TASK.CANCEL {queue} {first} FORCE");
+        assert_eq!(client.run(force), int(1), "{queue}");
+        let later = client.consume("g", "worker", &queue, 1).remove(0);
+        assert_eq!(payload_of(&later), "later", "{queue}");
+        assert_eq!(field_of(&later, "original_id"), Some(&held[..]), "{queue}");
+        assert_eq!(client.run(format!("TASK.ACK {queue} g {}", later.id)), int(1), "{queue}");
         let info = client.run(format!("TASK.INFO {queue}"));
-        for field in ["length", "delayed", "dead"] {
+        for field in ["length", "delayed", "held", "dead"] {
             assert_eq!(info.get(field), &int(0), "{queue}: {field}");
+        }
+        for key in keys_of_queue(&queue) {
+            let follows = key.starts_with("task") || key.ends_with(":last");
+            assert!(!follows || client.cmd(&["EXISTS", &key]) == int(0), "{key} is left");
         }
         for key in keys_of_queue(&queue) {
             client.cmd(&["DEL", &key]);
@@ -1267,6 +1324,48 @@ fn field_of<'a>(task: &'a Delivered, name: &str) -> Option<&'a str> {
     task.fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// While a slot moves, a plain client ends a task behind which another one is held: the new node
+/// notices, and forgets what followed the first.
+fn a_task_is_ended_while_its_slot_moves(queue: &str, end: &str) {
+    let cluster = Shared::cluster();
+    let mut client = cluster.client_for(queue);
+    assert_eq!(client.run(format!("TASK.POLICY {queue} LEASE 2000 BACKOFF 0 0")), ok());
+    let last = "UNIQUE last 600000 UNTIL DONE LAST";
+    let first = client.publish_with(queue, "first", last);
+    assert_eq!(client.lease("g", "c", queue), first);
+    // It gets another id.
+    assert_eq!(client.run(format!("TASK.NACK {queue} g c FAIL {first}")), int(1));
+    let present = client.lease("g", "c", queue);
+    let held = client.publish_with(queue, "held", last);
+    let (_way, reshard) = begin_to_move(&cluster, slot_of(queue), another_node(&cluster, queue));
+    reshard.migrate_keys();
+    let mut at_target = cluster.nodes[reshard.to].client();
+    let end = end.replace("ID", &present);
+    let end: Args = end.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    assert_eq!(asking(&mut at_target, &end), int(1));
+    reshard.finish();
+    let consume = format!("TASK.CONSUME g c {queue} BLOCK 10000 META");
+    let found = at_target.run(consume).delivered();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(payload_of(&found[0]), "held");
+    assert_eq!(field_of(&found[0], "original_id"), Some(&held[..]));
+    assert_eq!(at_target.run(format!("TASK.ACK {queue} g {}", found[0].id)), int(1));
+    let left = || {
+        assert_eq!(at_target.consume("g", "c", queue, 9), []);
+        let keys = keys_of_queue(queue)
+            .into_iter()
+            .filter(|key| key.starts_with("task") || key.ends_with(":last"));
+        keys.filter(|key| at_target.cmd(&["EXISTS", key]) == int(1)).count() == 0
+    };
+    eventually(SOON, "nothing follows the tasks that have ended", left);
+}
+
+#[test]
+fn the_new_node_forgets_a_task_that_a_plain_client_ended_while_its_slot_moved() {
+    a_task_is_ended_while_its_slot_moves("swept:acked", "XACK swept:acked g ID");
+    a_task_is_ended_while_its_slot_moves("swept{deleted}", "XDEL swept{deleted} ID");
+}
+
 /// While its slot is at another node, a queue is paused and gets its first delayed and prioritized
 /// tasks: when it comes back, the first node notices.
 fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usize)) {
@@ -1284,7 +1383,7 @@ fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usi
     assert_eq!(at_away.run(format!("TASK.ACK {queue} g {leased}")), int(1));
     at_away.publish(queue, "plain");
     at_away.publish_with(queue, "urgent", "PRIORITY 8");
-    at_away.publish_with(queue, "delayed", "DELAY 1");
+    at_away.publish_with(queue, "delayed", "DELAY 1 UNIQUE u 600000 UNTIL DONE");
     assert_eq!(at_away.run(format!("TASK.POLICY {queue} PAUSED 1 LEASE 1")), ok());
     move_slot(&cluster, slot, home);
     assert_eq!(at_home.run(format!("TASK.CONSUME g c {queue}")), nil_array(), "it is paused");
@@ -1293,6 +1392,12 @@ fn a_queue_changes_while_away(queue: &str, move_slot: impl Fn(&Cluster, u16, usi
         let found = at_home.run(format!("TASK.CONSUME g c {queue} META")).delivered();
         assert_eq!(found.len(), 1, "{payload}");
         assert_eq!((payload_of(&found[0]), found[0].deliveries), (payload, 1));
+        assert_eq!(at_home.run(format!("TASK.ACK {queue} g {}", found[0].id)), int(1));
+    }
+    // It knows the mark, too, which it has not stored.
+    for key in keys_of_queue(queue) {
+        let follows = key.starts_with("task") || key.ends_with(":u");
+        assert!(!follows || at_home.cmd(&["EXISTS", &key]) == int(0), "{key} is left");
     }
     assert_eq!(at_home.run(format!("TASK.CONSUME g c {queue}")), nil_array());
 }
@@ -1413,6 +1518,8 @@ fn work_of_every_kind_while(tag: &str, move_slot: impl Fn(&Cluster, u16, usize))
     for field in ["length", "delayed", "dead"] {
         assert_eq!(info.get(field), &int(0), "{field}");
     }
+    let moved = format!("EXISTS taskmoved::{stream}");
+    assert_eq!(cluster.client_for(tag).run(moved), int(0), "no present id is left");
 }
 
 #[test]
