@@ -17,6 +17,8 @@ mod snapshot;
 #[path = "task_model/steps.rs"]
 mod steps;
 mod support;
+#[path = "task_model/unique.rs"]
+mod unique;
 #[path = "task_model/world.rs"]
 mod world;
 
@@ -68,7 +70,10 @@ fn run(server: Server, with: Groups, crashes: bool, cases: u32) {
     println!("PROPTEST_RNG_SEED={seed}, {cases} cases, killed {killed} times: {totals:?}");
     // Few cases need not do everything.
     if cases >= FEWEST {
-        assert!(COUNTERS.iter().all(|name| totals.get(name).is_some_and(|count| *count > 0)));
+        let of_one_group: &[&str] = if with == Groups::One { &unique::TOTALS } else { &[] };
+        for name in COUNTERS.iter().chain(of_one_group) {
+            assert!(totals.get(name).is_some_and(|count| *count > 0), "nothing was {name}");
+        }
         assert_eq!(killed > 0, crashes);
     }
 }

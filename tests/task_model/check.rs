@@ -7,15 +7,20 @@ use super::support::{bulk, int};
 use super::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The prefixes of the keys beside the streams and the windows.
+const PREFIXES: [&str; 6] = ["delayed", "dead", "policy", "taskmoved", "taskmarks", "taskheld"];
+
 impl World<'_> {
     #[track_caller]
     pub fn look(&mut self) -> Snapshot {
         Snapshot::take(&mut self.client)
     }
 
-    /// Checks that exactly these tasks have come to the tails of their streams, in this order.
+    /// Checks that exactly these tasks have come to the tails of their streams, in this order, and after
+    /// them those that were held until now.
     #[track_caller]
-    pub fn arrive(&mut self, snapshot: &Snapshot, tasks: Vec<Task>, span: Span) {
+    pub fn arrive(&mut self, snapshot: &Snapshot, mut tasks: Vec<Task>, span: Span) {
+        tasks.extend(self.enter(snapshot));
         for (priority, stream) in &snapshot.streams {
             let known = |id| self.entries.contains_key(id);
             let mut new = stream.iter().filter(|(id, _)| !known(id)).cloned().collect::<Vec<_>>();
@@ -44,25 +49,8 @@ impl World<'_> {
         let [(member, due)] = &new[..] else { panic!("not one delayed task: {new:?}") };
         let found = Member::parse(member);
         assert!(due_in.contains(due), "due at {due}, not in {due_in:?}");
-        assert!(found.id.is_delayed(), "{found:?}");
         assert_eq!(i64::try_from(found.id.ms).ok(), Some(*due), "{found:?}");
-        let original = found.original.unwrap_or(found.id);
-        assert_eq!(original, task.original, "{found:?}");
-        assert_eq!(found.original.is_some(), task.is_copy, "{found:?}");
-        assert_eq!(found.priority, i64::from(task.priority), "{found:?}");
-        assert_eq!(found.retry_count, task.retry_count, "{found:?}");
-        assert_eq!(found.group(), task.group, "{found:?}");
-        let further = task.further();
-        assert_eq!(found.has_more, !further.is_empty(), "{found:?}");
-        let payload = if further.is_empty() {
-            task.payload.clone()
-        } else {
-            let fields = [("payload", task.payload.clone())].into_iter().chain(further);
-            let parts = fields.flat_map(|(name, value)| [name.into(), value]);
-            let encode = |part: Vec<u8>| [format!("{}:", part.len()).as_bytes(), &part].concat();
-            parts.flat_map(encode).collect()
-        };
-        assert_eq!(found.payload, payload, "{found:?}");
+        found.assert_stores(&task);
         let (id, due, member) = (found.id, *due, member.clone());
         assert!(self.delayed.iter().all(|other| other.id != id), "one id for two");
         let task = Task { is_copy: true, ..task };
@@ -141,6 +129,7 @@ impl World<'_> {
         assert_eq!(snapshot.delayed, delayed, "the delayed tasks");
         let dead: Vec<_> = snapshot.dead.iter().map(|(id, _)| *id).collect();
         assert_eq!(dead, self.dead.keys().copied().collect::<Vec<_>>(), "the dead letters");
+        self.check_unique(&snapshot);
         self.check_info(&snapshot);
         self.check_keys(&snapshot);
         self.check_that_each_task_is_in_one_state(&snapshot);
@@ -150,14 +139,15 @@ impl World<'_> {
     }
 
     /// Where the tasks are that live: original id, present id, whether it is a copy.
-    fn live(&self) -> Vec<(Id, Id, bool)> {
+    pub fn live(&self) -> Vec<(Id, Id, bool)> {
         let entries = self.entries.iter().filter(|(_, entry)| !entry.is_done_by_all());
         let entries = entries.map(|(id, entry)| (entry.task.original, *id, entry.task.is_copy));
         let delayed = self.delayed.iter().map(|delayed| {
             let is_copy = Member::parse(&delayed.member).original.is_some();
             (delayed.task.original, delayed.id, is_copy)
         });
-        entries.chain(delayed).collect()
+        let held = self.held.iter().map(|held| (held.task.original, held.task.original, false));
+        entries.chain(delayed).chain(held).collect()
     }
 
     /// Checks that the hash names the live tasks that have moved, and nothing else.
@@ -203,8 +193,12 @@ impl World<'_> {
         assert_eq!(state.get("id"), &bulk(present.to_string()), "{original}");
         let (name, retry_count) = match self.entries.get(present) {
             None => {
+                let held = self.held.iter().find(|held| held.task.original == *present);
                 let delayed = self.delayed.iter().find(|delayed| delayed.id == *present);
-                ("delayed", delayed.expect("it lives").task.retry_count)
+                match (held, delayed) {
+                    (Some(held), _) => ("held", held.task.retry_count),
+                    (None, delayed) => ("delayed", delayed.expect("it lives").task.retry_count),
+                }
             }
             Some(entry) => {
                 let lease = entry.lease(Group::A);
@@ -325,7 +319,7 @@ impl World<'_> {
     #[track_caller]
     pub fn check_keys(&self, snapshot: &Snapshot) {
         let known = PRIORITIES.map(stream_key).into_iter();
-        let known = known.chain(["delayed", "dead", "policy", "taskmoved"].map(key));
+        let known = known.chain(PREFIXES.map(key));
         let known = known.chain(self.unique.keys().map(|unique| unique_key(*unique)));
         let known: BTreeSet<_> = known.map(String::into_bytes).collect();
         let unknown: Vec<_> = snapshot.keys.difference(&known).map(|k| k.escape_ascii()).collect();
@@ -366,6 +360,9 @@ impl World<'_> {
                     let task = member.original.unwrap_or(member.id);
                     find(task, format!("delayed {}", member.id));
                 }
+            }
+            for held in &self.held {
+                find(held.task.original, "held".into());
             }
             for (id, fields) in snapshot.dead.iter().filter(|(_, fields)| is_for(fields)) {
                 let task = original(fields).map_or(*id, Id::parse);

@@ -278,6 +278,8 @@ impl World<'_> {
             given.assert_meta(0..=0, 1);
             let lease = Lease { consumer, deliveries: 1, began: span, is_claimed: false };
             entry.states.insert(group, State::Leased(lease));
+            let original = entry.task.original;
+            self.started(original);
         }
         letters
     }

@@ -263,6 +263,9 @@ pub fn key(prefix: &str) -> String {
     format!("{prefix}:{{{QUEUE}}}")
 }
 
+/// How many UNIQUE ids there are.
+pub const UNIQUE_IDS: u8 = 3;
+
 pub fn unique_key(id: u8) -> String {
     format!("unique{}:{{{QUEUE}}}:order {id}", QUEUE.len())
 }

@@ -16,6 +16,10 @@ pub struct Snapshot {
     pub dead: Vec<(Id, Fields)>,
     /// Original ids and present ones.
     pub moved: BTreeMap<Id, Id>,
+    pub marks: BTreeMap<Id, String>,
+    pub held: Vec<Vec<u8>>,
+    /// The tasks of the windows of UNIQUE.
+    pub windows: BTreeMap<u8, Id>,
     pub info: Value,
     pub keys: BTreeSet<Vec<u8>>,
 }
@@ -36,6 +40,11 @@ impl Snapshot {
         client.send_args(&["ZRANGE", &key("delayed"), "0", "-1", "WITHSCORES"]);
         client.send_args(&["XRANGE", &key("dead"), "-", "+"]);
         client.send_args(&["HGETALL", &key("taskmoved")]);
+        client.send_args(&["HGETALL", &key("taskmarks")]);
+        client.send_args(&["ZRANGE", &key("taskheld"), "0", "-1"]);
+        for unique in 0..UNIQUE_IDS {
+            client.send_args(&["GET", &unique_key(unique)]);
+        }
         client.send_args(&["TASK.INFO", QUEUE]);
         client.send_args(&["KEYS", "*"]);
 
@@ -71,11 +80,22 @@ impl Snapshot {
         let dead = entries_of(&client.read());
         let moved = fields_of(&client.read());
         let moved = moved.iter().map(|(from, to)| (Id::parse(from), Id::parse(to))).collect();
+        let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        let marks = fields_of(&client.read());
+        let marks = marks.iter().map(|(id, mark)| (Id::parse(id), text(mark))).collect();
+        let held = client.read();
+        let held = held.items().iter().map(|member| member.bytes().to_vec()).collect();
+        let windows = (0..UNIQUE_IDS).filter_map(|unique| {
+            let holder = client.read();
+            (!holder.is_nil()).then(|| (unique, Id::parse(holder.bytes())))
+        });
+        let windows = windows.collect();
         let info = client.read();
         assert!(!info.is_error(), "TASK.INFO: {info:?}");
         let keys = client.read();
         let keys = keys.items().iter().map(|key| key.bytes().to_vec()).collect();
-        Self { at: Span { from, to: now_ms() }, streams, groups, delayed, dead, moved, info, keys }
+        let at = Span { from, to: now_ms() };
+        Self { at, streams, groups, delayed, dead, moved, marks, held, windows, info, keys }
     }
 
     /// When the task with this id expires, as it is stored.
@@ -169,6 +189,28 @@ impl<'a> Member<'a> {
             group,
             payload,
         }
+    }
+
+    /// Checks that this stores a task.
+    #[track_caller]
+    pub fn assert_stores(&self, task: &Task) {
+        assert!(self.id.is_delayed(), "{self:?}");
+        assert_eq!(self.original.unwrap_or(self.id), task.original, "{self:?}");
+        assert_eq!(self.original.is_some(), task.is_copy, "{self:?}");
+        assert_eq!(self.priority, i64::from(task.priority), "{self:?}");
+        assert_eq!(self.retry_count, task.retry_count, "{self:?}");
+        assert_eq!(self.group(), task.group, "{self:?}");
+        let further = task.further();
+        assert_eq!(self.has_more, !further.is_empty(), "{self:?}");
+        let payload = if further.is_empty() {
+            task.payload.clone()
+        } else {
+            let fields = [("payload", task.payload.clone())].into_iter().chain(further);
+            let parts = fields.flat_map(|(name, value)| [name.into(), value]);
+            let encode = |part: Vec<u8>| [format!("{}:", part.len()).as_bytes(), &part].concat();
+            parts.flat_map(encode).collect()
+        };
+        assert_eq!(self.payload, payload, "{self:?}");
     }
 
     #[track_caller]

@@ -26,6 +26,28 @@ pub enum Outcome {
 /// Which one of several: the number modulo their count.
 pub type Pick = u8;
 
+/// What ends a window of UNIQUE, beside its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Until {
+    Start,
+    Done,
+}
+
+/// UNIQUE and what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Unique {
+    pub id: u8,
+    pub until: Option<Until>,
+    pub last: bool,
+}
+
+impl Unique {
+    /// Whether the window follows the task, or the task the window.
+    pub fn follows(self) -> bool {
+        self.until.is_some() || self.last
+    }
+}
+
 /// Further options of PUBLISH.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -42,7 +64,7 @@ pub enum Step {
         priority: usize,
         retry_count: Option<u8>,
         when: When,
-        unique: Option<u8>,
+        unique: Option<Unique>,
         options: Options,
     },
     /// A plain XADD.
@@ -169,6 +191,15 @@ pub fn options() -> impl Strategy<Value = Options> {
     })
 }
 
+/// With a group that is created later, there must be no marks.
+pub fn unique_options(groups: Groups) -> impl Strategy<Value = Unique> {
+    let until = prop::option::of(prop::sample::select(&[Until::Start, Until::Done][..]));
+    (0..UNIQUE_IDS, until, any::<bool>()).prop_map(move |(id, until, last)| match groups {
+        Groups::SecondLater => Unique { id, until: None, last: false },
+        Groups::One | Groups::Two => Unique { id, until, last },
+    })
+}
+
 /// Which groups there are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Groups {
@@ -189,12 +220,12 @@ pub fn group(groups: Groups) -> impl Strategy<Value = Group> + Clone {
 pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
     let group = group(groups);
     let priority = 0..PRIORITIES.len();
-    let unique = 0..3_u8;
+    let unique = 0..UNIQUE_IDS;
     let publish = (
         priority.clone(),
         prop::option::weighted(0.2, 0..4_u8),
         when(),
-        prop::option::weighted(0.3, unique.clone()),
+        prop::option::weighted(0.4, unique_options(groups)),
         options(),
     );
     let consume = (group.clone(), 0..3_u8, prop::option::of(1..6_u8), any::<bool>(), any::<bool>());

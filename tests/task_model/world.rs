@@ -5,6 +5,7 @@ use super::snapshot::*;
 use super::steps::*;
 use super::support::consumers::PER_PRIORITY;
 use super::support::{Client, Server, Value, args, array, bulk, error, int, now_ms, ok};
+use super::unique::{Held, Mark};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +31,11 @@ pub struct World<'a> {
     pub ended: BTreeSet<(Id, Group)>,
     /// The present ids of tasks that have moved, as the server knows them.
     pub moved: BTreeMap<Id, Id>,
+    /// The marks of UNIQUE with UNTIL or LAST, and the held tasks.
+    pub marks: BTreeMap<Id, Mark>,
+    pub held: Vec<Held>,
+    /// The tasks that had to end before held ones entered in this step.
+    pub entered_after: BTreeSet<Id>,
     /// Tasks whose present id a plain client has made useless.
     pub unknown: BTreeSet<Id>,
     /// Which task's state is checked next.
@@ -77,6 +83,9 @@ impl<'a> World<'a> {
             published: Vec::new(),
             ended: BTreeSet::new(),
             moved: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            held: Vec::new(),
+            entered_after: BTreeSet::new(),
             unknown: BTreeSet::new(),
             turn: 0,
             counted,
@@ -170,7 +179,7 @@ impl<'a> World<'a> {
 
     /// Whether the queue is full.
     pub fn is_full(&self) -> bool {
-        let length = self.entries.len() + self.delayed.len();
+        let length = self.entries.len() + self.delayed.len() + self.held.len();
         self.policy.limit > 0 && i64::try_from(length).expect("not many") >= self.policy.limit
     }
 
@@ -180,9 +189,21 @@ impl<'a> World<'a> {
         priority: u8,
         retry_count: Option<u8>,
         when: When,
-        unique: Option<u8>,
+        unique: Option<Unique>,
         options: Options,
     ) {
+        // A plain client has hidden the task.
+        let is_hidden = |unique: &Unique| {
+            self.unique.get(&unique.id).is_some_and(|id| self.unknown.contains(id))
+        };
+        let unique = unique.filter(|unique| !(unique.last && is_hidden(unique)));
+        let before = unique.and_then(|unique| self.before(unique));
+        // Nothing that depends on how long the step takes.
+        let (when, options) = match (when, before) {
+            (When::Soon(_), Some(_)) => (When::DelayNothing, Options { expires: None, ..options }),
+            (when, Some(_)) => (when, Options { expires: None, ..options }),
+            (when, None) => (when, options),
+        };
         let payload = self.payload();
         let mut args = args!["TASK.PUBLISH", QUEUE, payload].to_vec();
         if let Some(count) = retry_count {
@@ -201,7 +222,15 @@ impl<'a> World<'a> {
             When::AtFar => args.extend(args!["AT", now + FAR]),
         }
         if let Some(unique) = unique {
-            args.extend(args!["Unique", format!("order {unique}"), FAR]);
+            args.extend(args!["Unique", format!("order {}", unique.id), FAR]);
+            match unique.until {
+                Some(Until::Start) => args.extend(args!["until", "start"]),
+                Some(Until::Done) => args.extend(args!["UNTIL", "DONE"]),
+                None => {}
+            }
+            if unique.last {
+                args.extend(args!["Last"]);
+            }
         }
         if let Some(tries) = options.tries {
             args.extend(args!["tries", u64::from(tries)]);
@@ -229,7 +258,35 @@ impl<'a> World<'a> {
             Value::Array(parts) if options.meta => (&parts[0], parts[1].as_str()),
             reply => (reply, ""),
         };
-        if let Some(known) = unique.and_then(|unique| self.unique.get(&unique)) {
+        if self.groups.len() > 1 && unique.is_some_and(Unique::follows) {
+            assert!(reply.is_error_with("ERR this needs a queue with at most one "), "{reply:?}");
+            return;
+        }
+        let due = match when {
+            When::Soon(1..) | When::DelayFar | When::AtFar => Some(match when {
+                When::AtFar => now + FAR..=now + FAR,
+                When::Soon(ms) => span.from + i64::from(ms)..=span.to + i64::from(ms),
+                _ => span.from + FAR..=span.to + FAR,
+            }),
+            _ => None,
+        };
+        let task = Task {
+            original: Id { ms: 0, seq: 0 },
+            payload,
+            priority,
+            retry_count: retry_count.unwrap_or(0).into(),
+            group: None,
+            is_copy: false,
+            is_foreign: false,
+            tries: options.tries.map(i64::from),
+            end: None,
+            has_tenant: options.has_tenant,
+        };
+        if let (Some(unique), Some(before)) = (unique, before) {
+            return self.follow((unique, before), (reply, outcome), task, due, span);
+        }
+        let known = unique.filter(|unique| !unique.last);
+        if let Some(known) = known.and_then(|unique| self.unique.get(&unique.id)) {
             assert_eq!(*reply, bulk(known.to_string()), "the first task of this id");
             assert_eq!(outcome, if options.meta { "duplicate" } else { "" });
             return self.count("deduplicated", 1);
@@ -246,34 +303,21 @@ impl<'a> World<'a> {
             assert!((span.from + lasts..=span.to + lasts).contains(&end), "{end}: {span:?}");
             end
         });
-        let task = Task {
-            original,
-            payload,
-            priority,
-            retry_count: retry_count.unwrap_or(0).into(),
-            group: None,
-            is_copy: false,
-            is_foreign: false,
-            tries: options.tries.map(i64::from),
-            end,
-            has_tenant: options.has_tenant,
-        };
+        let task = Task { original, end, ..task };
         self.published.push(original);
         self.count("published", 1);
         if let Some(unique) = unique {
-            self.unique.insert(unique, original);
+            self.unique.insert(unique.id, original);
+            if unique.follows() {
+                self.marks.insert(original, Mark::new(unique));
+            }
         }
-        match when {
-            When::Soon(1..) | When::DelayFar | When::AtFar => {
-                let due = match when {
-                    When::AtFar => now + FAR..=now + FAR,
-                    When::Soon(ms) => span.from + i64::from(ms)..=span.to + i64::from(ms),
-                    _ => span.from + FAR..=span.to + FAR,
-                };
+        match due {
+            Some(due) => {
                 self.count("delayed", 1);
                 self.arrive_delayed(&snapshot, task, due);
             }
-            _ => {
+            None => {
                 assert_eq!(original.priority(), priority, "{original}");
                 self.arrive(&snapshot, vec![task], span);
             }
@@ -437,7 +481,7 @@ impl<'a> World<'a> {
         }
         let mut args = args!["TASK.ACK", QUEUE, group.name()].to_vec();
         args.extend(ids.iter().map(|id| id.to_string().into_bytes()));
-        let (reply, _) = self.ask(&args);
+        let (reply, span) = self.ask(&args);
         let is_leased = |id: &Id| self.entries.get(id).is_some_and(|e| e.lease(group).is_some());
         let done: BTreeSet<_> = ids.iter().copied().filter(is_leased).collect();
         assert_eq!(reply, int(i64::try_from(done.len()).expect("few")));
@@ -455,6 +499,7 @@ impl<'a> World<'a> {
                 self.entries.remove(&id);
             }
         }
+        self.arrive(&snapshot, Vec::new(), span);
     }
 
     /// Any id: of an entry, a delayed task, a task that has moved, a dead letter, or of nothing.
@@ -462,6 +507,7 @@ impl<'a> World<'a> {
         let ids = self.entries.keys().copied();
         let ids = ids.chain(self.delayed.iter().map(|delayed| delayed.id));
         let ids = ids.chain(self.moved.keys().copied());
+        let ids = ids.chain(self.held.iter().map(|held| held.task.original));
         let ids = ids.chain(self.dead.keys().copied()).chain(self.published.last().copied());
         let ids: Vec<_> = ids.chain([Id { ms: 1, seq: 3 * PER_PRIORITY }]).collect();
         ids[usize::from(pick) % ids.len()]
@@ -494,6 +540,10 @@ impl<'a> World<'a> {
                 let done = self.groups.iter().filter(|group| entry.is_done(**group));
                 let done: Vec<_> = done.copied().collect();
                 Some((entry.task, done))
+            } else if let Some(nth) = self.held.iter().position(|held| held.task.original == id) {
+                let held = self.held.remove(nth);
+                self.successor_gone(held.after, id);
+                Some((held.task, Vec::new()))
             } else {
                 self.cancel_delayed(&snapshot, id, span).map(|task| (task, Vec::new()))
             };
@@ -507,13 +557,15 @@ impl<'a> World<'a> {
         }
         assert_eq!(reply, int(i64::try_from(cancelled).expect("few")));
         self.count("cancelled", cancelled);
+        self.arrive(&snapshot, Vec::new(), span);
     }
 
     /// The present id of the task with this id.
     pub fn present(&self, id: Id) -> Id {
         let lives = self.entries.get(&id).is_some_and(|entry| !entry.is_done_by_all());
         // One that a plain client has made due is not where its id says.
-        let is_delayed = self.delayed.iter().any(|delayed| delayed.id == id && !delayed.is_moved);
+        let is_delayed = self.delayed.iter().any(|delayed| delayed.id == id && !delayed.is_moved)
+            || self.held.iter().any(|held| held.task.original == id);
         if lives || is_delayed { id } else { self.moved.get(&id).copied().unwrap_or(id) }
     }
 
@@ -531,6 +583,12 @@ impl<'a> World<'a> {
             return;
         }
         let (id, snapshot) = (self.present(id), self.look());
+        if let Some(nth) = self.held.iter().position(|held| held.task.original == id) {
+            assert_eq!(reply, int(1), "{id}");
+            let Held { after, task, .. } = self.held.remove(nth);
+            let task = Task { priority: priority.unwrap_or(task.priority), ..task };
+            return self.hold(&snapshot, task, after, span.from + delay..=span.to + delay);
+        }
         let task = match self.entries.get(&id) {
             Some(entry) if entry.is_ready(Group::A) => {
                 let stays = !far && priority.is_none_or(|priority| priority == entry.task.priority);
@@ -643,6 +701,10 @@ impl<'a> World<'a> {
             return;
         }
         let nth = usize::from(which) % self.delayed.len();
+        if self.marks.contains_key(&self.delayed[nth].task.original) {
+            // Its mark would end with the next sweep.
+            return;
+        }
         let due = now_ms() - 1 - i64::from(which);
         let member = self.delayed[nth].member.clone();
         self.ask(&args!["ZADD", key("delayed"), "XX", due, member]);
@@ -667,6 +729,10 @@ impl<'a> World<'a> {
     #[track_caller]
     pub fn plain_ack(&mut self, group: Group, which: Pick) {
         let Some(id) = self.some_leased(group, which) else { return };
+        if self.marks.contains_key(&self.entries[&id].task.original) {
+            // Its mark would end with the next sweep.
+            return;
+        }
         let stream = stream_key(id.priority());
         let (reply, _) = self.ask(&args!["XACK", stream, group.name(), id.to_string()]);
         assert_eq!(reply, int(1));
