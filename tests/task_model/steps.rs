@@ -194,10 +194,12 @@ pub fn options() -> impl Strategy<Value = Options> {
 /// With a group that is created later, there must be no marks.
 pub fn unique_options(groups: Groups) -> impl Strategy<Value = Unique> {
     let until = prop::option::of(prop::sample::select(&[Until::Start, Until::Done][..]));
-    (0..UNIQUE_IDS, until, any::<bool>()).prop_map(move |(id, until, last)| match groups {
-        Groups::SecondLater => Unique { id, until: None, last: false },
-        Groups::One | Groups::Two => Unique { id, until, last },
-    })
+    (0..UNIQUE_IDS, until, prop::bool::weighted(0.7)).prop_map(
+        move |(id, until, last)| match groups {
+            Groups::SecondLater => Unique { id, until: None, last: false },
+            Groups::One | Groups::Two => Unique { id, until, last },
+        },
+    )
 }
 
 /// Which groups there are.
@@ -225,7 +227,7 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         priority.clone(),
         prop::option::weighted(0.2, 0..4_u8),
         when(),
-        prop::option::weighted(0.4, unique_options(groups)),
+        prop::option::weighted(0.6, unique_options(groups)),
         options(),
     );
     let consume = (group.clone(), 0..3_u8, prop::option::of(1..6_u8), any::<bool>(), any::<bool>());
@@ -274,7 +276,7 @@ pub fn step(groups: Groups, crashes: bool) -> impl Strategy<Value = Step> {
         2 => (0..6_u8).prop_map(Step::Tries),
         2 => prop::bool::weighted(0.4).prop_map(Step::Keep),
         3 => prop::bool::weighted(0.25).prop_map(Step::Paused),
-        2 => prop::sample::select(&[0, 0, 6, 10, 14][..]).prop_map(Step::Limit),
+        2 => prop::sample::select(&[0, 0, 3, 6, 10][..]).prop_map(Step::Limit),
         2 => any::<bool>().prop_map(Step::Backoff),
         6 => any::<Pick>().prop_map(|which| Step::MakeDue { which }),
         2 => (group.clone(), any::<Pick>(), 0..3_u8, 1..6_u8).prop_map(

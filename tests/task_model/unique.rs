@@ -10,9 +10,8 @@ use super::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-/// What is counted beside the server's counters: publishes that were held or replaced another one, and
-/// held tasks that entered the queue.
-pub const TOTALS: [&str; 3] = ["queued", "replaced", "entered"];
+/// What is counted beside the server's counters: publishes that were held, or replaced another one.
+pub const TOTALS: [&str; 2] = ["queued", "replaced"];
 
 /// A mark of a task.
 #[derive(Clone, Debug)]

@@ -502,12 +502,15 @@ impl<'a> World<'a> {
         self.arrive(&snapshot, Vec::new(), span);
     }
 
-    /// Any id: of an entry, a delayed task, a task that has moved, a dead letter, or of nothing.
+    /// Any id: of an entry, a delayed or held task, a task that has moved, a dead letter, or of nothing.
     pub fn any_id(&self, pick: Pick) -> Id {
+        if !self.held.is_empty() && pick.is_multiple_of(3) {
+            // They are few.
+            return self.held[usize::from(pick) % self.held.len()].task.original;
+        }
         let ids = self.entries.keys().copied();
         let ids = ids.chain(self.delayed.iter().map(|delayed| delayed.id));
         let ids = ids.chain(self.moved.keys().copied());
-        let ids = ids.chain(self.held.iter().map(|held| held.task.original));
         let ids = ids.chain(self.dead.keys().copied()).chain(self.published.last().copied());
         let ids: Vec<_> = ids.chain([Id { ms: 1, seq: 3 * PER_PRIORITY }]).collect();
         ids[usize::from(pick) % ids.len()]
