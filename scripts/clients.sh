@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Installs the client libraries that the code in docs/ uses, for tests/recipes.rs: for Python and Node, where these are.
+# Installs the libraries that the code in docs/, the packages in clients/ and their tests need, where Python and Node are.
 # They go to the cache directory, outside this checkout. Without a library, the tests that need it are skipped; with
-# CI=true, a failed installation is an error. With the argument `package`, it installs what clients/python needs instead.
+# CI=true, a failed installation is an error.
+# Usage: scripts/clients.sh [python|node]      (default: both)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-python_packages=(redis celery pytest)
+# What clients/python needs, what it is built and tested with, and the libraries that the pages and the examples use.
+python_packages=(redis cronsim valkey hatchling build unasyncd mypy opentelemetry-sdk
+  pytest pytest-xdist pytest-timeout pytest-rerunfailures celery fastapi uvicorn httpx django gunicorn)
 node_packages=(redis ioredis bullmq)
-package_packages=(redis cronsim valkey hatchling build unasyncd mypy fastapi uvicorn django httpx opentelemetry-sdk
-  pytest pytest-xdist pytest-timeout pytest-rerunfailures)
 
 # Package registries are sometimes slow to answer.
 retry() { "$@" || { sleep 5 && "$@"; } || { sleep 15 && "$@"; }; }
@@ -36,15 +37,11 @@ install_python() {
   python3 -m venv "$1" && retry "$1/bin/python" -m pip install --quiet "${@:2}"
 }
 
-install_package-python() { install_python "$@"; }
-
 install_node() {
   retry npm install --prefix "$1" --no-audit --no-fund --loglevel error "${@:2}"
 }
 
-if [[ ${1:-} == package ]]; then
-  once package-python "${package_packages[@]}"
-  exit
-fi
-if have python3; then once python "${python_packages[@]}"; fi
-if have node && have npm; then once node "${node_packages[@]}"; fi
+wants() { [[ ${which:-$1} == "$1" ]]; }
+which=${1:-}
+if wants python && have python3; then once python "${python_packages[@]}"; fi
+if wants node && have node && have npm; then once node "${node_packages[@]}"; fi

@@ -2,7 +2,7 @@
 # The package for Python: clients/python.
 # Usage: scripts/python.sh all [SERVER...]    everything below, the tests on SERVER (default: $SERVER, or redis-server)
 #        scripts/python.sh lint               generated code is fresh, mypy strict, sizes
-#        scripts/python.sh build              wheel and sdist, in a temporary directory
+#        scripts/python.sh build              wheel and sdist, installed into the environment of scripts/clients.sh
 #        scripts/python.sh test [SERVER...]   the tests of the package and of examples/python, with the built wheel
 #        scripts/python.sh bars [TASKS]       measures; fails if a bar is missed
 #        scripts/python.sh generate           makes corral_client/_sync from corral_client/_aio
@@ -11,7 +11,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 package=$root/clients/python
-venv=$clients/package-python
+venv=$clients/python
 bin=$venv/bin
 
 # The generated code is made again elsewhere, and compared.
@@ -64,7 +64,7 @@ if ! have python3 || ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 1
   exit 0
 fi
 scripts="$(dirname "${BASH_SOURCE[0]}")"
-"$scripts/clients.sh" package
+"$scripts/clients.sh" python
 [[ -f $venv/installed ]] || exit 0
 
 case ${1:-} in
@@ -82,8 +82,7 @@ case ${1:-} in
   bars)
     need_module
     build
-    if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then CORRAL_PYTHON=$clients/python/bin/python; fi
-    SERVER=$server CORRAL_MODULE=$module CORRAL_PYTHON=${CORRAL_PYTHON:-} "$bin/python" "$root/scripts/python_bars.py" "${@:2}"
+    SERVER=$server CORRAL_MODULE=$module "$bin/python" "$root/scripts/python_bars.py" "${@:2}"
     ;;
   generate)
     cd "$package"

@@ -63,7 +63,11 @@ on_one_server() {
   scripts/old_module.sh >/dev/null || (($? == 3)) || return 1
   say "${bold}Tests on $("$server" --version)${plain}"
   export CORRAL_MODULE=$module SERVER=$server
-  if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then export CORRAL_PYTHON=$clients/python/bin/python; fi
+  if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then
+    # The pages and the examples use the package of this tree.
+    scripts/python.sh build || return 1
+    export CORRAL_PYTHON=$clients/python/bin/python
+  fi
   if [[ -z ${CORRAL_NODE_PATH:-} && -f $clients/node/installed ]]; then
     export CORRAL_NODE_PATH=$clients/node/node_modules
   fi

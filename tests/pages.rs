@@ -4,13 +4,15 @@
 //! The word behind the fence says what a block is:
 //! - `sh` is pasted into a terminal. Where the text above names one ("Terminal 2 …"), it is that one.
 //! - `text` is what that terminal prints. Nothing else may appear.
+//! - `python NAME` is a file in the directory of the terminals. Such a block and those directly below it
+//!   need the package in clients/python, see `CORRAL_PYTHON`; without it they do not run.
 //! - `text session` has commands behind `> `, each followed by its reply.
 //! - `console` installs, builds or starts something. It is not run, but the targets, scripts and tests
 //!   that it names must exist. When a page says `make run` again, the server restarts with its data.
 //! - `text syntax` and `text format` show a form.
 //!
-//! The terminal finds a `redis-cli` that fills in the port. Ids, tokens and times differ from those on
-//! the page: see [`Meanings`].
+//! The terminal finds a `redis-cli` that fills in the port; in a file, the test fills it in. Ids, tokens
+//! and times differ from those on the page: see [`Meanings`].
 
 mod support;
 use support::*;
@@ -90,12 +92,19 @@ impl Terminal {
         let fifo = dir.join(format!("terminal-{name}"));
         let made = Process::new("mkfifo").arg(&fifo).status().expect("run mkfifo");
         assert!(made.success(), "mkfifo");
-        let path = format!("{}:{}", dir.display(), std::env::var("PATH").expect("a PATH"));
+        let mut path = format!("{}:", dir.display());
+        let python = python_with("corral_client");
+        let bin = python.as_deref().and_then(Path::parent).filter(|bin| bin.is_absolute());
+        if let Some(bin) = bin {
+            path += &format!("{}:", bin.display());
+        }
+        path += &std::env::var("PATH").expect("a PATH");
         let mut command = Process::new("script");
         command
             .args(["-qefc", &format!("exec bash '{}'", fifo.display()), "/dev/null"])
             .env("PATH", path)
             .env("TERM", "dumb")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .current_dir(server.dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -298,7 +307,9 @@ impl Reading {
     #[track_caller]
     fn run(mut self) {
         let parts = parts(self.page);
+        let mut skips = false;
         for (index, part) in parts.iter().enumerate() {
+            skips &= matches!(part, Part::Block(..));
             match part {
                 Part::Heading(2, _) if self.page == "docs/commands.md" => {
                     // Each family begins with an empty server.
@@ -312,6 +323,7 @@ impl Reading {
                     }
                 }
                 Part::Block(kind, lines) => match kind.as_str() {
+                    _ if skips => {}
                     "sh" => {
                         self.type_in(lines);
                         if another_terminal_is_next(&parts[index + 1..], &self.here) {
@@ -322,7 +334,10 @@ impl Reading {
                     "text session" => self.session(lines),
                     "console" => self.console(lines),
                     "text syntax" | "text format" => {}
-                    other => panic!("{}: nothing runs a block of {other:?}", self.page),
+                    other => match other.strip_prefix("python ") {
+                        Some(name) => skips = !self.write_file(name, lines),
+                        None => panic!("{}: nothing runs a block of {other:?}", self.page),
+                    },
                 },
             }
         }
@@ -330,6 +345,17 @@ impl Reading {
             let rest = terminal.close();
             assert!(rest.is_empty(), "{} in terminal {name} prints more: {rest:?}", self.page);
         }
+    }
+
+    /// Writes a file of Python. False if the package is missing.
+    fn write_file(&self, name: &str, lines: &[String]) -> bool {
+        if python_with("corral_client").is_none() {
+            eprintln!("no Python with the package corral_client: {name} did not run");
+            return false;
+        }
+        let text = lines.join("\n").replace("localhost:6379", &self.server.addr().to_string());
+        fs::write(self.server.dir().join(name), text).expect("write a file");
+        true
     }
 
     /// Checks that everything the block names exists. The second `make run` of a page, and every later
@@ -446,7 +472,7 @@ fn pages() -> Vec<String> {
         let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         pages.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
     };
-    [in_dir(""), in_dir("docs")].concat()
+    [in_dir(""), in_dir("docs"), in_dir("clients/python")].concat()
 }
 
 /// The anchors of a page, as GitHub derives them from the headings.

@@ -1,9 +1,10 @@
 //! The code on the pages of `docs/`. Every block is run exactly as printed.
 //!
-//! - ```` ```python worker.py ```` and ```` ```js worker.mjs ````: files. All files of all pages stand in one directory.
+//! - ```` ```python mailer.py ```` and ```` ```js worker.mjs ````: files. All files of all pages stand in one directory.
 //!   Drivers import or start them against a real server, and check the outcome: tests/recipes/<page>/<file>, or
-//!   <file stem>.<case>.<extension> if a file has several. Python and Node need their package `redis`; see
-//!   `CORRAL_PYTHON` and `CORRAL_NODE_PATH`. A driver whose first line is `# needs: celery` needs that package too.
+//!   <file stem>.<case>.<extension> if a file has several. Python needs the package in clients/python, Node the package
+//!   `redis`; see `CORRAL_PYTHON` and `CORRAL_NODE_PATH`. A driver whose first line is `# needs: celery` needs that
+//!   package too.
 //! - ```` ```go client.go ````, `java`, `rust`: programs. The block ```` ```text output=client.go ```` is what they print.
 //!   Go needs `CORRAL_GO`, a directory with a go.mod, and Java needs `CORRAL_JARS`, a directory of jars.
 //! - ```` ```text session=life ````: commands and replies. They always run.
@@ -135,7 +136,7 @@ impl Language {
         }
         let Some(runtime) = (self.runtime)() else {
             let language = self.name;
-            eprintln!("no {language} with the package redis: the recipes did not run");
+            eprintln!("no {language} with the packages that it needs: the recipes did not run");
             return;
         };
         for driver in &drivers {
@@ -177,11 +178,9 @@ struct Runtime {
 }
 
 impl Runtime {
-    /// Python with the package `redis`.
+    /// Python with the package of clients/python.
     fn python() -> Option<Self> {
-        let program = std::env::var_os("CORRAL_PYTHON").unwrap_or_else(|| "python3".into());
-        let python = Self { program: program.into(), modules: None };
-        python.has("redis").then_some(python)
+        python_with("corral_client").map(|program| Self { program, modules: None })
     }
 
     /// Node with the package `redis`.
@@ -201,11 +200,10 @@ impl Runtime {
 
     /// Whether a package is installed.
     fn has(&self, package: &str) -> bool {
-        if let Some(modules) = &self.modules {
-            return modules.join(package).join("package.json").is_file();
+        match &self.modules {
+            Some(modules) => modules.join(package).join("package.json").is_file(),
+            None => python_with(package).is_some(),
         }
-        let probe = Process::new(&self.program).args(["-c", &format!("import {package}")]).output();
-        probe.is_ok_and(|probe| probe.status.success())
     }
 
     /// Runs a driver against a new server, and checks that it leaves no waiting client.
@@ -227,6 +225,7 @@ impl Runtime {
             .env("REDIS_URL", format!("redis://{}", server.addr()))
             .env("CORRAL_MODULE", module_path())
             .env("SERVER", server_binary())
+            .env("CORRAL_SERVER", server_binary())
             .env("PYTHON", &self.program)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         finish(name, command, dir.path());

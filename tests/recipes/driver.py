@@ -1,7 +1,12 @@
 """What the drivers of the Python files share."""
 import os, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor as Callers
-from clients import C, W, shared
+import redis
+from connect import URL, corral
+
+# A plain client, beside the package.
+shared = redis.Redis.from_url(URL, protocol=2, socket_timeout=20)
+C = shared.execute_command
 
 class Loader:
     """Takes a moment, counts, and returns what `outcome` says."""
@@ -49,10 +54,10 @@ if role:
     threading.Thread(target=end_with_the_first, daemon=True).start()
 
 def start(*arguments, **environment):
-    """The driver again with a role, or a file of the page, in a process that ends with this one."""
-    if not arguments[0].endswith(".py"):
+    """The driver again with a role, a file of the page, or `-m MODULE`, in a process."""
+    if not arguments[0].endswith((".py", "-m")):
         arguments = sys.argv[0], *arguments
-    process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-u", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
     process.printed = []
     threading.Thread(target=lambda: process.printed.extend(iter(process.stdout.readline, "")), daemon=True).start()
@@ -60,9 +65,20 @@ def start(*arguments, **environment):
 
 def counted(field):
     """A counter of INFO."""
-    lines = shared.execute_command("INFO", "corral")
-    return lines[f"corral_{field}"] if isinstance(lines, dict) else lines
+    return C("INFO", "corral")[f"corral_{field}"]
 
+def work_off(worker, done):
+    """Runs a worker until `done` is true."""
+    with worker:
+        until(done)
+
+def is_done(*queues):
+    """Whether all tasks of these queues are done or dead."""
+    return not any(info["length"] + info["delayed"] for info in (corral.queue(queue).info() for queue in queues))
+
+def corral_worker(place):
+    """`corral worker PLACE`"""
+    return start("-m", "corral_client.cli", "worker", place)
 
 def exclude_each_other(before, after):
     """Two ways to take the lock `nightly-batch`, both at once: they exclude each other."""

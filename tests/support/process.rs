@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
@@ -82,6 +83,13 @@ pub fn spawn(command: Command) -> io::Result<Child> {
     let (answer, child) = mpsc::channel();
     SPAWNER.send((command, answer)).expect("the spawner lives as long as the process");
     child.recv().expect("the spawner answers")
+}
+
+/// The interpreter that `CORRAL_PYTHON` names, or `python3`, if it has this package.
+pub fn python_with(package: &str) -> Option<PathBuf> {
+    let program = std::env::var_os("CORRAL_PYTHON").unwrap_or_else(|| "python3".into());
+    let probe = Command::new(&program).args(["-c", &format!("import {package}")]).output();
+    probe.is_ok_and(|probe| probe.status.success()).then(|| program.into())
 }
 
 /// Raises this process's limit of open files, and that of the servers it starts, as far as it goes.

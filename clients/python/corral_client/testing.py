@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ._cron import drop_reason
-from ._driver import Driver
+from ._driver import Driver, from_url
 from ._memory.server import MemoryServer
 from ._sync.corral import Corral
 from ._sync.hub import Hub
@@ -145,10 +145,23 @@ def memory(corral: Any = None) -> Iterator[Memory]:
     if corral is None:
         yield Memory(Corral(driver), server)
         return
-    before = corral._hubs.exchange(replace(driver))
+    with _on(corral, replace(driver)):
+        yield Memory(corral, server)
+
+
+@contextlib.contextmanager
+def on_server(corral: Any, url: str) -> Iterator[None]:
+    """Until the end, the given Corral uses the server at this URL, for example that of the fixture `corral_server`."""
+    with _on(corral, from_url(url)):
+        yield
+
+
+@contextlib.contextmanager
+def _on(corral: Any, driver: Driver) -> Iterator[None]:
+    before = corral._hubs.exchange(driver)
     corral.cache.forget()
     try:
-        yield Memory(corral, server)
+        yield
     finally:
         corral._hubs.exchange(before)
         corral.cache.forget()

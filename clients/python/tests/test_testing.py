@@ -14,7 +14,7 @@ import pytest
 from conftest import MODULE, Backend, eventually, idle
 from corral_client import Corral, ServerUnreachable, Task, Worker
 from corral_client import asyncio as corral_asyncio
-from corral_client.testing import memory
+from corral_client.testing import memory, on_server
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -58,6 +58,16 @@ def test_run_runs_what_is_due_and_what_that_publishes() -> None:
         assert len(fake.tasks("work")) == 1
         fake.advance("1h")
         assert [run.task for run in fake.run()] == ["other"]
+
+
+def test_a_corral_of_the_application_uses_another_server_for_a_while(server: Server) -> None:
+    with memory() as fake:
+        corral = fake.corral
+        assert corral.cache.get_or_load("key", lambda: 1, ttl=60) == 1
+        with on_server(corral, server.url):
+            assert corral.cache.get_or_load("key", lambda: 2, ttl=60) == 2
+            assert server.client.get("key") == b"2"
+        assert corral.cache.get_or_load("key", lambda: 3, ttl=60) == 1
 
 
 def test_run_on_an_event_loop() -> None:

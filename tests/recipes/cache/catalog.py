@@ -1,7 +1,7 @@
 from driver import *
 from catalog import drop_catalog, product
 
-load = Loader(b"one", b"two", b"three")
-same([product(7, load), product(7, load), product(8, load)], [b"one", b"one", b"two"])
+load = Loader("one", "two", "three")
+same([product(7, load), product(7, load), product(8, load)], ["one", "one", "two"])
 drop_catalog()
-same(product(7, load), b"three")
+same(product(7, load), "three")

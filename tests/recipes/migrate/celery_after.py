@@ -1,11 +1,9 @@
 from driver import *
-import worker
-from celery_after import TASKS, handle
 
 done = start("celery_after.py")
 same(done.wait(20), 0)
 same((C("XLEN", "mail"), C("ZCARD", "delayed:{mail}")), (1, 1))
-sent = []
-TASKS["send"] = lambda address: (sent.append(address), worker.stopping.set())
-worker.run(handle)
-same((sent, C("XLEN", "mail")), (["ann"], 0))
+worker = corral_worker("celery_after:worker")
+until(lambda: "sending ann\n" in worker.printed and C("XLEN", "mail") == 0)
+worker.terminate()
+same(worker.wait(20), 0)

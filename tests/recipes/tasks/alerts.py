@@ -1,6 +1,6 @@
 from driver import *
 from alerts import alerts
-from worker import QUEUE
+QUEUE = "mail"
 
 same(alerts(QUEUE), [])
 C("TASK.PUBLISH", QUEUE, "ann")

@@ -1,5 +1,5 @@
 from driver import *
-from bulk import publish_all
+from bulk import welcome_all
 
-ids = publish_all([f"mail {n}" for n in range(500)])
+ids = welcome_all([f"{n}@example.org" for n in range(500)])
 same((len(set(ids)), C("XLEN", "mail")), (500, 500))

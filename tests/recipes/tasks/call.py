@@ -1,12 +1,13 @@
 from driver import *
-from call import answer, call
-from worker import run, stopping
+from call import call
+from corral_client import CorralError, Worker
+from mailer import mail
 
-handler = lambda payload, key, lost: answer(payload, lambda question: question.upper())
-server = threading.Thread(target=run, args=(handler,))
-server.start()
-same(call("how much?"), b"HOW MUCH?")
-same(at_once(20, lambda: call("and now?")), [b"AND NOW?"] * 20)
-stopping.set()
-server.join()
-fails(lambda: call("nobody is there", patience=50))
+with Worker([mail]):
+    same(call("how much?"), "HOW MUCH?")
+    same(at_once(20, lambda: call("and now?")), ["AND NOW?"] * 20)
+try:
+    call("nobody is there", patience=0.05)
+    raise AssertionError("an answer")
+except (CorralError, TimeoutError):
+    pass

@@ -1,6 +1,6 @@
 from driver import *
 from latest import reindex_latest
-from publish import QUEUE
+QUEUE = "mail"
 
 first = reindex_latest("a")
 same((reindex_latest("a"), C("ZCARD", "delayed:{mail}")), (first, 1))

@@ -1,24 +1,22 @@
 from driver import *
-from datetime import date, datetime, timedelta, timezone
-from nightly import nightly, schedule
-from publish import QUEUE
+from datetime import datetime
+from zoneinfo import ZoneInfo
+from corral_client import Worker
+from corral_client.testing import memory
+from mailer import mail
+from nightly import report
 
-reports = []
-for _ in range(3):
-    schedule(date(2020, 1, 1))
-same(C("XLEN", QUEUE), 1)
-# Nights without a worker are caught up, each once, though each is worked on twice.
-for night in range(1, 6):
-    [[id, fields, _, _]] = C("TASK.CONSUME", "g", "w", QUEUE, "META")
-    payload = fields[1]
-    same(payload, f"2020-01-0{night}".encode())
-    nightly(payload, reports.append)
-    nightly(payload, reports.append)
-    C("TASK.ACK", QUEUE, "g", id)
-same(reports, [date(2020, 1, 1 + night // 2) for night in range(10)])
-same(C("XLEN", QUEUE), 1)
-# The next one is in time.
-today = datetime.now(timezone.utc).date()
-nightly(today.isoformat().encode(), reports.append)
+# Two workers, one run in the queue, and it is for the next night.
+with Worker([mail]), Worker([mail]):
+    until(lambda: C("ZCARD", "delayed:{mail}") == 1 and counted("task_deduplicated") == 1)
 [[_, due]] = shared.zrange("delayed:{mail}", 0, -1, withscores=True)
-same(datetime.fromtimestamp(due / 1000, timezone.utc).isoformat(), f"{today + timedelta(days=1)}T02:00:00+00:00")
+local = datetime.fromtimestamp(due / 1000, ZoneInfo("Europe/Berlin"))
+same((local.hour, local.minute, 0 < due / 1000 - time.time() < 26 * 3600), (2, 0, True))
+# Each night once; after nights without a worker, one run.
+with memory(corral) as fake:
+    same(fake.run(), [])
+    for _ in range(3):
+        fake.advance("1d")
+        same([run.task for run in fake.run()], ["report"])
+    fake.advance("5d")
+    same([run.task for run in fake.run()], ["report"])

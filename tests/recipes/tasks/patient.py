@@ -1,15 +1,20 @@
 from driver import *
-from patient import publish_patiently
-from publish import QUEUE, publish
+from corral_client import QueueFull
+from patient import sign_up_patiently
+from publish import sign_up
 
-C("TASK.POLICY", QUEUE, "LIMIT", 1)
-first = publish("ann")
-assert fails(lambda: publish("bob")).startswith("TASKFULL")
-assert fails(lambda: publish_patiently("bob", patience=0.2)).startswith("TASKFULL")
+C("TASK.POLICY", "mail", "LIMIT", 1)
+first = sign_up("ann")
+for refused in (lambda: sign_up("bob"), lambda: sign_up_patiently("bob", 0.2)):
+    try:
+        refused()
+        raise AssertionError("the queue is not full")
+    except QueueFull:
+        pass
 with Callers(1) as pool:
-    bob = pool.submit(publish_patiently, "bob", 20)
-    refused = counted("task_refused")
-    until(lambda: counted("task_refused") > refused)
-    same(C("TASK.CANCEL", QUEUE, first), 1)
+    bob = pool.submit(sign_up_patiently, "bob", 20)
+    before = counted("task_refused")
+    until(lambda: counted("task_refused") > before)
+    same(C("TASK.CANCEL", "mail", first), 1)
     bob = bob.result()
-same([id for id, _ in shared.xrange(QUEUE)], [bob])
+same([id.decode() for id, _ in shared.xrange("mail")], [bob])

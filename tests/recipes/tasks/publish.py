@@ -1,9 +1,9 @@
 from driver import *
-from publish import publish
-from publish import QUEUE
+from publish import sign_up, sign_up_from_elsewhere
 
-first = publish("ann", key="welcome:ann")
-same(publish("ann", key="welcome:ann"), first)
-assert publish("ann") != first and publish("ann", "PRIORITY", 9) != first
-same((C("XLEN", QUEUE), C("XLEN", "priority9:{mail}"), counted("task_deduplicated")), (2, 1, 1))
-assert 0 < C("PTTL", "unique4:{mail}:welcome:ann") <= 600_000
+ids = [sign_up("ann@example.org"), sign_up("ann@example.org"), sign_up_from_elsewhere("bob@example.org")]
+found = shared.xrange("mail")
+same([id.decode() for id, _ in found], ids)
+same({fields[b"payload"] for _, fields in found}, {b'{"to":"ann@example.org"}', b'{"to":"bob@example.org"}'})
+# The id that makes a second attempt safe.
+same(len(C("KEYS", "unique4:{mail}:*")), 3)

@@ -1,23 +1,13 @@
 from driver import *
-from several import QUEUES, work_off
+from mailer import welcome
+from several import invoice
 
-done = []
-handlers = {queue: (lambda payload, queue=queue: done.append((queue, payload))) for queue in QUEUES}
-same(work_off(handlers, block=20), None)
-
-# The task of any queue answers the one connection that waits, and is acknowledged there.
-for queue in QUEUES:
-    with Callers(1) as pool:
-        waiting = pool.submit(work_off, handlers, 20_000)
-        until(lambda: counted("task_waiters") == 1)
-        C("TASK.PUBLISH", queue, queue)
-        waiting.result()
-    same((done.pop(), C("XLEN", queue)), ((queue, queue.encode()), 0))
-
-# A failed task is retried in its own queue.
-def refuse(payload):
-    raise ValueError(payload)
-
-C("TASK.PUBLISH", "invoices", "bad")
-work_off({**handlers, "invoices": refuse})
-same((C("ZCARD", "delayed:{invoices}"), C("ZCARD", "delayed:{mail}"), done), (1, 0, []))
+welcome.publish("ann@example.org")
+invoice.publish("april")
+process = corral_worker("several:worker")
+until(lambda: {"sending ann@example.org\n", "the invoice of april\n"} <= set(process.printed))
+until(lambda: is_done("mail", "invoices"))
+# One connection waits for both.
+same(counted("task_waiters"), 1)
+process.terminate()
+same(process.wait(20), 0)
