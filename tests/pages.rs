@@ -472,7 +472,7 @@ fn pages() -> Vec<String> {
         let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         pages.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
     };
-    [in_dir(""), in_dir("docs"), in_dir("clients/python")].concat()
+    ["", "docs", "clients/python", "examples/python"].map(in_dir).concat()
 }
 
 /// The anchors of a page, as GitHub derives them from the headings.

@@ -1,4 +1,4 @@
-"""The programs of examples/python, started as their first lines say."""
+"""The programs of examples/python, started as their first lines say, and the code of the README."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import os
 import re
 import signal
-import sqlite3
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,53 +18,9 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE_S, Server, eventually
+from corral_client import Corral
 from corral_client.pytest_plugin import free_port
-
-PACKAGE = Path(__file__).parents[1]
-EXAMPLES = PACKAGE.parents[1] / "examples" / "python"
-
-
-class Programs:
-    def __init__(self, server: Server, directory: Path) -> None:
-        self.server, self.directory = server, directory
-        self.database = directory / "shop.db"
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
-        more = {"CORRAL_URL": self.server.url, "SHOP_DATABASE": str(self.database), "PYTHONPATH": path}
-        return os.environ | more | {"PYTHONDONTWRITEBYTECODE": "1"}
-
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        with open(self.directory / "log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, *words], env=self.environment(), cwd=EXAMPLES, stdout=log, stderr=log
-            )
-        self._running.append(process)
-        return process
-
-    def worker(self, place: str) -> subprocess.Popen[bytes]:
-        return self.start("-m", "corral_client.cli", "worker", place)
-
-    def run(self, *words: str) -> None:
-        """In the test's own directory, to its end."""
-        with open(self.directory / "log", "ab") as log:
-            done = subprocess.run(
-                [sys.executable, *words], env=self.environment(), cwd=self.directory, stdout=log, stderr=log, timeout=120
-            )
-        assert done.returncode == 0, (self.directory / "log").read_text()
-
-    def rows(self, statement: str) -> list[Any]:
-        try:
-            with sqlite3.connect(self.database, timeout=30) as connection:
-                return connection.execute(statement).fetchall()
-        except sqlite3.OperationalError:
-            return []
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.wait()
+from programs import EXAMPLES, PACKAGE, Programs
 
 
 @pytest.fixture
@@ -84,32 +41,59 @@ def ask(port: int, path: str, method: str = "GET") -> Any:
         return None
 
 
-def test_the_worker_sends_each_mail_and_survives_kills(programs: Programs) -> None:
-    sys.path.insert(0, str(EXAMPLES))
-    from corral_client import Corral, Unique
+class _MailServer(socketserver.StreamRequestHandler):
+    """As much of SMTP as a client that sends a mail needs."""
 
-    corral = Corral.from_url(programs.server.url)
-    mail, urgent = corral.queue("{shop}:mail"), corral.queue("{shop}:urgent")
-    worker = programs.worker("mailer:worker")
-    for number in range(60):
-        unique = Unique(f"welcome:{number}", "1h")
-        for _ in range(2):
-            mail.publish("welcome", {"to": f"{number}@example.org"}, unique=unique)
-        urgent.publish("reset_password", {"to": f"{number}@example.org"})
-        if number % 20 == 10:
-            eventually(lambda number=number: len(programs.rows("SELECT * FROM outbox")) > number, "it is at work")
-            worker.kill()
-            worker.wait()
-            worker = programs.worker("mailer:worker")
-    urgent.publish("reset_password", {"to": "nobody"})
-    # The reminders, and the next report.
-    eventually(lambda: not urgent.info()["length"] and not mail.info()["length"] and mail.info()["delayed"] == 61, "all done")
-    sent = programs.rows("SELECT text, count(*), count(DISTINCT address) FROM outbox GROUP BY text ORDER BY text")
-    assert sent == [("Welcome", 60, 60), ("Your new password", 60, 60)]
-    assert urgent.info()["dead"] == 1
+    mails: list[str]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        while line := self.rfile.readline().upper():
+            if line.startswith(b"DATA"):
+                self.wfile.write(b"354 go on\r\n")
+                self.mails.append(b"".join(iter(self.rfile.readline, b".\r\n")).decode())
+            self.wfile.write(b"221 bye\r\n" if line.startswith(b"QUIT") else b"250 OK\r\n")
+
+
+def test_a_plain_worker(server: Server, tmp_path: Path) -> None:
+    port, _MailServer.mails = free_port(), []
+    programs = Programs(server, tmp_path, SMTP_PORT=str(port), SMTP_HOST="127.0.0.1")
+    try:
+        worker = programs.worker("mailer:worker")
+        programs.run("-m", "corral_client.cli", "publish", "mail", "welcome", '{"to": "ann@example.org"}')
+        eventually(lambda: server.client.zcard("delayed:{mail}") == 1, "it comes back, for the mail server is away")
+        ((member, due),) = server.client.zrange("delayed:{mail}", 0, -1, withscores=True)
+        assert 0 < due / 1000 - time.time() < 31
+        with socketserver.ThreadingTCPServer(("127.0.0.1", port), _MailServer) as mails:
+            threading.Thread(target=mails.serve_forever, daemon=True).start()
+            server.client.zadd("delayed:{mail}", {member: 1})
+            eventually(lambda: _MailServer.mails, "it is sent")
+            eventually(lambda: not server.client.xlen("mail"), "it is acknowledged")
+            mails.shutdown()
+        assert len(_MailServer.mails) == 1 and "Welcome" in _MailServer.mails[0]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=PATIENCE_S) == 0
+    finally:
+        programs.stop()
+
+
+def test_the_shop(programs: Programs) -> None:
+    port = free_port()
+    programs.start("-m", "uvicorn", "shop:app", "--port", str(port))
+    eventually(lambda: ask(port, "/") == {"mails": 0}, "the page answers")
+    task = ask(port, "/customers/ann@example.org", "POST")
+    assert task == ask(port, "/customers/ann@example.org", "POST")
+    ask(port, "/passwords/ann@example.org", "POST")
+    assert ask(port, "/carts/ann@example.org/tea", "POST") == ask(port, "/carts/ann@example.org/milk", "POST")
+    worker = programs.start("-m", "corral_client.cli", "worker", "shop:worker", "--processes", "2")
+    sent = "SELECT text FROM outbox ORDER BY text"
+    eventually(lambda: programs.rows(sent) == [("Welcome",), ("Your new password",)], "the mails are sent")
+    # The reminder about the last item, and the next report.
+    with Corral.from_url(programs.server.url) as corral:
+        eventually(lambda: corral.queue("{shop}:mail").info()["delayed"] == 2, "two tasks wait")
+    eventually(lambda: ask(port, "/") == {"mails": 2}, "the cached number is loaded again")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=PATIENCE_S) == 0
-    corral.close()
 
 
 def test_fastapi(programs: Programs) -> None:
@@ -142,10 +126,10 @@ def test_django(programs: Programs) -> None:
 
 def test_the_tests_of_the_example_pass(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mailer.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, timeout=PATIENCE_S * 2)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"4 passed", done.stdout)
+    assert re.search(r"5 passed", done.stdout)
 
 
 def test_the_examples_are_short_and_without_plumbing() -> None:

@@ -315,6 +315,14 @@ def test_several_processes_are_started_again_and_end_together(app: App) -> None:
     eventually(lambda: not app.workers(), "no worker is left")
 
 
+def test_a_stop_while_the_processes_still_start_is_no_failure(app: App) -> None:
+    port = free_port()
+    parent = app.start("worker", "--processes", "2", "--health", f"127.0.0.1:{port}")
+    eventually(lambda: get(port)[0], "the children were started")
+    parent.send_signal(signal.SIGTERM)
+    ended(parent, 1)
+
+
 def ok(ask: Callable[[], tuple[int, Any]]) -> Any:
     reply = ask()
     return reply if reply[0] == 200 else None

@@ -69,12 +69,13 @@ def run_processes(arguments: list[str], count: int, health: str | None) -> int:
         return {"ok": all(child["ok"] for child in found), "processes": found}
 
     server = None if health is None else HealthServer(health, state)
-    stopping, failures = False, 0
+    stopping, failures, sent = False, 0, {0}
     try:
         while any(child.process.poll() is None for child in children) or not stopping:
             try:
                 number = signals.get(timeout=0.1)
                 stopping = True
+                sent.add(-number)
                 for child in children:
                     child.process.send_signal(number)
             except queue.Empty:
@@ -89,7 +90,9 @@ def run_processes(arguments: list[str], count: int, health: str | None) -> int:
                         child.close()
                         time.sleep(min(0.1 * 2**failures, 5.0))
                         children[index] = Child(arguments)
-        return max((abs(int(child.process.returncode or 0)) for child in children), default=0)
+        # A child that was still starting has ended by the signal itself, without having begun a task.
+        codes = [int(child.process.returncode or 0) for child in children]
+        return max((abs(code) for code in codes if code not in sent), default=0)
     finally:
         for child in children:
             child.close()
