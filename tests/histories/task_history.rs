@@ -9,7 +9,8 @@
 //! * A window of UNIQUE lasts as long as its time or its task says. Until then there is one task with its
 //!   id, and with LAST one more that is held.
 //! * `taskmoved:` names exactly the tasks that have moved, `taskmarks:` those that have a mark, and a task
-//!   is held exactly while the one before it lives.
+//!   is held exactly while the one before it lives. What a plain client has deleted is forgotten later, by
+//!   the sweep.
 
 use crate::check::{after, word};
 use crate::support::Command;
@@ -96,6 +97,8 @@ struct Task {
     was_delivered: bool,
     /// Whether it was a dead letter: if it is redriven, it has no mark and no window.
     has_died: bool,
+    /// Whether a plain client has deleted it.
+    was_deleted: bool,
 }
 
 /// How a task ended whose payload has disappeared.
@@ -105,6 +108,8 @@ pub enum End {
     Done,
     /// It was cancelled.
     Cancelled,
+    /// A plain client has deleted it.
+    Deleted,
     /// A later one took its place.
     Replaced,
 }
@@ -154,6 +159,8 @@ struct Transaction {
     payloads: BTreeSet<String>,
     /// The tasks that it may cancel.
     cancelling: BTreeSet<Name>,
+    /// The tasks that it may delete, as a plain client does.
+    deleting: BTreeSet<Name>,
 }
 
 fn text(arg: &[u8]) -> String {
@@ -272,9 +279,11 @@ impl TaskHistory {
             "HSET" | "HDEL" if prefix == "taskmoved" || prefix == "taskmarks" => {
                 self.follow(prefix == "taskmoved", &queue, command);
             }
-            "SET" if key == "cancelling" => {
+            "SET" if key == "cancelling" || key == "deleting" => {
                 let (queue, id) = word(command, 2).split_once('/').expect("a queue and an id");
-                self.transaction.cancelling.insert((queue.to_owned(), id.to_owned()));
+                let Transaction { cancelling, deleting, .. } = &mut self.transaction;
+                let intended = if key == "deleting" { deleting } else { cancelling };
+                intended.insert((queue.to_owned(), id.to_owned()));
             }
             "SET" if prefix.starts_with("unique") => self.open(&queue, command),
             "DEL" | "UNLINK" if prefix.starts_with("unique") => {
@@ -394,21 +403,26 @@ impl TaskHistory {
     /// Checks what has changed in the transaction that ends with a command.
     #[track_caller]
     fn check(&mut self, command: &Command) {
-        let Transaction { tasks, payloads, cancelling } = std::mem::take(&mut self.transaction);
-        for payload in payloads {
-            self.check_payload(&payload, &cancelling, command);
+        let changed = std::mem::take(&mut self.transaction);
+        let tasks = &changed.tasks;
+        for payload in &changed.payloads {
+            self.check_payload(payload, &changed, command);
         }
-        for name in &tasks {
+        for name in tasks.intersection(&changed.deleting) {
+            let task = self.tasks.get_mut(name).expect("a known task");
+            task.was_deleted = task.copies.is_empty();
+        }
+        for name in tasks {
             self.list(name);
         }
-        for name in &tasks {
+        for name in tasks {
             self.check_task(name, command);
         }
     }
 
     /// Checks what has become of a payload.
     #[track_caller]
-    fn check_payload(&mut self, payload: &str, cancelling: &BTreeSet<Name>, command: &Command) {
+    fn check_payload(&mut self, payload: &str, changed: &Transaction, command: &Command) {
         let found = &self.payloads[payload];
         if found.copies > 0 {
             return;
@@ -422,8 +436,10 @@ impl TaskHistory {
             End::Replaced
         } else if self.done.contains(payload) {
             End::Done
-        } else if cancelling.contains(&found.task) {
+        } else if changed.cancelling.contains(&found.task) {
             End::Cancelled
+        } else if changed.deleting.contains(&found.task) {
+            End::Deleted
         } else {
             panic!("{payload} of {:?} disappears before it is done: {command}", found.task);
         };
@@ -457,6 +473,10 @@ impl TaskHistory {
         let Some(task) = self.tasks.get(name) else {
             panic!("{name:?} is unknown: {command}");
         };
+        if task.was_deleted {
+            assert!(task.copies.is_empty(), "{name:?} comes back: {command}");
+            return;
+        }
         assert!(task.copies.len() <= 1, "copies of {name:?}, {:?}: {command}", task.copies);
         let copy = task.copies.first().map(|copy| &self.copies[copy]);
         let copy = copy.filter(|copy| copy.place != Place::Dead);
@@ -468,10 +488,16 @@ impl TaskHistory {
         }
         if let Some(Place::Held(before)) = copy.map(|copy| &copy.place) {
             let before = (queue.clone(), before.clone());
-            let before = self.tasks.get(&before).and_then(|task| task.copies.first());
-            let place = before.map(|copy| &self.copies[copy].place);
+            let before = self.tasks.get(&before);
+            let was_deleted = before.is_some_and(|before| before.was_deleted);
+            let copy = before.and_then(|task| task.copies.first());
+            let place = copy.map(|copy| &self.copies[copy].place);
             let lives = matches!(place, Some(Place::Ready | Place::Delayed));
-            assert!(lives, "{name:?} is held, though {before:?} has ended: {command}");
+            let before = &before.map(|task| &task.copies);
+            assert!(
+                lives || was_deleted,
+                "{name:?} is held, though {before:?} has ended: {command}"
+            );
         }
         let has_mark = self.marks.contains_key(name);
         let Some((unique, mode)) = &task.unique else {

@@ -125,7 +125,7 @@ impl World<'_> {
             self.client().is_some_and(|client| client.try_send_raw(request.as_bytes()).is_ok());
         let Some(client) = self.client.take().filter(|_| sent) else { return };
         let mut worker = Command::new("cat");
-        worker.stdin(client.into_socket()).stdout(Stdio::null());
+        worker.stdin(client.into_socket()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut worker = spawn(worker).expect("start a process");
         thread::sleep(Duration::from_millis(self.random.below(40) as u64));
         worker.kill().expect("kill");
