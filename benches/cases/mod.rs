@@ -3,6 +3,7 @@
 
 pub mod bystander;
 pub mod cache;
+pub mod footprint;
 pub mod lock;
 pub mod lock_waiting;
 pub mod stampede;
@@ -55,8 +56,15 @@ pub fn studies() -> impl Iterator<Item = &'static Study> {
         task::cycle::STUDIES,
         task::timing::STUDIES,
         task::large::STUDIES,
+        footprint::STUDIES,
     ];
     studies.into_iter().flatten()
+}
+
+/// The memory that the server and the module have allocated, in bytes.
+fn used_memory(lab: &mut Lab) -> f64 {
+    let used = lab.client.info("memory", "used_memory").expect("INFO has used_memory");
+    used.parse().expect("a number")
 }
 
 /// Keeps the name of a group in its first row only.

@@ -1,9 +1,9 @@
 //! A second module for the bench: `RELAY command arg ...` runs a command of the server and forwards its
-//! reply, with as little work as a module can. It shows how much of the cost of a command of a module
-//! is the server's.
+//! reply, with as little work as a module can. `RELAY.WAIT key` blocks its client for good. They show how
+//! much of the cost of a module is the server's.
 
 use redis_module::raw;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 
 type Ctx = *mut raw::RedisModuleCtx;
@@ -41,6 +41,22 @@ unsafe extern "C" fn relay(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
     raw::REDISMODULE_OK as c_int
 }
 
+unsafe extern "C" fn goes_on(_ctx: Ctx, _argv: Argv, _argc: c_int) -> c_int {
+    raw::REDISMODULE_ERR as c_int
+}
+
+unsafe extern "C" fn free(_ctx: Ctx, _data: *mut c_void) {}
+
+unsafe extern "C" fn wait(ctx: Ctx, argv: Argv, _argc: c_int) -> c_int {
+    // SAFETY: the server gives two valid arguments and a valid context.
+    unsafe {
+        let block = raw::RedisModule_BlockClientOnKeys.unwrap();
+        let (ready, none) = (Some(goes_on as _), ptr::null_mut());
+        block(ctx, ready, ready, Some(free), 0, argv.add(1), 1, none);
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
 /// Called by the server when it loads the module.
 ///
 /// # Safety
@@ -55,6 +71,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, _argv: Argv, _argc: c_int)
             return raw::REDISMODULE_ERR as c_int;
         }
         let (create, flags) = (raw::RedisModule_CreateCommand.unwrap(), c"write fast".as_ptr());
+        create(ctx, c"relay.wait".as_ptr(), Some(wait), flags, 0, 0, 0);
         create(ctx, c"relay".as_ptr(), Some(relay), flags, 0, 0, 0)
     }
 }

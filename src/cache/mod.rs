@@ -11,14 +11,14 @@
 //! [`rules`] decides, [`store`] reads and writes the keys, [`value`] reads the bytes of a value,
 //! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
 //! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
-//! out), [`long`] (which values were long), [`ties`] (loads that end with the connection of the loader)
+//! out), [`guesses`] (which values were long or absent), [`ties`] (loads that end with the connection of the loader)
 //! and [`stats`].
 
 pub mod commands;
 mod fills;
 mod foreign;
+mod guesses;
 mod line;
-mod long;
 mod rules;
 mod stats;
 mod store;
@@ -38,7 +38,7 @@ use crate::stats::{Recent, counters};
 use crate::time::{Millis, Moment};
 use crate::waiting::Queue;
 use fills::Fills;
-use long::LongValues;
+use guesses::Guesses;
 use rules::Token;
 use stats::Record;
 use std::cell::Cell;
@@ -62,7 +62,7 @@ pub struct Cache {
     queue: Queue<Self>,
     tokens: TokenTable,
     fills: Fills,
-    long: LongValues,
+    guesses: Guesses,
     records: Recent<Record>,
     counters: Counters,
     /// The highest token that this process has given out: no two leases share a token.
@@ -120,7 +120,7 @@ impl Family for Cache {
             queue: Queue::new(on_fire, wave_bytes, interest),
             tokens: TokenTable::new(unix_us(), interest),
             fills: Fills::default(),
-            long: LongValues::default(),
+            guesses: Guesses::default(),
             records: Recent::default(),
             counters: Counters::default(),
             last_token: Cell::new(0),

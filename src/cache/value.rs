@@ -3,11 +3,12 @@
 //! inner command.
 
 use super::RECORD;
-use super::long::LongValues;
+use super::guesses::{Guess, Guesses};
 use crate::error::Error;
 use crate::names;
 use crate::server::{Mode, OwnedStr, Reply, Server, Str, Type};
 use crate::time::Millis;
+use std::cell::Cell;
 
 /// The longest string that can have a compact form.
 const COMPACT: usize = 128;
@@ -58,29 +59,30 @@ pub fn untracked<'s>(
 }
 
 /// Like [`untracked`], for a `readonly` command, for which the server registers its client in any case.
-/// `long` guesses whether the value is long, and learns.
 pub fn tracked<'s>(
     server: &'s Server,
     key: Str<'s>,
-    long: &LongValues,
+    guesses: &Guesses,
 ) -> Result<Option<Reply<'s>>, Error> {
-    let name = key.bytes();
-    if long.contains(name) {
+    let guess = guesses.of(key.bytes());
+    let found = |found| guess.into_iter().for_each(|guess| guess.set(found));
+    let guess = guess.map_or(Guess::Short, Cell::get);
+    // Where an inner command may follow, the look does not count as a read.
+    if guess == Guess::Long || guess == Guess::Absent && !server.peek_key(key).exists() {
         let value = server.read_key(key);
         match value.kind() {
             Type::String if value.len() > COMPACT => return Ok(Some(Reply::Value(value))),
-            Type::String => long.set(name, false),
+            Type::String => found(Guess::Short),
             Type::Absent => return Ok(None),
             Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
         }
     }
     let value = server.call(c"GET", Mode::ReadForward, &[key])?;
     if value.root().is_null() {
+        found(Guess::Absent);
         return Ok(None);
     }
-    if value.root().bytes().len() > COMPACT {
-        long.set(name, true);
-    }
+    found(if value.root().bytes().len() > COMPACT { Guess::Long } else { Guess::Short });
     Ok(Some(Reply::Forward(value)))
 }
 

@@ -1,7 +1,7 @@
 //! Large numbers: the memory that a million tasks leave behind, and the latency of unrelated clients
 //! beside a million delayed tasks or a hundred thousand expired leases.
 
-use super::super::Study;
+use super::super::{Study, used_memory};
 use super::cycle::Style;
 use super::{empty_stream, payload, publish_delayed, task_in, thousands};
 use crate::latency::{Sleeper, micros, millis, tail};
@@ -158,12 +158,6 @@ fn send_all(
         })
     });
     ids.collect()
-}
-
-/// The memory that the server and the module have allocated.
-fn used_memory(lab: &mut Lab) -> f64 {
-    let used = lab.client.info("memory", "used_memory").expect("INFO has used_memory");
-    used.parse().expect("a number")
 }
 
 fn resident_kib(server: &Server) -> f64 {
