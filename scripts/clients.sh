@@ -2,15 +2,17 @@
 # Installs the libraries that the code in docs/, the packages in clients/ and their tests need, where Python and Node are.
 # They go to the cache directory, outside this checkout. Without a library, the tests that need it are skipped; with
 # CI=true, a failed installation is an error.
-# Usage: scripts/clients.sh [python|node]      (default: both)
+# Usage: scripts/clients.sh [python|node|peers]      (default: python and node; peers: for scripts/python.sh bars)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 # What clients/python needs, what it is built and tested with, and the libraries that the pages and the examples use.
 python_packages=(redis cronsim valkey hatchling build unasyncd mypy opentelemetry-sdk
-  pytest pytest-xdist pytest-timeout pytest-rerunfailures celery fastapi uvicorn httpx django gunicorn)
+  pytest pytest-xdist pytest-timeout pytest-rerunfailures trustme celery fastapi uvicorn httpx django gunicorn)
 node_packages=(redis ioredis bullmq)
+# Other queues for Python, which may need other versions of redis-py.
+peer_packages=('celery[redis]' 'dramatiq[redis]' taskiq taskiq-redis)
 
 # Package registries are sometimes slow to answer.
 retry() { "$@" || { sleep 5 && "$@"; } || { sleep 15 && "$@"; }; }
@@ -37,11 +39,14 @@ install_python() {
   python3 -m venv "$1" && retry "$1/bin/python" -m pip install --quiet "${@:2}"
 }
 
+install_peers() { install_python "$@"; }
+
 install_node() {
   retry npm install --prefix "$1" --no-audit --no-fund --loglevel error "${@:2}"
 }
 
 wants() { [[ ${which:-$1} == "$1" ]]; }
 which=${1:-}
+if [[ $which == peers ]]; then once peers "${peer_packages[@]}"; fi
 if wants python && have python3; then once python "${python_packages[@]}"; fi
 if wants node && have node && have npm; then once node "${node_packages[@]}"; fi

@@ -4,7 +4,7 @@
 #        scripts/python.sh lint               generated code is fresh, mypy strict, sizes
 #        scripts/python.sh build              wheel and sdist, installed into the environment of scripts/clients.sh
 #        scripts/python.sh test [SERVER...]   the tests of the package and of examples/python, with the built wheel
-#        scripts/python.sh bars [TASKS]       measures; fails if a bar is missed
+#        scripts/python.sh bars [TASKS]       measures, beside other queues; fails if a bar is missed
 #        scripts/python.sh generate           makes corral_client/_sync from corral_client/_aio
 # Needs Python 3.11 or later. Without it, this says so and does nothing; with CI=true, that is an error.
 set -euo pipefail
@@ -81,8 +81,9 @@ case ${1:-} in
     ;;
   bars)
     need_module
+    "$scripts/clients.sh" peers
     build
-    SERVER=$server CORRAL_MODULE=$module "$bin/python" "$root/scripts/python_bars.py" "${@:2}"
+    SERVER=$server CORRAL_MODULE=$module CORRAL_PEERS=$clients/peers/bin "$bin/python" "$root/scripts/python_bars.py" "${@:2}"
     ;;
   generate)
     cd "$package"

@@ -112,6 +112,25 @@ def test_fastapi(programs: Programs) -> None:
     eventually(lambda: programs.server.client.info("clients")["blocked_clients"] == 0, "nothing waits")
 
 
+def test_uvicorn_stops_while_tasks_run(programs: Programs) -> None:
+    """Those that run are finished, the others are left to the next process, and none is left with this one."""
+    port = free_port()
+    web = programs.start("-m", "uvicorn", "web:app", "--port", str(port))
+    eventually(lambda: ask(port, "/thumbnails") == [], "the web server answers")
+    with Corral.from_url(programs.server.url) as corral:
+        queue = corral.queue("thumbnails")
+        for number in range(500):
+            queue.publish("thumbnail", {"article_id": number})
+        eventually(lambda: ask(port, "/thumbnails"), "tasks run")
+        web.send_signal(signal.SIGTERM)
+        assert web.wait(timeout=PATIENCE_S) in (0, -signal.SIGTERM)
+        info = queue.info()
+        assert 0 < info["length"] < 500 and info["delayed"] == info["dead"] == 0
+        assert programs.server.client.xpending("thumbnails", "workers")["pending"] == 0
+        # What was given back was no try.
+        assert all(fields[b"retry_count"] == b"0" for _, fields in programs.server.client.xrange("thumbnails"))
+
+
 def test_django(programs: Programs) -> None:
     port = free_port()
     programs.start("orders.py", "runserver", "--noreload", str(port))

@@ -8,8 +8,10 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Backend, Server, eventually
-from corral_client import Corral, FeatureMissing, PublishUnknown, QueueFull, ServerUnreachable, Task, Unique, Worker
+from canceling import canceled_at
+from conftest import Backend, Server, eventually, idle
+from corral_client import Corral, PublishUnknown, QueueFull, ServerUnreachable, Task, Unique, Worker
+from corral_client import asyncio as corral_asyncio
 
 
 def define(corral: Corral, seen: list[Any] | None = None) -> Any:
@@ -41,21 +43,9 @@ def test_options_of_a_task(backend: Backend) -> None:
     assert queue.cancel(one) == 1 and queue.state(one) is None
 
 
-def without(backend: Backend, option: str, task: Any) -> bool:
-    """A server without an option says so, and nothing is published."""
-    if backend.corral._hubs.get().features().has("TASK.PUBLISH", option):
-        return False
-    with pytest.raises(FeatureMissing, match=option):
-        task.publish(to="ann")
-    assert info(backend)["length"] == 0
-    return True
-
-
 def test_unique_until_done_ends_with_the_task(backend: Backend) -> None:
     welcome = define(backend.corral)
     unique = welcome.options(unique=Unique("welcome:7", "1h", until="done"))
-    if without(backend, "UNTIL", unique):
-        return
     first = unique.publish(to="ann")
     assert unique.publish(to="ann") == first
     with Worker([backend.corral.queue("mail")]):
@@ -67,13 +57,60 @@ def test_the_last_of_several_counts(backend: Backend) -> None:
     seen: list[Any] = []
     welcome = define(backend.corral, seen)
     last = welcome.options(unique=Unique("welcome:7", "1h", until="start", last=True))
-    if without(backend, "UNTIL", last):
-        return
     for to in ("ann", "bob", "eve"):
         last.publish(to=to)
     with Worker([backend.corral.queue("mail")]):
         eventually(lambda: info(backend)["length"] == 0, "done")
     assert [to for to, _ in seen] == ["eve"]
+
+
+def test_the_last_one_that_is_published_while_the_task_runs_is_held_until_it_is_done(backend: Backend) -> None:
+    mail, seen, go, begun = backend.corral.queue("mail"), [], threading.Event(), threading.Event()
+
+    @mail.task()
+    def index(task: Task, version: int) -> None:
+        seen.append(version)
+        begun.set()
+        assert go.wait(60)
+
+    latest = index.options(unique=Unique("index", "1h", until="done", last=True))
+    first = latest.publish(version=1)
+    with Worker([mail], concurrency=4):
+        assert begun.wait(60)
+        held = [latest.publish(version=version) for version in (2, 3, 4)]
+        assert len({first, *held}) == 2
+        state = mail.state(held[-1])
+        assert state is not None and state["state"] == "held"
+        assert index.options(unique=Unique("index", "1h", until="done")).publish(version=5) == held[-1]
+        assert seen == [1]
+        go.set()
+        eventually(lambda: idle(backend.corral, "mail"), "done")
+    assert seen == [1, 4]
+    assert latest.publish(version=5) not in (first, *held), "the window has ended with the task"
+
+
+def test_one_that_is_published_last_after_the_task_has_ended_is_a_new_one(backend: Backend) -> None:
+    seen: list[Any] = []
+    last = define(backend.corral, seen).options(unique=Unique("welcome:7", "1h", last=True))
+    with Worker([backend.corral.queue("mail")]):
+        ids = []
+        for to in ("ann", "bob"):
+            ids.append(last.publish(to=to))
+            eventually(lambda: idle(backend.corral, "mail"), "done")
+    assert len(set(ids)) == 2 and [to for to, _ in seen] == ["ann", "bob"]
+
+
+def test_the_window_of_a_unique_task_outlives_it(backend: Backend) -> None:
+    seen: list[Any] = []
+    once = define(backend.corral, seen).options(unique=Unique("welcome:7", "400ms"))
+    first = once.publish(to="ann")
+    with Worker([backend.corral.queue("mail")]):
+        eventually(lambda: idle(backend.corral, "mail"), "done")
+        assert once.publish(to="ann") == first
+        backend.advance(0.5)
+        assert once.publish(to="bob") != first
+        eventually(lambda: idle(backend.corral, "mail"), "done")
+    assert [to for to, _ in seen] == ["ann", "bob"]
 
 
 def test_a_task_that_has_expired_is_not_run(backend: Backend) -> None:
@@ -164,6 +201,29 @@ def test_a_lost_reply_is_an_unknown_outcome_and_is_not_repeated(server: Server) 
         threading.Timer(0.15, lambda: setattr(proxy, "silent", False)).start()
         assert welcome.options(**options).publish(to="eve")
         assert server.client.xlen("mail") == before + 1
+
+
+def test_a_publish_that_is_canceled_at_any_step_leaves_no_reply_for_the_next_command(server: Server) -> None:
+    """And it has published its task once, or not at all."""
+
+    async def work() -> None:
+        corral = corral_asyncio.Corral.from_url(server.url)
+        queue = corral.queue("mail")
+        try:
+            await queue.publish("welcome", {"to": "ann"})
+        finally:
+            # On the same event loop, with the connections that the canceled call has left.
+            info = await queue.info()
+            assert info["length"] == server.client.xlen("mail")
+            assert await corral.cache.get_or_load("key", lambda: 1, ttl=60) == 1
+            await corral.close()
+
+    steps, before = 0, {client["id"] for client in server.clients()}
+    while canceled_at(steps + 1, work):
+        steps += 1
+    assert steps > 4
+    assert server.client.xlen("mail") <= steps + 1
+    eventually(lambda: {client["id"] for client in server.clients()} <= before, "no connection is left")
 
 
 def test_what_was_not_sent_was_certainly_not_published(own_server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import redis
 import redis.asyncio
 import redis.cluster
 import redis.sentinel
-from conftest import MODULE, SERVERS, Server, eventually, eventually_async, idle
+from conftest import MODULE, PATIENCE_S, SERVERS, Server, eventually, eventually_async, idle
 from corral_client import Corral, Task, Worker
 from corral_client import asyncio as corral_asyncio
 from corral_client._driver import slot_of
@@ -149,7 +150,7 @@ def test_a_cluster(cluster: list[Server]) -> None:
 
 
 def test_a_slot_that_moves(cluster: list[Server]) -> None:
-    """The known node answers MOVED, and the new one is asked."""
+    """While its keys move one by one, tasks are published and run; then the known node answers MOVED."""
     corral = Corral(redis.cluster.RedisCluster(host="127.0.0.1", port=cluster[0].port))
     work, seen = seen_by(corral, "moving")
     slot = slot_of(b"moving")
@@ -159,19 +160,33 @@ def test_a_slot_that_moves(cluster: list[Server]) -> None:
     ))
     target = next(node for node in cluster if node is not source)
     ids = {node.port: node.client.execute_command("CLUSTER", "MYID").decode() for node in cluster}
+    published, moved, errors = [0], threading.Event(), []
+
+    def publish() -> None:
+        try:
+            while not moved.is_set() or published[0] < 200:
+                work.options(retry=True).publish(number=published[0])
+                published[0] += 1
+        except Exception as error:
+            errors.append(error)
+
     worker = Worker([corral.queue("moving")])
     with worker:
-        work.publish(number=1)
-        eventually(lambda: seen == [1], "before")
-        eventually(lambda: worker.health()["unacknowledged"] == 0 and not corral.queue("moving").info()["length"], "done")
+        publisher = threading.Thread(target=publish, daemon=True)
+        publisher.start()
+        eventually(lambda: len(seen) > 20, "before")
         target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
         source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
-        while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
+        while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
             source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         for node in (target, source, *cluster):
             node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
-        work.publish(number=2)
-        eventually(lambda: seen == [1, 2], "after")
+        moved.set()
+        publisher.join(PATIENCE_S)
+        assert not errors and not publisher.is_alive(), errors
+        eventually(lambda: set(seen) == set(range(published[0])), "all have run")
+    assert not target.client.exists("dead:{moving}")
+    corral.close()
 
 
 @pytest.fixture

@@ -127,12 +127,19 @@ class Tasks:
                     entry.unique, entry.until = old.unique, old.until
                     self._add(stream, entry)
                     return mark[0]
+        for predecessor, old in stream.held.items():
+            if old.id == mark[0]:
+                entry.id, entry.unique, entry.until = old.id, old.unique, old.until
+                stream.held[predecessor] = entry
+                return entry.id
         for old in stream.leased.values():
             if old.original == mark[0]:
-                entry.id = stream.held[mark[0]].id if mark[0] in stream.held else self._new_id(entry.priority)
+                entry.id, entry.unique, entry.until = self._new_id(entry.priority), old.unique, old.until
                 stream.held[mark[0]] = entry
+                # From now on, the window is that of the successor.
+                stream.marks[found["UNIQUE"]] = (entry.id, mark[1])
                 return entry.id
-        return mark[0]
+        return None
 
     def _add(self, stream: Stream, entry: Entry) -> None:
         """Into the queue, or among the delayed tasks."""
@@ -296,7 +303,8 @@ class Tasks:
     def _state(self, call: Call) -> Any:
         stream = self.stream(call.words[1])
         self.settle(stream)
-        places = [(b"ready", stream.ready), (b"delayed", stream.delayed), (b"leased", list(stream.leased.values()))]
+        places = [(b"ready", stream.ready), (b"delayed", stream.delayed), (b"leased", list(stream.leased.values())),
+                  (b"held", list(stream.held.values()))]
         for state, entries in places:
             for entry in entries:
                 if call.words[2] in (entry.id, entry.original):
