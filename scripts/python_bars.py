@@ -1,8 +1,8 @@
-"""Measures what the package for Python promises, on a server of its own. Takes about two minutes.
+"""Measures what the package for Python promises, on a server of its own. Takes about four minutes.
 
 Usage: scripts/python.sh bars [TASKS]     exits with 1 if a bar is missed
-The server time of a task is that of all commands, from INFO commandstats. Celery is measured if scripts/clients.sh has
-installed it.
+The server time of a task is the processor time of the server, with its system calls. The rounds alternate. Other queues
+are measured with their defaults, if scripts/clients.sh could install them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from corral_client import asyncio as corral_asyncio
 from corral_client.pytest_plugin import start_server
 
 SECONDS = 120.0
+ROUNDS = 3
 missed: list[str] = []
 
 
@@ -46,24 +48,36 @@ def wait(condition: Callable[[], bool]) -> None:
 
 
 class Measured:
-    """The server time per task, and tasks per second."""
+    """The processor time of the server per task, and tasks per second."""
 
     def __init__(self, client: redis.Redis, count: int) -> None:
         self._client, self._count = client, count
 
+    def _cpu(self) -> float:
+        used = self._client.info("cpu")
+        return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
     def __enter__(self) -> Measured:
         self._client.config_resetstat()
-        self._began = time.monotonic()
+        self._used, self._began = self._cpu(), time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.rate = self._count / (time.monotonic() - self._began)
+        self.micros = (self._cpu() - self._used) * 1e6 / self._count
         stats = self._client.info("commandstats")
-        mine = ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_llen", "cmdstat_hlen")
-        self.micros = sum(one["usec"] for name, one in stats.items() if name not in mine) / self._count
+        calls = {name.removeprefix("cmdstat_"): one["calls"] / self._count for name, one in stats.items()}
+        mine = ("info", "config|resetstat", "llen", "hlen")
+        self.calls = {name: often for name, often in calls.items() if often >= 0.005 and name not in mine}
 
-    def show(self, name: str) -> None:
-        print(f"  {name:24} {self.micros:6.1f} us of the server per task, {self.rate:7.0f} tasks/s", flush=True)
+
+def median(name: str, rounds: list[Measured]) -> float:
+    """Prints the medians, and the calls of commands per task, also of those within others. Returns the server time."""
+    micros = statistics.median(one.micros for one in rounds)
+    rate = statistics.median(one.rate for one in rounds)
+    print(f"  {name:24} {micros:6.1f} us of the server per task, {rate:7.0f} tasks/s", flush=True)
+    print("    " + ", ".join(f"{often:.2f} {name}" for name, often in sorted(rounds[-1].calls.items(), key=lambda one: -one[1])))
+    return micros
 
 
 def fill(client: redis.Redis, count: int) -> None:
@@ -74,7 +88,7 @@ def fill(client: redis.Redis, count: int) -> None:
     pipe.execute()
 
 
-def bare_loop(client: redis.Redis, count: int) -> Measured:
+def bare_loop(url: str, client: redis.Redis, count: int) -> Measured:
     fill(client, count)
     with Measured(client, count) as measured:
         for _ in range(count):
@@ -115,24 +129,71 @@ def coroutines(url: str, client: redis.Redis, count: int) -> Measured:
     return asyncio.run(main())
 
 
-def celery(url: str, client: redis.Redis, count: int, directory: str) -> Measured | None:
-    python = os.environ.get("CORRAL_PYTHON", "")
-    if not python or subprocess.run([python, "-c", "import celery"], capture_output=True, check=False).returncode:
-        print("  Celery is not installed")
-        return None
-    (Path(directory) / "peer.py").write_text(
-        f"from celery import Celery\napp = Celery(broker={url!r})\napp.conf.task_ignore_result = True\n"
-        "app.conf.task_acks_late = True\n@app.task\ndef quick(number): pass\n"
-        f"def fill():\n    for number in range({count}): quick.delay(number)\n"
-    )
-    client.flushall()
-    subprocess.run([python, "-c", "import peer; peer.fill()"], cwd=directory, check=True)
-    with Measured(client, count) as measured:
-        command = [python, "-m", "celery", "-A", "peer", "worker", "-c", "8", "-P", "threads", "--loglevel", "ERROR"]
-        worker = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait(lambda: client.llen("celery") == 0 and client.hlen("unacked") == 0)
-    worker.terminate()
-    worker.wait()
+# Each program has `fill`, and a worker that writes one byte per task.
+PEERS = {
+    "Celery, 8 threads": (
+        """
+from celery import Celery
+app = Celery(broker=URL)
+app.conf.task_ignore_result, app.conf.task_acks_late = True, True
+@app.task
+def quick(number): done()
+def fill(count):
+    for number in range(count): quick.delay(number)
+""",
+        ["celery", "-A", "peer", "worker", "-c", "8", "-P", "threads", "--loglevel", "ERROR"],
+    ),
+    "Dramatiq, 8 threads": (
+        """
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+dramatiq.set_broker(RedisBroker(url=URL))
+@dramatiq.actor
+def quick(number): done()
+def fill(count):
+    for number in range(count): quick.send(number)
+""",
+        ["dramatiq", "peer", "--processes", "1", "--threads", "8"],
+    ),
+    "Taskiq, asyncio": (
+        """
+import asyncio
+from taskiq_redis import RedisStreamBroker
+broker = RedisStreamBroker(url=URL)
+@broker.task
+async def quick(number): done()
+def fill(count):
+    async def main():
+        await broker.startup()
+        for number in range(count): await quick.kiq(number)
+        await broker.shutdown()
+    asyncio.run(main())
+""",
+        ["taskiq", "worker", "peer:broker", "--workers", "1", "--max-async-tasks", "64", "--log-level", "ERROR"],
+    ),
+}
+
+
+def peer(name: str, url: str, client: redis.Redis, count: int) -> Measured:
+    program, worker = PEERS[name]
+    place = Path(os.environ["CORRAL_PEERS"])
+    with tempfile.TemporaryDirectory() as directory:
+        ready, log = Path(directory) / "done", open(Path(directory) / "log", "wb")
+        head = f"import os\nURL = {url!r}\ndescriptor = os.open({str(ready)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        head += "def done(): os.write(descriptor, b'.')\n"
+        (Path(directory) / "peer.py").write_text(head + program)
+        client.flushall()
+        fill = f"import peer; peer.fill({count})"
+        subprocess.run([place / "python", "-c", fill], cwd=directory, check=True, stdout=log, stderr=log)
+        with Measured(client, count) as measured:
+            # In a session of its own: it starts processes, which end with it.
+            process = subprocess.Popen(
+                [place / "python", "-m", *worker], cwd=directory, stdout=log, stderr=log, start_new_session=True
+            )
+            wait(lambda: ready.stat().st_size >= count)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
     return measured
 
 
@@ -243,16 +304,23 @@ def main() -> int:
         server, port = start_server(program, module, directory)
         url, client = f"redis://127.0.0.1:{port}", redis.Redis(port=port, protocol=2)
         try:
-            print(f"{count} tasks that do nothing")
-            bare, loop = bare_loop(client, count), coroutines(url, client, count)
-            bare.show("a bare loop")
-            threads(url, client, count).show("Worker, 8 threads")
-            loop.show("asyncio.Worker")
-            peer = celery(url, client, count, directory)
-            bar("asyncio.Worker beside a bare loop", loop.micros / bare.micros, 1 / 3)
-            if peer is not None:
-                peer.show("Celery, 8 threads")
-                bar("asyncio.Worker beside Celery", loop.micros / peer.micros, 1 / 4)
+            print(f"{count} tasks that do nothing, medians of {ROUNDS} rounds")
+            measures: dict[str, Callable[[], Measured]] = {
+                "a bare loop": lambda: bare_loop(url, client, count),
+                "Worker, 8 threads": lambda: threads(url, client, count),
+                "asyncio.Worker": lambda: coroutines(url, client, count),
+            }
+            for name in PEERS if Path(os.environ.get("CORRAL_PEERS", ""), "python").exists() else ():
+                measures[name] = lambda name=name: peer(name, url, client, count)
+            rounds: dict[str, list[Measured]] = {name: [] for name in measures}
+            for _ in range(ROUNDS):
+                for name, measure in measures.items():
+                    rounds[name].append(measure())
+            micros = {name: median(name, found) for name, found in rounds.items()}
+            bar("asyncio.Worker beside a bare loop", micros["asyncio.Worker"] / micros["a bare loop"], 1 / 3)
+            celery = micros.get("Celery, 8 threads")
+            if celery is not None:
+                bar("asyncio.Worker beside Celery", micros["asyncio.Worker"] / celery, 1 / 4)
             print("A backlog of 50 for 4 workers with 50 places each")
             backlog(url, client)
         finally:
