@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from canceling import canceled_at
-from conftest import Backend, eventually, eventually_async
-from corral_client import LoadFailed
+from conftest import Backend, Server, eventually, eventually_async
+from corral_client import Corral, LoadFailed
 from corral_client import asyncio as corral_asyncio
 
 
@@ -164,8 +164,6 @@ def test_a_failure_is_each_callers_own_exception_and_backs_off(backend: Backend)
 
 
 def test_another_process_waits_for_the_load(backend: Backend) -> None:
-    from corral_client import Corral
-
     other = Corral(backend.corral._hubs.driver, redis_timeout=60)
     source, never, values = Source("from the first"), Source(RuntimeError("a second load")), []
     source.go.clear()
@@ -182,15 +180,11 @@ def test_another_process_waits_for_the_load(backend: Backend) -> None:
     other.close()
 
 
-def test_the_lease_of_a_slow_load_is_renewed(backend: Backend) -> None:
-    if backend.server is None:
-        pytest.skip("the clock in memory stands still")
-    from corral_client import Corral
-
-    other, values = Corral.from_url(backend.server.url, redis_timeout=60), []
+def test_the_lease_of_a_slow_load_is_renewed(server: Server, corral: Corral) -> None:
+    other, values = Corral.from_url(server.url, redis_timeout=60), []
     source, never = Source("slow", 4.0), Source(RuntimeError("a second load"))
     first = threading.Thread(
-        target=lambda: values.append(backend.corral.cache.get_or_load("slow", source.load, ttl=60, lease="1500ms"))
+        target=lambda: values.append(corral.cache.get_or_load("slow", source.load, ttl=60, lease="1500ms"))
     )
     first.start()
     assert source.entered.wait(60)

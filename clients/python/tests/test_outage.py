@@ -7,14 +7,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Backend, Server, eventually
+from conftest import Server, eventually
 from corral_client import Corral, LoadRejected, ReplyError, ServerUnreachable
 from corral_client import asyncio as corral_asyncio
 from corral_client._breaker import LAST_BYTES, LAST_COUNT, LastValues
-from corral_client.testing import memory
+from corral_client.testing import Memory, memory
 
 #: Beyond the time for Redis: what a busy machine may add.
 SLACK_S = 5.0
@@ -49,10 +50,14 @@ def test_a_server_that_hangs_costs_the_time_for_redis_once(own_server: Server) -
         os.kill(own_server.process.pid, signal.SIGCONT)
 
 
-def test_four_loads_run_at_a_time_and_more_are_rejected(backend: Backend) -> None:
-    if backend.fake is None:
-        pytest.skip("the outage of a real server is tested above")
-    backend.fake.away()
+@pytest.fixture
+def fake() -> Iterator[Memory]:
+    with memory() as fake:
+        yield fake
+
+
+def test_four_loads_run_at_a_time_and_more_are_rejected(fake: Memory) -> None:
+    fake.away()
     go, entered, results = threading.Event(), threading.Semaphore(0), []
 
     def load() -> int:
@@ -61,7 +66,7 @@ def test_four_loads_run_at_a_time_and_more_are_rejected(backend: Backend) -> Non
         return 1
 
     def call(key: str) -> None:
-        results.append(backend.corral.cache.get_or_load(key, load, ttl=60))
+        results.append(fake.corral.cache.get_or_load(key, load, ttl=60))
 
     threads = [threading.Thread(target=call, args=(f"key:{index}",)) for index in range(4) for _ in range(5)]
     for thread in threads:
@@ -69,28 +74,26 @@ def test_four_loads_run_at_a_time_and_more_are_rejected(backend: Backend) -> Non
     for _ in range(4):
         assert entered.acquire(timeout=60)
     with pytest.raises(LoadRejected):
-        backend.corral.cache.get_or_load("key:4", load, ttl=60)
+        fake.corral.cache.get_or_load("key:4", load, ttl=60)
     go.set()
     for thread in threads:
         thread.join()
     assert results == [1] * 20, "single-flight holds without the server"
-    assert backend.corral.cache.get_or_load("key:4", load, ttl=60) == 1
-    backend.fake.away(False)
+    assert fake.corral.cache.get_or_load("key:4", load, ttl=60) == 1
+    fake.away(False)
 
 
-def test_the_breaker_does_not_ask_again_for_a_second(backend: Backend) -> None:
-    if backend.fake is None:
-        pytest.skip("counted in memory")
-    server = backend.fake.server
-    backend.corral.cache.get_or_load("first", lambda: 1, ttl=60)
-    backend.fake.away()
-    backend.corral.cache.get_or_load("second", lambda: 1, ttl=60)
-    backend.fake.away(False)
+def test_the_breaker_does_not_ask_again_for_a_second(fake: Memory) -> None:
+    server = fake.server
+    fake.corral.cache.get_or_load("first", lambda: 1, ttl=60)
+    fake.away()
+    fake.corral.cache.get_or_load("second", lambda: 1, ttl=60)
+    fake.away(False)
     asked = server.counts["CACHE.FETCH"]
-    backend.corral.cache.get_or_load("third", lambda: 1, ttl=60)
+    fake.corral.cache.get_or_load("third", lambda: 1, ttl=60)
     assert server.counts["CACHE.FETCH"] == asked
     eventually(
-        lambda: backend.corral.cache.get_or_load(f"key:{time.monotonic()}", lambda: 1, ttl=60)
+        lambda: fake.corral.cache.get_or_load(f"key:{time.monotonic()}", lambda: 1, ttl=60)
         and server.counts["CACHE.FETCH"] > asked,
         "the server is asked again",
     )

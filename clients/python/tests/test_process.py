@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE_S, Server, eventually
-from corral_client import Corral, FeatureMissing
+from corral_client import Corral
 from corral_client.pytest_plugin import free_port
 
 HERE = Path(__file__).parent
@@ -182,10 +182,6 @@ def with_numbers(queue: Any, numbers: range) -> None:
 def test_a_killed_worker_gives_its_task_back_at_once(app: App) -> None:
     """TIED: not after the lease of five minutes."""
     corral = Corral.from_url(app.server.url)
-    try:
-        corral._hubs.get().features().require("TASK.CONSUME", "TIED")
-    except FeatureMissing:
-        pytest.skip("no TIED")
     first = app.start("worker")
     app.await_waiting()
     corral.queue("work").publish("slow", {"seconds": 3})
