@@ -1,6 +1,6 @@
 # The tasks of this project; `make help` lists them. Anything longer than two lines is in scripts/.
 
-.PHONY: help build run test test-matrix test-python fuzz bench lint fmt demo clean
+.PHONY: help build run test test-matrix test-python test-node fuzz bench lint fmt demo clean
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test-matrix: build ## run the tests on Redis 7.0 to 8.10 and Valkey 8.0 to 9.1 (
 
 test-python: build ## check and test the package for Python (SERVER=/path/to/server)
 	scripts/python.sh all
+
+test-node: build ## check and test the package for Node (SERVER=/path/to/server)
+	scripts/node.sh all
 
 fuzz: build ## run random commands, then compare all data (SECONDS=60 SEED=n SERVER=/path/to/server)
 	cargo build --release --example fuzz

@@ -10,7 +10,8 @@ source "$(dirname "$0")/lib.sh"
 # What clients/python needs, what it is built and tested with, and the libraries that the pages and the examples use.
 python_packages=(redis cronsim valkey hatchling build unasyncd mypy opentelemetry-sdk
   pytest pytest-xdist pytest-timeout pytest-rerunfailures trustme celery fastapi uvicorn httpx django gunicorn)
-node_packages=(redis ioredis bullmq)
+# The same for clients/node is what its package-lock.json names.
+node_packages=("package-lock.json $(cksum <"$root/clients/node/package-lock.json" | cut -d ' ' -f 1)")
 # Other queues for Python, which may need other versions of redis-py.
 peer_packages=('celery[redis]' 'dramatiq[redis]' taskiq taskiq-redis)
 
@@ -42,7 +43,8 @@ install_python() {
 install_peers() { install_python "$@"; }
 
 install_node() {
-  retry npm install --prefix "$1" --no-audit --no-fund --loglevel error "${@:2}"
+  cp "$root"/clients/node/{package.json,package-lock.json,.npmrc} "$1"
+  retry npm ci --prefix "$1" --loglevel error
 }
 
 wants() { [[ ${which:-$1} == "$1" ]]; }

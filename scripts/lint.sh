@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the format and the lints of the Rust code, the package for Python if there is Python, and the scripts if there
-# is shellcheck.
+# Checks the format and the lints of the Rust code, the packages for Python and Node if these are installed, and the
+# scripts if there is shellcheck.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -9,6 +9,7 @@ cd "$root"
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 scripts/python.sh lint
+scripts/node.sh lint
 if have shellcheck; then
   shellcheck --external-sources scripts/*.sh .ci/run
 else

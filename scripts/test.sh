@@ -73,9 +73,10 @@ on_one_server() {
   fi
   run_tests "${files[@]}" || status=1
   scripts/test_all_modules.sh || status=1
-  # The package for Python, on the oldest and the newest server.
+  # The packages for Python and Node, on the oldest and the newest server.
   if [[ ${1:-} != quick ]] && is_one_of "${server_name:-redis-7.0}" redis-7.0 redis-8.10; then
     scripts/python.sh test || status=1
+    scripts/node.sh test || status=1
   fi
   return "$status"
 }

@@ -1,0 +1,83 @@
+// Which client library: that of the client, or for a URL the first that is installed.
+
+import { fromIoredis, optionsOf } from './ioredis.js';
+import { fromNodeRedis, parsed } from './node_redis.js';
+import type { Driver, Loose } from './driver.js';
+
+const NAMES = ['redis', '@redis/client', 'ioredis', 'iovalkey'] as const;
+type Name = (typeof NAMES)[number];
+type Class = new (options: Loose) => Loose;
+
+/** A library, or undefined if it is not installed. */
+async function load(name: Name): Promise<Loose | undefined> {
+  try {
+    // A literal for each, so that bundlers find them.
+    switch (name) {
+      case 'redis': return (await import('redis'));
+      case '@redis/client': return (await import('@redis/client'));
+      case 'ioredis': return (await import('ioredis'));
+      case 'iovalkey': return (await import('iovalkey'));
+    }
+  } catch (error) {
+    if (['ERR_MODULE_NOT_FOUND', 'MODULE_NOT_FOUND'].includes(String((error as Loose)['code']))) return undefined;
+    throw error;
+  }
+}
+
+const classOf = (library: Loose): Class => (library['Redis'] ?? library['default']?.Redis ?? library['default']) as Class;
+const createOf = (library: Loose): ((options: Loose) => Loose) => (library['createClient'] ?? library['default']?.createClient) as never;
+
+export async function fromUrl(url: string): Promise<Driver> {
+  const target = url.replace(/^valkey(s?):/, 'redis$1:');
+  for (const name of NAMES) {
+    const library = await load(name);
+    if (library === undefined) continue;
+    if (name === 'redis' || name === '@redis/client') {
+      const create = createOf(library);
+      return (await fromNodeRedis({ options: parsed(create, { url: target }) }, create)) as Driver;
+    }
+    const found = classOf(library);
+    return fromIoredis({ options: optionsOf(found, target) }, found);
+  }
+  throw new TypeError('to reach a server by its URL, install one of the packages redis, ioredis and iovalkey');
+}
+
+export function checkUrl(url: string): void {
+  if (!/^(redis|valkey)s?:\/\//.test(url)) throw new TypeError('the URL must begin with redis://, rediss://, valkey:// or valkeys://');
+}
+
+export async function fromClient(client: object): Promise<Driver> {
+  const given = client as Loose;
+  if (given['isCluster'] === true && Array.isArray(given['startupNodes'])) return fromIoredis(given, await classOfCluster(given));
+  if (typeof given['callBuffer'] === 'function' && given['options'] !== undefined) {
+    return fromIoredis(given, given['constructor'] as Class);
+  }
+  const found = typeof given['sendCommand'] === 'function' || typeof given['execute'] === 'function'
+    ? await fromNodeRedis(given, await creatorOf(given)) : undefined;
+  if (found === undefined) throw new TypeError('a URL, or a client of redis, ioredis or iovalkey, is expected');
+  return found;
+}
+
+/** A client of node-redis makes clients of its own version. */
+async function creatorOf(client: Loose): Promise<(options: Loose) => Loose> {
+  if (client['options'] !== undefined && typeof client['duplicate'] === 'function') {
+    const library = client['constructor'] as Class;
+    return (options) => new library(options);
+  }
+  for (const name of NAMES.slice(0, 2)) {
+    const library = await load(name);
+    if (library !== undefined) return createOf(library);
+  }
+  throw new TypeError('the package redis is not installed');
+}
+
+async function classOfCluster(cluster: Loose): Promise<Class> {
+  const [node] = cluster['nodes']() as Loose[];
+  if (node !== undefined) return node['constructor'] as Class;
+  for (const name of ['ioredis', 'iovalkey'] as const) {
+    const library = await load(name);
+    const kind: unknown = library?.['Cluster'] ?? library?.['default']?.Cluster;
+    if (library !== undefined && typeof kind === 'function' && cluster instanceof kind) return classOf(library);
+  }
+  throw new TypeError('the client library of this cluster was not found');
+}
