@@ -20,19 +20,31 @@ export interface Cached<A extends unknown[], T> {
 }
 
 export interface CachedOptions<A extends unknown[], T> extends CacheOptions<T> {
-  /** The parts of the key: `(id) => ['user', id]` is `user:7`. Or a template such as `user:{id}` over the first argument, an object. */
-  key: string | ((...args: A) => readonly KeyPart[]);
+  /** The parts of the key: `(id) => ['user', id]` is `user:7`. */
+  key: (...args: A) => readonly KeyPart[];
   /** Gets the arguments, and behind them a context. */
   load: (...args: [...A, LoadContext]) => T | Promise<T>;
 }
 
-export function cached<A extends unknown[], T>(cache: Cache, options: CachedOptions<A, T>, serializer: Serializer): Cached<A, T> {
+export interface TemplateOptions<P, T> extends CacheOptions<T> {
+  /** Such as `user:{id}` or `{{shop}}:user:{id}`, with fields of the argument of the loader, an object. */
+  key: string;
+  load: (values: P, context: LoadContext) => T | Promise<T>;
+}
+
+/** A loader without parameters has no argument. */
+export type Values<P> = unknown extends P ? [] : [values: P];
+
+type Options<A extends unknown[], T> = Omit<CachedOptions<A, T>, 'key'> & { key: string | CachedOptions<A, T>['key'] };
+
+export function cached<A extends unknown[], T>(cache: Cache, options: Options<A, T>, serializer: Serializer): Cached<A, T> {
   const { load } = options;
   const rules = new Rules(options, serializer);
   const key = keys(options.key);
   const run = (args: A, context: LoadContext): T | Promise<T> => {
     // The context is the last parameter also if optional arguments are missing.
-    const padded = [...args, ...new Array<undefined>(Math.max(load.length - 1 - args.length, 0)).fill(undefined)];
+    const parameters = Math.max(load.length - 1, typeof options.key === 'string' ? 1 : 0);
+    const padded = [...args, ...new Array<undefined>(Math.max(parameters - args.length, 0)).fill(undefined)];
     return load(...(padded as A), context);
   };
   const obtain = async (args: A, signal?: AbortSignal, fresh = false): Promise<Stored<T>> =>
@@ -50,7 +62,7 @@ export function cached<A extends unknown[], T>(cache: Cache, options: CachedOpti
   });
 }
 
-function keys<A extends unknown[]>(key: CachedOptions<A, unknown>['key']): (args: A) => string {
+function keys<A extends unknown[]>(key: Options<A, unknown>['key']): (args: A) => string {
   if (typeof key === 'function') return (args) => keyOf(key(...args));
   const template = new KeyTemplate(key);
   return (args) => {

@@ -1,7 +1,7 @@
 // The entrance: a Corral has the cache, the locks and the queues of one server.
 
 import { Cache } from './cache.js';
-import { cached, type Cached, type CachedOptions } from './cached.js';
+import { cached, type Cached, type CachedOptions, type TemplateOptions, type Values } from './cached.js';
 import type { Driver } from './drivers/driver.js';
 import { checkUrl, fromClient, fromUrl } from './drivers/resolve.js';
 import { Hub } from './hub.js';
@@ -59,8 +59,11 @@ export class Corral {
   }
 
   /** A function whose results are cached. */
-  cached<A extends unknown[], T>(options: CachedOptions<A, T>): Cached<A, T> {
-    return cached(this.cache, options, this.#serializer);
+  cached<A extends unknown[], T>(options: CachedOptions<A, T>): Cached<A, T>;
+  cached<P, T>(options: TemplateOptions<P, T>): Cached<Values<P>, T>;
+  // eslint-disable-next-line @typescript-eslint/no-explicit-any -- What both overloads have in common.
+  cached(options: any): any {
+    return cached(this.cache, options as CachedOptions<never[], unknown>, this.#serializer);
   }
 
   /**

@@ -19,11 +19,11 @@ export type ErrorCode =
 export class CorralError extends Error {
   readonly code: ErrorCode;
   /** The first word of an error reply, such as `WRONGTYPE`. */
-  readonly reply?: string;
+  declare readonly reply?: string;
   /** Whether a command whose reply is missing may have reached the server. */
-  readonly sent?: boolean;
+  declare readonly sent?: boolean;
   /** The tasks that `publishMany` added before the queue was full. */
-  readonly ids?: string[];
+  declare readonly ids?: string[];
 
   constructor(code: ErrorCode, message: string, details: ErrorOptions & Pick<CorralError, 'reply' | 'sent' | 'ids'> = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });

@@ -94,7 +94,9 @@ export class Engine {
     const queue = this.#queues.get(delivery.stream);
     if (queue === undefined || this.#fetcher.stopping) return this.#answer(delivery, consumer, { mode: 'SILENT' });
     const before = this.#table.get(delivery);
-    if (before !== undefined) return this.#again(before, delivery, consumer);
+    // Under another id, a task whose handler has ended is back from what the server was told, whose reply is on its way.
+    const isBack = before?.command !== undefined && before.delivery.id !== delivery.id;
+    if (before !== undefined && !isBack) return this.#again(before, delivery, consumer);
     const definition = queue.definitions.get(delivery.task);
     if (delivery.cron !== undefined) {
       const at = Math.floor(this.#timetable.serverTime() / 1000);
