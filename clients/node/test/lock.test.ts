@@ -101,8 +101,8 @@ onEach((backend) => {
   test('a lost lease aborts the signal, and the body cannot end as if nothing had happened', async () => {
     if (backend.server === undefined) return;
     let reason: unknown;
-    const call = backend.corral.lock('lost', { ttl: '600ms' }, async (lease) => {
-      await backend.server!.client.del('lost');
+    const call = backend.corral.lock('lost', { ttl: '3s' }, async (lease) => {
+      await backend.server!.client.del('lock:{lost}');
       await aborted(lease.signal);
       reason = lease.signal.reason;
       expect(lease.lost).toBe(true);

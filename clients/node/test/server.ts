@@ -48,10 +48,17 @@ export class Server {
   readonly directory = mkdtempSync(join(tmpdir(), 'corral-'));
   client!: Redis;
 
-  constructor(readonly program: string, readonly options: readonly string[] = [], readonly withModule = true) {}
+  constructor(
+    readonly program: string, readonly options: readonly string[] = [], readonly withModule = true, readonly first: readonly string[] = [],
+  ) {}
 
-  static async start(program: string, options: readonly string[] = [], withModule = true): Promise<Server> {
-    const server = new Server(program, options, withModule);
+  /** With words that come first, and without the module: a sentinel. */
+  static startAs(program: string, first: readonly string[]): Promise<Server> {
+    return Server.start(program, [], false, first);
+  }
+
+  static async start(program: string, options: readonly string[] = [], withModule = true, first: readonly string[] = []): Promise<Server> {
+    const server = new Server(program, options, withModule, first);
     // Another process may take the port first.
     for (let attempt = 0; attempt < 5; attempt++) {
       server.port = await freePort();
@@ -62,7 +69,8 @@ export class Server {
 
   async boot(): Promise<boolean> {
     if (MODULE === undefined) throw new Error('CORRAL_MODULE does not name the module');
-    const words = ['--port', String(this.port), '--bind', '127.0.0.1', '--dir', this.directory, '--save', '', '--daemonize', 'no'];
+    const place = ['--port', String(this.port), '--bind', '127.0.0.1', '--dir', this.directory, '--daemonize', 'no'];
+    const words = this.first.length > 0 ? [...this.first, ...place] : [...place, '--save', ''];
     const child = spawn(this.program, [...words, ...this.options, ...(this.withModule ? ['--loadmodule', resolve(MODULE)] : [])], { stdio: 'ignore' });
     this.process = child;
     started.add(this);
