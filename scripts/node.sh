@@ -46,10 +46,9 @@ run_tests() {
     npx --no-install vitest run
 }
 
+# The packages that the package for Python needs.
 python_package() {
-  if [[ -f $clients/python/installed ]] && "$clients/python/bin/python" -c 'import corral_client' 2>/dev/null; then
-    printf '%s' "$clients/python/bin/python"
-  fi
+  if [[ -f $clients/python/installed ]]; then printf '%s' "$clients/python/bin/python"; fi
 }
 
 if ! have node || ! have npm || ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)'; then

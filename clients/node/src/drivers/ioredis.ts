@@ -5,10 +5,34 @@ import {
   DEFAULT_TIMEOUT_MS, prefixOf, translator, words, type Address, type Connection, type Driver, type Loose,
 } from './driver.js';
 
-type Class = new (options: Loose) => Loose;
+/** Makes a client: `duplicate` of the user's client, so of the same library, with all options that matter. */
+type Make = (options: Loose) => Loose;
 
 const TO_SENTINEL = ['family', 'keepAlive', 'noDelay', 'connectionName'];
 const KEPT = [...TO_SENTINEL, 'host', 'port', 'path', 'username', 'password', 'db', 'tls'];
+
+/** What must differ from the options of the user. */
+const OURS: Loose = {
+  protocol: 2,
+  lazyConnect: true,
+  keyPrefix: '',
+  sentinels: null,
+  name: null,
+  readOnly: false,
+  stringNumbers: false,
+  enableOfflineQueue: false,
+  enableReadyCheck: false,
+  enableAutoPipelining: false,
+  autoResendUnfulfilledCommands: false,
+  autoResubscribe: false,
+  retryStrategy: null,
+  reconnectOnError: null,
+  maxRetriesPerRequest: null,
+  commandTimeout: undefined,
+  socketTimeout: undefined,
+  blockingTimeout: undefined,
+  disableClientInfo: true,
+};
 
 class IoredisConnection implements Connection {
   readonly #client: Loose;
@@ -43,7 +67,7 @@ class IoredisConnection implements Connection {
   }
 }
 
-function driver(library: Class, options: Loose, more: Partial<Driver> = {}): Driver {
+function driver(make: Make, options: Loose, more: Partial<Driver> = {}): Driver {
   return {
     name: String(options['path'] ?? `${String(options['host'] ?? 'localhost')}:${String(options['port'] ?? 6379)}`),
     keyPrefix: prefixOf(options['keyPrefix']),
@@ -53,54 +77,35 @@ function driver(library: Class, options: Loose, more: Partial<Driver> = {}): Dri
     translate: (address) => address,
     ...more,
     connection(address, connectTimeout, toSentinel = false) {
-      const kept: Loose = {};
-      for (const name of toSentinel ? TO_SENTINEL : KEPT) {
-        if (options[name] !== undefined && options[name] !== null) kept[name] = options[name];
-      }
+      const chosen: Loose = {};
+      for (const name of KEPT) chosen[name] = toSentinel && !TO_SENTINEL.includes(name) ? undefined : options[name];
       if (toSentinel) {
         const { sentinelUsername: username, sentinelPassword: password, enableTLSForSentinelMode: secure, sentinelTLS } = options;
-        Object.assign(kept, username && { username }, password && { password }, sentinelTLS ? { tls: sentinelTLS } : secure && { tls: {} });
+        Object.assign(chosen, { username, password, tls: sentinelTLS ?? (secure ? {} : undefined) });
       }
-      if (address !== undefined) {
-        delete kept['path'];
-        Object.assign(kept, address);
-      }
-      return new IoredisConnection(new library({
-        ...kept,
-        connectTimeout,
-        protocol: 2,
-        lazyConnect: true,
-        enableOfflineQueue: false,
-        enableReadyCheck: false,
-        enableAutoPipelining: false,
-        autoResendUnfulfilledCommands: false,
-        autoResubscribe: false,
-        retryStrategy: null,
-        reconnectOnError: null,
-        maxRetriesPerRequest: null,
-        disableClientInfo: true,
-      }));
+      if (address !== undefined) Object.assign(chosen, address, { path: undefined });
+      return new IoredisConnection(make({ ...chosen, ...OURS, connectTimeout }));
     },
   };
 }
 
-/** The options of a client, and where its nodes are. `library` is the class of single connections. */
-export function fromIoredis(client: Loose, library: Class): Driver {
+/** The options of a client, and where its nodes are. It is not changed. */
+export function fromIoredis(client: Loose, make: Make = (options) => client['duplicate'](options) as Loose): Driver {
   const options: Loose = client['options'];
   if (client['isCluster'] === true) {
-    const seeds = (client['startupNodes'] as unknown[]).map((node) => seed(library, node));
-    const secure = seeds.some((one) => one.tls) && { tls: {} };
-    const first = { ...seeds[0]?.options, ...secure, ...(options['redisOptions'] ?? {}), keyPrefix: options['keyPrefix'], db: 0 };
-    return driver(library, first, {
-      name: `the cluster of ${String(seeds[0]?.address.host)}:${String(seeds[0]?.address.port)}`,
-      seeds: seeds.map((one) => one.address),
+    const seeds = (client['startupNodes'] as unknown[]).map(seed);
+    const { username, password, tls } = { ...seeds[0] };
+    const first = { username, password, tls, ...(options['redisOptions'] ?? {}), keyPrefix: options['keyPrefix'], db: 0 };
+    return driver(make, first, {
+      name: `the cluster of ${String(seeds[0]?.['host'])}:${String(seeds[0]?.['port'])}`,
+      seeds: seeds.map(({ host, port }) => ({ host, port }) as Address),
       translate: translator(options['natMap']),
     });
   }
   const sentinels = options['sentinels'] as Loose[] | null | undefined;
-  if (!sentinels?.length) return driver(library, options);
+  if (!sentinels?.length) return driver(make, options);
   if (options['role'] === 'slave') throw new RangeError('the client must be for the master, not for a replica');
-  return driver(library, options, {
+  return driver(make, options, {
     name: `the master ${String(options['name'])}`,
     service: String(options['name']),
     sentinels: sentinels.map((one) => ({ host: String(one['host'] ?? 'localhost'), port: Number(one['port'] ?? 26379) })),
@@ -108,15 +113,18 @@ export function fromIoredis(client: Loose, library: Class): Driver {
   });
 }
 
-/** A startup node: a port, a URL or options. The class parses it, and does not connect. */
-function seed(library: Class, node: unknown): { address: Address; options: Loose; tls: boolean } {
-  const parsed = typeof node === 'object' ? (node as Loose) : optionsOf(library, node as string | number);
-  const address = { host: String(parsed['host'] ?? '127.0.0.1'), port: Number(parsed['port'] ?? 6379) };
-  const { username, password } = parsed;
-  return { address, options: { ...(username && { username }), ...(password && { password }) }, tls: Boolean(parsed['tls']) };
-}
-
-export function optionsOf(library: Class, target: string | number): Loose {
-  const make = library as unknown as new (target: string | number, options: Loose) => Loose;
-  return new make(target, { lazyConnect: true })['options'] as Loose;
+/** A node of a cluster as a user names it: a port, a URL, or options. */
+function seed(node: unknown): Loose {
+  let found: Loose;
+  if (typeof node === 'object') found = { ...node };
+  else if (/^\d+$/.test(String(node))) found = { port: node };
+  else {
+    const url = new URL(String(node).includes('://') ? String(node) : `redis://${String(node)}`);
+    found = { host: url.hostname, port: url.port, username: url.username, password: decodeURIComponent(url.password) };
+    if (url.protocol === 'rediss:') found['tls'] = {};
+  }
+  const { host, port, username, password, tls } = found;
+  return {
+    host: String(host || '127.0.0.1'), port: Number(port || 6379), username: username || undefined, password: password || undefined, tls,
+  };
 }

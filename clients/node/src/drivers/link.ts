@@ -12,6 +12,7 @@ export class Link {
   readonly #toSentinel: boolean;
   #connection: Connection | undefined;
   #connected: Promise<Connection> | undefined;
+  #connecting = false;
   #calls = 0;
   #retired = false;
 
@@ -23,7 +24,7 @@ export class Link {
 
   /** Whether new commands may be sent. */
   get usable(): boolean {
-    return !this.#retired && (this.#connection === undefined || this.#calls > 0 || this.#connection.usable);
+    return !this.#retired && (this.#connection === undefined || this.#connecting || this.#calls > 0 || this.#connection.usable);
   }
 
   /** Sends commands together. Error replies are among the replies. */
@@ -41,11 +42,12 @@ export class Link {
         settle();
       };
       const fail = (what: string, cause?: unknown): void => {
-        this.#retired = true;
+        // A caller with little patience does not end a connection that is being made: the next one may use it.
+        this.#retired ||= sent || !this.#connecting;
         end(() => reject(new CorralError('SERVER_UNREACHABLE', `${this.#driver.name}: ${what}`, { sent, cause })));
       };
       const timer = setTimeout(() => fail('no reply in time'), Math.min(Math.max(timeoutMs, 1), LONGEST_MS));
-      this.#open(timeoutMs)
+      this.#open()
         .then((connection) => {
           if (ended) return [];
           sent = true;
@@ -58,11 +60,16 @@ export class Link {
     });
   }
 
-  #open(timeoutMs: number): Promise<Connection> {
+  #open(): Promise<Connection> {
     this.#connected ??= (async () => {
-      const connection = this.#driver.connection(this.#address, Math.max(Math.ceil(timeoutMs), 1), this.#toSentinel);
+      const connection = this.#driver.connection(this.#address, this.#driver.timeoutMs, this.#toSentinel);
       this.#connection = connection;
-      await connection.connect();
+      this.#connecting = true;
+      try {
+        await connection.connect();
+      } finally {
+        this.#connecting = false;
+      }
       if (this.#retired && this.#calls === 0) connection.close();
       return connection;
     })();

@@ -1,12 +1,12 @@
 // Which client library: that of the client, or for a URL the first that is installed.
 
-import { fromIoredis, optionsOf } from './ioredis.js';
+import { fromIoredis } from './ioredis.js';
 import { fromNodeRedis, parsed } from './node_redis.js';
 import type { Driver, Loose } from './driver.js';
 
 const NAMES = ['redis', '@redis/client', 'ioredis', 'iovalkey'] as const;
 type Name = (typeof NAMES)[number];
-type Class = new (options: Loose) => Loose;
+type Class = new (...words: unknown[]) => Loose;
 
 /** A library, or undefined if it is not installed. */
 async function load(name: Name): Promise<Loose | undefined> {
@@ -36,8 +36,8 @@ export async function fromUrl(url: string): Promise<Driver> {
       const create = createOf(library);
       return (await fromNodeRedis({ options: parsed(create, { url: target }) }, create)) as Driver;
     }
-    const found = classOf(library);
-    return fromIoredis({ options: optionsOf(found, target) }, found);
+    // Never connected; it parses the URL, and makes the connections.
+    return fromIoredis(new (classOf(library))(target, { lazyConnect: true }));
   }
   throw new TypeError('to reach a server by its URL, install one of the packages redis, ioredis and iovalkey');
 }
@@ -48,10 +48,8 @@ export function checkUrl(url: string): void {
 
 export async function fromClient(client: object): Promise<Driver> {
   const given = client as Loose;
-  if (given['isCluster'] === true && Array.isArray(given['startupNodes'])) return fromIoredis(given, await classOfCluster(given));
-  if (typeof given['callBuffer'] === 'function' && given['options'] !== undefined) {
-    return fromIoredis(given, given['constructor'] as Class);
-  }
+  if (given['isCluster'] === true && Array.isArray(given['startupNodes'])) return fromIoredis(given, await makerOf(given));
+  if (typeof given['callBuffer'] === 'function' && given['options'] !== undefined) return fromIoredis(given);
   const found = typeof given['sendCommand'] === 'function' || typeof given['execute'] === 'function'
     ? await fromNodeRedis(given, await creatorOf(given)) : undefined;
   if (found === undefined) throw new TypeError('a URL, or a client of redis, ioredis or iovalkey, is expected');
@@ -71,13 +69,16 @@ async function creatorOf(client: Loose): Promise<(options: Loose) => Loose> {
   throw new TypeError('the package redis is not installed');
 }
 
-async function classOfCluster(cluster: Loose): Promise<Class> {
+/** A node of a cluster of ioredis makes clients; if none is connected yet, its library does. */
+async function makerOf(cluster: Loose): Promise<(options: Loose) => Loose> {
   const [node] = cluster['nodes']() as Loose[];
-  if (node !== undefined) return node['constructor'] as Class;
+  if (node !== undefined) return (options) => node['duplicate'](options) as Loose;
   for (const name of ['ioredis', 'iovalkey'] as const) {
     const library = await load(name);
     const kind: unknown = library?.['Cluster'] ?? library?.['default']?.Cluster;
-    if (library !== undefined && typeof kind === 'function' && cluster instanceof kind) return classOf(library);
+    if (library === undefined || typeof kind !== 'function' || !(cluster instanceof kind)) continue;
+    const found = classOf(library);
+    return (options) => new found(options);
   }
   throw new TypeError('the client library of this cluster was not found');
 }

@@ -1,0 +1,118 @@
+// The programs of examples/node with the built package, started as their first lines say.
+
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { createCorral } from '../src/index.js';
+import { eventually, quiet, Server, SERVERS } from './server.js';
+
+const run = promisify(execFile);
+const source = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'examples', 'node');
+// scripts/node.sh has installed the package there.
+const consumer = process.env['CORRAL_CONSUMER'] ?? '';
+const built = join(consumer, 'examples');
+
+let server: Server;
+let directory: string;
+const running: ChildProcess[] = [];
+
+beforeAll(async () => {
+  server = await Server.start(SERVERS[0]!);
+  rmSync(built, { recursive: true, force: true });
+  cpSync(source, built, { recursive: true });
+  await run(process.execPath, [createRequire(import.meta.url).resolve('typescript/bin/tsc'), '-p', built]).catch((error: unknown) => {
+    throw new Error((error as { stdout: string }).stdout);
+  });
+});
+beforeEach(async () => {
+  await server.empty();
+  directory = mkdtempSync(join(tmpdir(), 'corral-'));
+});
+afterEach(async () => {
+  for (const child of running.splice(0)) {
+    child.kill('SIGKILL');
+    await eventually(() => child.exitCode !== null || child.signalCode !== null);
+  }
+  rmSync(directory, { recursive: true, force: true });
+});
+afterAll(() => server.remove());
+
+const environment = (port = 0): NodeJS.ProcessEnv =>
+  ({ ...process.env, CORRAL_URL: server.url, SHOP_DATABASE: join(directory, 'shop.db'), PORT: String(port) });
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1');
+  await new Promise((done) => probe.once('listening', done));
+  const { port } = probe.address() as AddressInfo;
+  await new Promise((done) => probe.close(done));
+  return port;
+}
+
+function start(program: string, port?: number): ChildProcess {
+  const child = spawn(process.execPath, [join(built, program)], { env: environment(port), stdio: 'inherit', cwd: directory });
+  running.push(child);
+  return child;
+}
+
+async function ended(child: ChildProcess, how: [number | null, NodeJS.Signals | null] = [0, null]): Promise<void> {
+  child.kill('SIGTERM');
+  await eventually(() => child.exitCode !== null || child.signalCode !== null, 'the end of the program');
+  expect([child.exitCode, child.signalCode]).toEqual(how);
+}
+
+async function ask(port: number, path: string, method = 'GET', body?: unknown): Promise<unknown> {
+  const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+    method, headers: { 'content-type': 'application/json' }, ...(body !== undefined && { body: JSON.stringify(body) }),
+  });
+  return response.ok ? response.json() : response.status;
+}
+
+test('the tests of the shop pass without a server', async () => {
+  const done = await run(process.execPath, ['--test', join(built, 'shop.test.js')], { env: { ...environment(), CORRAL_URL: 'redis://127.0.0.1:1' }, cwd: directory });
+  expect(done.stdout).toContain('pass 4');
+});
+
+test('the shop: a page with a cached query, and a worker that sends mails, at night a report', async () => {
+  const port = await freePort();
+  const worker = start('shop.js');
+  const web = start('web.js', port);
+  await eventually(() => ask(port, '/products/7').catch(() => undefined), 'the page');
+  expect(await ask(port, '/products/7')).toBe(404);
+  await ask(port, '/products/7', 'PUT', { name: 'Tea', price: 3 });
+  await eventually(async () => {
+    expect(await ask(port, '/products/7')).toEqual({ name: 'Tea', price: 3 });
+    return (await server.client.get('product:7')) === '{"name":"Tea","price":3}';
+  });
+  const { task } = (await ask(port, '/customers', 'POST', { email: 'ann@example.org' })) as { task: string };
+  const mail = createCorral({ url: server.url, timeout: '60s', log: quiet }).queue('{shop}:mail');
+  await eventually(async () => (await mail.state(task)) === undefined, 'the mail is sent');
+  // The reminder, and the report of the coming night.
+  await eventually(async () => (await mail.info()).delayed === 2);
+  await ended(worker);
+  await ended(web);
+});
+
+test('NestJS', async () => {
+  const port = await freePort();
+  const app = start('nest.js', port);
+  await eventually(() => ask(port, '/articles/7').catch(() => undefined), 'the page');
+  expect(await ask(port, '/articles/7')).toEqual({ id: 7, title: 'Article 7' });
+  await ask(port, '/articles', 'POST', { id: 7 });
+  await eventually(async () => JSON.stringify(await ask(port, '/articles/thumbnails')) === '["7.png"]');
+  await eventually(() => server.client.exists('article:7').then((found) => found === 0));
+  // When everything is closed, Nest sends itself the signal again.
+  await ended(app, [null, 'SIGTERM']);
+});
+
+test('the examples are short and without plumbing', () => {
+  expect(readFileSync(join(source, 'shop.ts'), 'utf8').split('\n').filter((line) => line.trim() !== '').length).toBeLessThan(80);
+  for (const name of ['shop.ts', 'web.ts', 'nest.ts']) {
+    expect(readFileSync(join(source, name), 'utf8')).not.toMatch(/setInterval|TASK\.|CACHE\.|LOCK\.|process\.exit|sendCommand/);
+  }
+});
