@@ -1,0 +1,172 @@
+// Measures what the package for Node promises, on a server of its own, beside BullMQ and bee-queue. Takes some minutes.
+//
+// Usage: scripts/node.sh bars [TASKS]     exits with 1 if a bar is missed
+// Tasks with a small JSON payload and handlers that do nothing, all defaults, renewal of leases on. The time of the server
+// is its CPU time from the first task to the last, from /proc; where there is none, that of all commands.
+
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const here = fileURLToPath(new URL('../clients/node/', import.meta.url));
+const require = createRequire(join(here, 'package.json'));
+const { createCorral, Worker } = await import(pathToFileURL(join(here, 'dist/esm/index.js')));
+const { Redis } = require('ioredis');
+const bull = require('bullmq');
+const Bee = require('bee-queue');
+
+const COUNT = Number(process.argv[2] ?? 5000);
+const payload = { to: 'ann@example.org', subject: 'Welcome', n: 7 };
+const missed = [];
+
+function bar(what, value, most) {
+  const fine = value <= most;
+  console.log(`  ${fine ? 'ok    ' : 'MISSED'}  ${what}: ${value.toFixed(3)}, at most ${most}`);
+  if (!fine) missed.push(what);
+}
+
+const directory = mkdtempSync(join(tmpdir(), 'corral-'));
+const port = 20000 + Math.floor(Math.random() * 10000);
+const words = ['--port', port, '--bind', '127.0.0.1', '--dir', directory, '--save', '', '--loadmodule', resolve(process.env.CORRAL_MODULE)];
+const server = spawn(process.env.SERVER ?? 'redis-server', words.map(String), { stdio: 'ignore' });
+const client = new Redis(port, '127.0.0.1', { retryStrategy: () => 50 });
+client.on('error', () => undefined);
+
+/** Microseconds of CPU time that the server has used. */
+async function serverMicros() {
+  if (existsSync(`/proc/${server.pid}/schedstat`)) {
+    const [nanos] = readFileSync(`/proc/${server.pid}/schedstat`, 'utf8').split(' ');
+    return Number(nanos) / 1000;
+  }
+  if (existsSync(`/proc/${server.pid}/stat`)) {
+    const fields = readFileSync(`/proc/${server.pid}/stat`, 'utf8').split(') ')[1].split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10_000;
+  }
+  const stats = await client.info('commandstats');
+  return [...stats.matchAll(/usec=(\d+)/g)].reduce((sum, [, micros]) => sum + Number(micros), 0);
+}
+
+/** Each has: fill(count), run(concurrency, handler) which resolves to a function that stops it. */
+const systems = {
+  corral() {
+    const corral = createCorral({ url: `redis://127.0.0.1:${port}`, timeout: '60s' });
+    const queue = corral.queue('work');
+    return {
+      async fill(count) {
+        for (let done = 0; done < count; done += 500) {
+          await queue.publishMany(Array.from({ length: Math.min(500, count - done) }, () => ({ task: 'quick', payload })));
+        }
+      },
+      add: (data) => queue.publish('quick', data),
+      async run(concurrency, handler) {
+        queue.handle('quick', handler);
+        const worker = new Worker(corral, queue, { concurrency });
+        await worker.start();
+        return () => worker.stop();
+      },
+      close: () => corral.close(),
+    };
+  },
+  bullmq() {
+    const connection = { host: '127.0.0.1', port };
+    const queue = new bull.Queue('work', { connection });
+    return {
+      async fill(count) {
+        for (let done = 0; done < count; done += 500) {
+          await queue.addBulk(Array.from({ length: Math.min(500, count - done) }, () => ({ name: 'quick', data: payload })));
+        }
+      },
+      add: (data) => queue.add('quick', data),
+      async run(concurrency, handler) {
+        const worker = new bull.Worker('work', (job) => handler(job.data), { connection, concurrency });
+        await worker.waitUntilReady();
+        return () => worker.close();
+      },
+      close: () => queue.close(),
+    };
+  },
+  'bee-queue'() {
+    const queue = new Bee('work', { redis: { host: '127.0.0.1', port } });
+    return {
+      async fill(count) {
+        await queue.ready();
+        for (let done = 0; done < count; done += 500) {
+          await queue.saveAll(Array.from({ length: Math.min(500, count - done) }, () => queue.createJob(payload)));
+        }
+      },
+      add: (data) => queue.createJob(data).save(),
+      async run(concurrency, handler) {
+        queue.process(concurrency, (job) => handler(job.data));
+        return () => undefined;
+      },
+      close: () => queue.close(5000),
+    };
+  },
+};
+
+/** The time of the server for each task, and tasks per second. */
+async function load(name, concurrency) {
+  await client.flushall();
+  const system = systems[name]();
+  await system.fill(COUNT);
+  let done = 0;
+  let finish;
+  const finished = new Promise((resolve) => (finish = resolve));
+  const [began, before] = [performance.now(), await serverMicros()];
+  const stop = await system.run(concurrency, async () => {
+    if (++done === COUNT) finish();
+  });
+  await finished;
+  const rate = COUNT / ((performance.now() - began) / 1000);
+  // What is left to acknowledge belongs to the tasks.
+  await stop();
+  const micros = ((await serverMicros()) - before) / COUNT;
+  await system.close();
+  return { micros, rate };
+}
+
+/** Milliseconds from the publish to the handler, when there is little to do. */
+async function delays(name) {
+  await client.flushall();
+  const system = systems[name]();
+  const found = [];
+  const stop = await system.run(10, async ({ at }) => void found.push(performance.now() - at));
+  const count = 300;
+  for (let n = 0; n < count; n++) {
+    await system.add({ ...payload, at: performance.now() });
+    await new Promise((done) => setTimeout(done, 5));
+  }
+  while (found.length < count) await new Promise((done) => setTimeout(done, 5));
+  await stop();
+  await system.close();
+  found.sort((one, other) => one - other);
+  return { p50: found[Math.floor(count / 2)], p99: found[Math.floor(count * 0.99)] };
+}
+
+try {
+  await client.ping();
+  console.log(`${COUNT} tasks that do nothing`);
+  for (const concurrency of [1, 10, 50]) {
+    const found = {};
+    for (const name of Object.keys(systems)) {
+      // The better of two runs: other programs disturb one.
+      const runs = [await load(name, concurrency), await load(name, concurrency)];
+      found[name] = runs.reduce((best, one) => (one.micros < best.micros ? one : best));
+      const { micros, rate } = found[name];
+      console.log(`  ${String(concurrency).padStart(2)} at a time  ${name.padEnd(10)} ${micros.toFixed(1).padStart(6)} us of the server per task, ${rate.toFixed(0).padStart(6)} tasks/s`);
+    }
+    bar(`the server's time beside BullMQ, ${concurrency} at a time`, found.corral.micros / found.bullmq.micros, 0.25);
+  }
+  for (const name of Object.keys(systems)) {
+    const { p50, p99 } = await delays(name);
+    console.log(`  delay  ${name.padEnd(10)} p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms`);
+  }
+} finally {
+  client.disconnect();
+  server.kill();
+  rmSync(directory, { recursive: true, force: true });
+}
+process.exit(missed.length > 0 ? 1 : 0);
