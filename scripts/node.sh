@@ -27,6 +27,7 @@ build() {
   npx --no-install publint --strict
   rm -rf "$consumer"
   mkdir -p "$consumer/node_modules/corral-client"
+  printf '{ "private": true }\n' >"$consumer/package.json"
   npm pack --silent --pack-destination "$consumer" >/dev/null
   npx --no-install attw --profile node16 --no-emoji "$consumer"/corral-client-*.tgz >"$cache/attw.log" || {
     cat "$cache/attw.log" >&2

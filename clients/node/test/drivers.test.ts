@@ -1,6 +1,9 @@
 // The clients of users: they are used for their options, and not changed. Clusters, Sentinel, few permissions.
 
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Cluster, Redis } from 'ioredis';
 import { Redis as Redis5 } from 'ioredis5';
@@ -19,7 +22,7 @@ afterEach(async () => {
 /** Each family once. */
 async function use(corral: Corral, tag = ''): Promise<void> {
   expect(await corral.cache.getOrLoad(`${tag}key`, () => ({ text: 'größe' }), { ttl: 60 })).toEqual({ text: 'größe' });
-  expect(await corral.cache.getOrLoad(`${tag}key`, () => 0 as unknown, { ttl: 60 })).toEqual({ text: 'größe' });
+  expect(await corral.cache.getOrLoad(`${tag}key`, () => 0, { ttl: 60 })).toEqual({ text: 'größe' });
   expect(await corral.lock(`${tag}name`, {}, ({ fence }) => fence)).toBeGreaterThan(0);
   const queue = corral.queue<{ work: { n: number } }>(`${tag}work`);
   const other = corral.queue(`${tag}other`);
@@ -45,7 +48,7 @@ describe.each(SERVERS)('clients of users: %s', (program) => {
 
   const corralOf = (client: object): Corral => createCorral({ client, timeout: '60s', redisTimeout: '60s', log: quiet });
 
-  test.each([['redis 6', redis6], ['redis 5', redis5 as unknown as typeof redis6]] as const)('%s: a client and a pool', async (_, library) => {
+  test.each<[string, typeof redis6]>([['redis 6', redis6], ['redis 5', redis5 as unknown as typeof redis6]])('%s: a client and a pool', async (_, library) => {
     const client = library.createClient({ url: server.url, database: 3 });
     client.on('error', () => undefined);
     const before = JSON.stringify(client.options);
@@ -232,19 +235,19 @@ test('a failover by Sentinel', async () => {
 /** A sentinel has a file of its own, which it writes. */
 class SentinelServer {
   port = 0;
+  readonly #file = join(mkdtempSync(join(tmpdir(), 'corral-')), 'sentinel.conf');
   #server: Server | undefined;
 
   constructor(private readonly program: string, private readonly master: number) {}
 
   async start(): Promise<void> {
-    const [{ writeFileSync, mkdtempSync }, { join }, { tmpdir }] = await Promise.all([import('node:fs'), import('node:path'), import('node:os')]);
-    const file = join(mkdtempSync(join(tmpdir(), 'corral-')), 'sentinel.conf');
-    writeFileSync(file, `sentinel monitor main 127.0.0.1 ${this.master} 1\nsentinel down-after-milliseconds main 5000\n`);
-    this.#server = await Server.startAs(this.program, [file, '--sentinel']);
+    writeFileSync(this.#file, `sentinel monitor main 127.0.0.1 ${this.master} 1\nsentinel down-after-milliseconds main 5000\n`);
+    this.#server = await Server.startAs(this.program, [this.#file, '--sentinel']);
     this.port = this.#server.port;
   }
 
   async stop(): Promise<void> {
     await this.#server?.remove();
+    rmSync(dirname(this.#file), { recursive: true });
   }
 }

@@ -1,7 +1,7 @@
 // The programs of examples/node with the built package, started as their first lines say.
 
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -108,6 +108,27 @@ test('NestJS', async () => {
   await eventually(() => server.client.exists('article:7').then((found) => found === 0));
   // When everything is closed, Nest sends itself the signal again.
   await ended(app, [null, 'SIGTERM']);
+});
+
+test('the code of the README runs', async () => {
+  const place = join(consumer, 'readme');
+  rmSync(place, { recursive: true, force: true });
+  mkdirSync(place);
+  const page = readFileSync(join(source, '..', '..', 'clients', 'node', 'README.md'), 'utf8');
+  const blocks = [...page.matchAll(/^```js (\S+)\n([\s\S]*?)^```$/gm)];
+  expect(blocks).toHaveLength(2);
+  for (const [, name, code] of blocks) writeFileSync(join(place, name!), code!);
+  const env = { ...process.env, REDIS_URL: server.url };
+  const done = await run(process.execPath, ['--test', join(place, 'shop.test.mjs')], { env });
+  expect(done.stdout).toContain('pass 3');
+  const worker = spawn(process.execPath, [join(place, 'shop.mjs')], { env, stdio: 'inherit' });
+  running.push(worker);
+  const corral = createCorral({ url: server.url, timeout: '60s', log: quiet });
+  const queue = corral.queue('{shop}:mail');
+  const id = await queue.publish('welcome', { to: 'ann' });
+  await eventually(async () => (await queue.state(id)) === undefined);
+  await corral.close();
+  await ended(worker);
 });
 
 test('the examples are short and without plumbing', () => {

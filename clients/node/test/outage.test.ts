@@ -1,7 +1,8 @@
 // The server is away, hangs, is full, restarts, or closes connections.
 
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { afterEach, expect, test, vi } from 'vitest';
-import { Worker, type CorralOptions } from '../src/index.js';
+import { createCorral, Worker, type CorralOptions } from '../src/index.js';
 import { memoryCorral } from '../src/testing.js';
 import { gate } from './backends.js';
 import { eventually, quiet, Server, SERVERS, sleep } from './server.js';
@@ -87,6 +88,34 @@ test.each(SERVERS)('a server that hangs or dies does not stop loads, and they ar
     return server.client.exists('back');
   });
   await corral.close();
+});
+
+test('a connection that takes longer than a caller waits is made all the same', async () => {
+  const server = await start(SERVERS[0]!);
+  // Replies begin after a while, as with a slow handshake.
+  const open = gate();
+  const proxy = createServer((socket) => {
+    const upstream = connect(server.port, '127.0.0.1');
+    for (const end of [socket, upstream]) end.on('error', () => undefined);
+    upstream.on('close', () => socket.destroy());
+    socket.on('close', () => upstream.destroy());
+    socket.pipe(upstream);
+    void open.promise.then(() => upstream.pipe(socket));
+  }).listen(0, '127.0.0.1');
+  await new Promise((done) => proxy.once('listening', done));
+  // The password makes the client exchange something before the connection is ready.
+  await server.client.config('SET', 'requirepass', 'secret');
+  const url = `redis://:secret@127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const corral = createCorral({ url, timeout: '60s', redisTimeout: '100ms', log: quiet });
+  expect(await corral.cache.getOrLoad('slow', () => 1, { ttl: 60 })).toBe(1);
+  open.open();
+  await eventually(async () => {
+    await corral.cache.getOrLoad('later', () => 1, { ttl: 60 });
+    return server.client.exists('later');
+  });
+  expect((await server.client.info('stats')).match(/total_connections_received:(\d+)/)?.[1]).toBe('2');
+  await corral.close();
+  proxy.close();
 });
 
 test.each(SERVERS)('full memory is an outage for loads, a wrong type is none: %s', async (program) => {

@@ -31,7 +31,7 @@ class App {
   }
 
   lines(word: string): string[] {
-    return this.output.split('\n').filter((line) => line.startsWith(`${word}`));
+    return this.output.split('\n').filter((line) => line.startsWith(word));
   }
 
   async says(text: string, times = 1): Promise<void> {

@@ -2,7 +2,7 @@
 
 import type { Command, Reply } from '../wire.js';
 import {
-  DEFAULT_TIMEOUT_MS, prefixOf, translator, words, type Address, type Connection, type Driver, type Loose,
+  DEFAULT_TIMEOUT_MS, prefixOf, translator, words, type Connection, type Driver, type Loose,
 } from './driver.js';
 
 /** Makes a client: `duplicate` of the user's client, so of the same library, with all options that matter. */
@@ -98,7 +98,7 @@ export function fromIoredis(client: Loose, make: Make = (options) => client['dup
     const first = { username, password, tls, ...(options['redisOptions'] ?? {}), keyPrefix: options['keyPrefix'], db: 0 };
     return driver(make, first, {
       name: `the cluster of ${String(seeds[0]?.['host'])}:${String(seeds[0]?.['port'])}`,
-      seeds: seeds.map(({ host, port }) => ({ host, port }) as Address),
+      seeds: seeds.map(({ host, port }) => ({ host, port })),
       translate: translator(options['natMap']),
     });
   }
@@ -117,9 +117,10 @@ export function fromIoredis(client: Loose, make: Make = (options) => client['dup
 function seed(node: unknown): Loose {
   let found: Loose;
   if (typeof node === 'object') found = { ...node };
-  else if (/^\d+$/.test(String(node))) found = { port: node };
+  else if (/^\d+$/.test(node as string)) found = { port: node };
   else {
-    const url = new URL(String(node).includes('://') ? String(node) : `redis://${String(node)}`);
+    const text = node as string;
+    const url = new URL(text.includes('://') ? text : `redis://${text}`);
     found = { host: url.hostname, port: url.port, username: url.username, password: decodeURIComponent(url.password) };
     if (url.protocol === 'rediss:') found['tls'] = {};
   }
