@@ -29,6 +29,8 @@ from programs import EXAMPLES, Programs
 SECONDS = float(os.environ.get("CORRAL_KILLS_S", "15"))
 #: An acknowledged write survives a kill of the server.
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+#: Reminders wait for a second, so there always are some.
+BACKLOG = 300
 ITEMS = ("tea", "milk", "bread")
 
 
@@ -65,6 +67,9 @@ class Customers:
 
     def _work(self) -> None:
         while not self._stop.wait(0.01):
+            # No more than the workers can do: the urgent queue comes first, and the other one would grow.
+            if not 0 <= _left(self._shop) < BACKLOG:
+                continue
             address = f"{next(self._numbers)}@example.org"
             for _ in range(2):
                 self._until_it_works(self._shop.sign_up, address)
@@ -144,7 +149,8 @@ def test_each_mail_is_sent_and_no_unique_one_twice(durable_server: Server, shop:
     assert shop.mail.info()["dead"] == shop.urgent.info()["dead"] == 0
     for address, last in customers.last.items():
         assert sent[address, "Welcome"] == 1, address
-        assert sent[address, "Your new password"] == 1, address
+        # A customer who got an error has asked again, which is another mail.
+        assert sent[address, "Your new password"] >= 1, address
         reminders = {item: sent[address, f"Your cart is waiting, with {item}"] for item in ITEMS}
         assert reminders[last] >= 1, (address, reminders)
         for item, times in reminders.items():
