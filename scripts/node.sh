@@ -20,20 +20,20 @@ lint() {
   node test/rules.mjs
 }
 
-# The built package is installed beside the packages that its tests need, as a user does it.
+# The built package is installed beside the packages that its tests, the pages and the examples need, as a user does it.
 build() {
   cd "$package"
   node build.mjs
   npx --no-install publint --strict
-  rm -rf "$consumer"
-  mkdir -p "$consumer/node_modules/corral-client"
+  rm -rf "$consumer" "$cache/node_modules/corral-client"
+  mkdir -p "$consumer" "$cache/node_modules/corral-client"
   printf '{ "private": true }\n' >"$consumer/package.json"
   npm pack --silent --pack-destination "$consumer" >/dev/null
   npx --no-install attw --profile node16 --no-emoji "$consumer"/corral-client-*.tgz >"$cache/attw.log" || {
     cat "$cache/attw.log" >&2
     die "the types of the package are wrong"
   }
-  tar -xzf "$consumer"/corral-client-*.tgz -C "$consumer/node_modules/corral-client" --strip-components 1
+  tar -xzf "$consumer"/corral-client-*.tgz -C "$cache/node_modules/corral-client" --strip-components 1
 }
 
 run_tests() {

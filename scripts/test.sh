@@ -69,6 +69,7 @@ on_one_server() {
     export CORRAL_PYTHON=$clients/python/bin/python
   fi
   if [[ -z ${CORRAL_NODE_PATH:-} && -f $clients/node/installed ]]; then
+    scripts/node.sh build || return 1
     export CORRAL_NODE_PATH=$clients/node/node_modules
   fi
   run_tests "${files[@]}" || status=1

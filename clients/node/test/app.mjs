@@ -16,10 +16,10 @@ queue.handle('sleep', async ({ ms }, task) => {
 const before = process.listenerCount('SIGTERM');
 const worker = new Worker(corral, queue, { concurrency: Number(concurrency), tied: tied === 'true', shutdownTimeout: '60s' });
 const running = worker.run();
+const words = ['ready', 'stopping'];
 const wait = setInterval(() => {
-  if (!worker.health().ok) return;
-  clearInterval(wait);
-  console.log('ready');
+  const { ok, stopping } = worker.health();
+  if (words[0] === (ok ? 'ready' : stopping ? 'stopping' : '')) console.log(words.shift());
 }, 5);
 await running;
 clearInterval(wait);

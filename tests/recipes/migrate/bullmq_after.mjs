@@ -1,3 +1,4 @@
+// needs: corral-client
 import { ended, run, same, until } from './driver.mjs';
 import { C, close } from './clients.mjs';
 

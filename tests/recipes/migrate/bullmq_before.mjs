@@ -1,4 +1,4 @@
-// needs: bullmq
+// needs: bullmq corral-client
 import { ended, run, same, until } from './driver.mjs';
 import { C, close } from './clients.mjs';
 
