@@ -2,6 +2,7 @@
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Reports } from './log.js';
+import { atMost } from './time.js';
 
 /** `close` waits for the work. */
 export class Background {
@@ -27,10 +28,7 @@ export class Background {
 
   async close(timeoutMs: number): Promise<void> {
     if (this.#work.size === 0) return;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)));
-    await Promise.race([Promise.all(this.#work), late]);
-    clearTimeout(timer);
+    await atMost(Promise.all(this.#work), timeoutMs);
   }
 }
 

@@ -217,3 +217,19 @@ test.each(SERVERS)('a worker and a lock go on after a restart of the server: %s'
   await worker.stop();
   await corral.close();
 });
+
+test('a worker stops although the server hangs', async () => {
+  const server = await start(SERVERS[0]!);
+  const corral = server.corral({ timeout: '60s' });
+  const queue = corral.queue('work');
+  queue.cron('never', '0 0 1 1 *', () => undefined);
+  const worker = new Worker(corral, queue, { shutdownTimeout: 0 });
+  await worker.start();
+  await eventually(async () => (await server.clients()).some((client) => client['flags']!.includes('b')));
+  server.process!.kill('SIGSTOP');
+  // Far less than the time-out of a command.
+  const stopped = worker.stop().then(() => true);
+  expect(await Promise.race([stopped, sleep(40_000).then(() => false)])).toBe(true);
+  server.process!.kill('SIGCONT');
+  await corral.close();
+});

@@ -4,7 +4,7 @@
 // takes effect at once. After a pause of half a lease the renewals may have come too late: then the tasks are lost.
 
 import type { Hub } from '../hub.js';
-import { now } from '../time.js';
+import { atMost, now } from '../time.js';
 import { asMap, GROUP, type Reply } from '../wire.js';
 import type { Run, Table } from './running.js';
 
@@ -13,6 +13,8 @@ const SHORTEST_MS = 50;
 const LONGEST_TICK_MS = 1000;
 const AT_ONCE = 128;
 const ASSUMED_MS = 300_000;
+/** A stop does not wait longer for a server that does not answer. */
+const PATIENCE_MS = 300;
 
 export class Heartbeat {
   /** By queue; infinity if leases do not end. */
@@ -54,7 +56,7 @@ export class Heartbeat {
     this.#closing = true;
     clearTimeout(this.#timer);
     clearTimeout(this.#tick);
-    await this.#round;
+    await atMost(this.#round, PATIENCE_MS);
     clearTimeout(this.#timer);
   }
 

@@ -4,11 +4,14 @@ import { GRACE_S, markMs, runId, type Schedule } from '../cron.js';
 import type { Hub } from '../hub.js';
 import type { Queue } from '../queue.js';
 import { publishCommand, type Definition } from '../tasks.js';
+import { atMost } from '../time.js';
 import { text, type Reply } from '../wire.js';
 
 /** The runs are published again this often, should the queue have been deleted. */
 const AGAIN_MS = 60_000;
 const RETRY_MS = 2000;
+/** A stop does not wait longer for a server that does not answer. */
+const PATIENCE_MS = 1000;
 
 interface Planned {
   readonly queue: Queue;
@@ -38,7 +41,7 @@ export class Timetable {
   async close(): Promise<void> {
     this.#closing = true;
     clearTimeout(this.#timer);
-    await this.#planning;
+    await atMost(this.#planning, PATIENCE_MS);
   }
 
   /** Unix milliseconds of the server, as far as this process knows. */
