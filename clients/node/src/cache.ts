@@ -230,6 +230,8 @@ class Call {
 
   async #withServer(): Promise<Loaded> {
     const { rules, fresh } = this;
+    // Loading the client library is no time of the server.
+    await this.hub.driver();
     const end = now() + rules.wait;
     const ask: Word[] = ['CACHE.FETCH', this.key, rules.lease];
     if (rules.stale > 0) ask.push('STALE', rules.stale);
