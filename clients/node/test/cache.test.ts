@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { expect, test } from 'vitest';
 import type { Serializer } from '../src/index.js';
 import { gate, onEach } from './backends.js';
@@ -209,7 +210,14 @@ onEach((backend) => {
       controller.abort();
       await call.catch((error: unknown) => expect(error).toMatchObject({ name: 'AbortError' }));
       expect(await backend.corral.cache.getOrLoad(key, () => 2, { ttl: 60, signal: until(30_000) })).toBeGreaterThan(0);
+      expect(getEventListeners(controller.signal, 'abort')).toEqual([]);
     }
+    const { signal } = new AbortController();
+    for (let n = 0; n < 20; n++) {
+      await backend.corral.cache.getOrLoad(`listener:${n}`, () => 1, { ttl: 60, signal });
+      await backend.corral.lock('listener', { signal }, () => 1);
+    }
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 
   test('what is no option is rejected before anything is sent', async () => {
