@@ -228,7 +228,7 @@ fn extend_many(lab: &mut Lab) -> Vec<Contender> {
     // The tasks of one stream.
     let ids = |n: usize| (0..IDS).map(move |at| id((n + at * STREAMS) % tasks));
     let calls = tasks / IDS;
-    let ours = each(0..calls, &[":10"], |r, n| {
+    let ours = each(0..calls, &["*10"], |r, n| {
         let command = args!["TASK.EXTEND", stream(n), "workers", "w1"];
         r.push(&command.into_iter().chain(ids(n).map(String::into_bytes)).collect::<Vec<_>>());
     });

@@ -87,7 +87,8 @@ class Engine:
         if self.fetcher.stopping.is_set():
             return self._answer(delivery, consumer, Outcome("SILENT"))
         before = self.table.get(delivery)
-        if before is not None:
+        # Under another id, a task whose handler has ended is back: the server has its end, the reply is on its way.
+        if before is not None and (before.command is None or before.delivery.id == delivery.id):
             return self._again(before, delivery, consumer)
         definition = queue._definitions.get(delivery.task)
         if delivery.cron is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from .._cron import GRACE_S, mark_ms, run_id
 from .._sync.hub import Hub
 from .._tasks import Definition, Options, Unique
+from .._wire import json_serializer
 from ..errors import CorralError
 from .running import QueueLike
 
@@ -84,7 +85,7 @@ class Timetable:
         at = definition.schedule.next_run(after)
         unique = Unique(run_id(definition.name, at), mark_ms(at, int(now * 1000)) / 1000)
         command = Options(at=at, unique=unique, cron=at).command(
-            queue.name, definition.name, queue._serializer.dumps({}), None, definition.tries, self._hub.features()
+            queue.name, definition.name, json_serializer.dumps({}), None, definition.tries, self._hub.features()
         )
         self._hub.call(*command)
         self._planned[place] = at
