@@ -275,12 +275,14 @@ import os, signal, sys, threading, time
 sys.path.insert(0, ".")
 from app import worker
 def mine(number, frame): pass
+# A shell that starts a program in the background has it ignore SIGINT.
+interrupt = signal.getsignal(signal.SIGINT)
 signal.signal(signal.SIGTERM, mine)
 with worker:
     assert signal.getsignal(signal.SIGTERM) is mine
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
 worker.run()
-assert signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGINT) is interrupt
 assert not [thread for thread in threading.enumerate() if "tasks" in thread.name]
 """
     done = subprocess.run([sys.executable, "-c", program], env=app.environment(), cwd=HERE, timeout=PATIENCE_S)
