@@ -29,12 +29,13 @@ ask() { { cli --no-raw "$@" 2>&1 || true; } | tr -s ' \n' ' ' | sed 's/ $//'; }
 # token_of REPLY: the fencing token, or the token of a load, at the end of a reply.
 token_of() { say "${1##*(integer) }"; }
 
-# consume QUEUE [OPTION...]: prints the payloads of the tasks that it gets, or "nothing".
+# consume QUEUE [OPTION...]: prints the payloads of the tasks that it gets, or "nothing". An error is printed as it is.
 consume() {
-  local payloads
-  payloads=$({ cli TASK.CONSUME workers worker "$@" META 2>&1 || true; } | sed -n '/^payload$/{n;p;}' | tr '\n' ' ')
+  local reply payloads
+  reply=$(cli TASK.CONSUME workers worker "$@" META 2>&1) || true
+  payloads=$(sed -n '/^payload$/{n;p;}' <<<"$reply" | tr '\n' ' ')
   payloads=${payloads% }
-  say "${payloads:-nothing}"
+  say "${payloads:-${reply:-nothing}}"
 }
 
 # count_lines LINE FILE...: prints how many lines of the files are LINE.

@@ -58,6 +58,18 @@ fn all_unique(tasks: usize) -> Requests {
     requests
 }
 
+/// A command and the script that a user would write, each after the same preparation.
+fn both(
+    ours: (&'static str, Requests),
+    script: (&'static str, Requests),
+    setup: impl Fn() -> Vec<Requests>,
+) -> Vec<Contender> {
+    let contender = |(label, requests)| {
+        setup().into_iter().fold(Contender::new(label, requests), Contender::setup)
+    };
+    vec![contender(ours), contender(script)]
+}
+
 fn fields(lab: &mut Lab) -> Vec<Contender> {
     let script = lab.script(
         "return redis.call('XADD', KEYS[1], '*', 'payload', ARGV[1], 'timestamp', ARGV[2],
@@ -72,10 +84,7 @@ fn fields(lab: &mut Lab) -> Vec<Contender> {
         let [a, b, c, d] = further;
         r.push(&args!["EVALSHA", script, 1, stream(n), payload(), TIMESTAMP, a, b, c, d]);
     });
-    vec![
-        Contender::new("FIELDS", ours).setup(empty_queues()),
-        Contender::new("Lua: XADD", lua).setup(empty_queues()),
-    ]
+    both(("FIELDS", ours), ("Lua: XADD", lua), || vec![empty_queues()])
 }
 
 fn expire(lab: &mut Lab) -> Vec<Contender> {
@@ -91,10 +100,7 @@ fn expire(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &["$"], |r, n| {
         r.push(&args!["EVALSHA", script, 1, stream(n), payload(), TIMESTAMP, WINDOW, 5]);
     });
-    vec![
-        Contender::new("EXPIRE TRIES", ours).setup(empty_queues()),
-        Contender::new("Lua: TIME, XADD", lua).setup(empty_queues()),
-    ]
+    both(("EXPIRE TRIES", ours), ("Lua: TIME, XADD", lua), || vec![empty_queues()])
 }
 
 /// A script with the window that each of the options below has too.
@@ -118,12 +124,9 @@ fn publish_unique(lab: &mut Lab, label: &'static str, options: &[&str]) -> Vec<C
     let lua = each(once(lab), &["*2"], |r, n| {
         r.push(&args!["EVALSHA", script, 2, stream(n), unique(n), payload(), TIMESTAMP, WINDOW]);
     });
-    vec![
-        Contender::new(label, ours).setup(empty_queues()).setup(nothing_known(tasks)),
-        Contender::new("Lua: GET, XADD, SET PX", lua)
-            .setup(empty_queues())
-            .setup(nothing_known(tasks)),
-    ]
+    both((label, ours), ("Lua: GET, XADD, SET PX", lua), || {
+        vec![empty_queues(), nothing_known(tasks)]
+    })
 }
 
 fn meta(lab: &mut Lab) -> Vec<Contender> {
@@ -149,12 +152,9 @@ fn ack_until_done(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &[":1"], |r, n| {
         r.push(&args!["EVALSHA", script, 2, stream(n), unique(n), "workers", id(n)]);
     });
-    vec![
-        Contender::new("TASK.ACK", ours).setup(leased(tasks)).setup(all_unique(tasks)),
-        Contender::new("Lua: XACK, XDEL, GET, DEL", lua)
-            .setup(leased(tasks))
-            .setup(all_unique(tasks)),
-    ]
+    both(("TASK.ACK", ours), ("Lua: XACK, XDEL, GET, DEL", lua), || {
+        vec![leased(tasks), all_unique(tasks)]
+    })
 }
 
 /// The task that waits is replaced.
@@ -176,12 +176,9 @@ fn replaces(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &["$"], |r, n| {
         r.push(&args!["EVALSHA", script, 2, stream(n), unique(n), payload(), TIMESTAMP, WINDOW]);
     });
-    vec![
-        Contender::new("LAST", ours).setup(ready(tasks)).setup(all_unique(tasks)),
-        Contender::new("Lua: GET, XDEL, XADD, SET", lua)
-            .setup(ready(tasks))
-            .setup(all_unique(tasks)),
-    ]
+    both(("LAST", ours), ("Lua: GET, XDEL, XADD, SET", lua), || {
+        vec![ready(tasks), all_unique(tasks)]
+    })
 }
 
 /// The task is ready again at once, with a payload that says how far it got.
@@ -204,10 +201,9 @@ fn payload_of_nack(lab: &mut Lab) -> Vec<Contender> {
         let q = stream(n);
         r.push(&args!["EVALSHA", script, 1, q, "workers", "w1", id(n), payload(), TIMESTAMP]);
     });
-    vec![
-        Contender::new("PAYLOAD", ours).setup(leased(tasks)).setup(nothing_known(0)),
-        Contender::new("Lua: XPENDING, XADD, XACK, XDEL", lua).setup(leased(tasks)),
-    ]
+    both(("PAYLOAD", ours), ("Lua: XPENDING, XADD, XACK, XDEL", lua), || {
+        vec![leased(tasks), nothing_known(0)]
+    })
 }
 
 /// One heartbeat for all tasks of a worker.
@@ -236,10 +232,7 @@ fn extend_many(lab: &mut Lab) -> Vec<Contender> {
         let command = args!["EVALSHA", script, 1, stream(n), "workers", "w1"];
         r.push(&command.into_iter().chain(ids(n).map(String::into_bytes)).collect::<Vec<_>>());
     });
-    vec![
-        Contender::new("10 ids", ours).setup(leased(tasks)),
-        Contender::new("Lua: XPENDING 10 times, XCLAIM", lua).setup(leased(tasks)),
-    ]
+    both(("10 ids", ours), ("Lua: XPENDING 10 times, XCLAIM", lua), || vec![leased(tasks)])
 }
 
 fn state(lab: &mut Lab) -> Vec<Contender> {
@@ -259,10 +252,7 @@ fn state(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &["*"], |r, n| {
         r.push(&args!["EVALSHA", script, 1, stream(n), "workers", id(n)]);
     });
-    vec![
-        Contender::new("TASK.STATE", ours).setup(leased(tasks)),
-        Contender::new("Lua: XPENDING, XRANGE", lua).setup(leased(tasks)),
-    ]
+    both(("TASK.STATE", ours), ("Lua: XPENDING, XRANGE", lua), || vec![leased(tasks)])
 }
 
 /// A delayed task becomes due later.
@@ -295,10 +285,9 @@ fn reschedule(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &[":1"], |r, n| {
         r.push(&args!["EVALSHA", script, 1, delayed(n), name(n), due(n), later(n)]);
     });
-    vec![
-        Contender::new("RESCHEDULE", ours).setup(setup()).setup(nothing_known(0)),
-        Contender::new("Lua: ZRANGE BYSCORE, ZADD", lua).setup(setup()),
-    ]
+    both(("RESCHEDULE", ours), ("Lua: ZRANGE BYSCORE, ZADD", lua), || {
+        vec![setup(), nothing_known(0)]
+    })
 }
 
 fn cancel(lab: &mut Lab) -> Vec<Contender> {
@@ -313,10 +302,7 @@ fn cancel(lab: &mut Lab) -> Vec<Contender> {
     let lua = each(once(lab), &[":1"], |r, n| {
         r.push(&args!["EVALSHA", script, 1, stream(n), "workers", id(n)]);
     });
-    vec![
-        Contender::new("FORCE", ours).setup(leased(tasks)).setup(nothing_known(0)),
-        Contender::new("Lua: XACK, XDEL", lua).setup(leased(tasks)),
-    ]
+    both(("FORCE", ours), ("Lua: XACK, XDEL", lua), || vec![leased(tasks), nothing_known(0)])
 }
 
 /// Named by the id that its publication returned: 100 tasks have died between that and its death.
@@ -361,8 +347,5 @@ fn redrive(lab: &mut Lab) -> Vec<Contender> {
         let (dead, queue) = (of_queue("dead", n), stream(n));
         r.push(&args!["EVALSHA", script, 2, dead, queue, original(n), TIMESTAMP]);
     });
-    vec![
-        Contender::new("REDRIVE ID", ours).setup(empty_queues()).setup(setup()),
-        Contender::new("Lua: XRANGE, XADD, XDEL", lua).setup(empty_queues()).setup(setup()),
-    ]
+    both(("REDRIVE ID", ours), ("Lua: XRANGE, XADD, XDEL", lua), || vec![empty_queues(), setup()])
 }

@@ -1,4 +1,4 @@
-// All errors of the package. They are told apart by `code`, which also works if a program has two copies of the package.
+// All errors of the package. Check `code` instead of the class: that also works with two copies of the package in one program.
 
 import { milliseconds, type Duration } from './time.js';
 

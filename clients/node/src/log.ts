@@ -1,4 +1,4 @@
-// Where the package reports what no caller is told. Without options, warnings and errors go to the console.
+// Logs the problems that reach no caller, for example in background work. By default they go to the console.
 
 import { inspect } from 'node:util';
 

@@ -220,7 +220,7 @@ onEach((backend) => {
     expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 
-  test('what is no option is rejected before anything is sent', async () => {
+  test('invalid options are rejected before anything is sent', async () => {
     const before = backend.fake?.counts.get('CACHE.FETCH');
     for (const bad of [{ ttl: 0 }, { ttl: '5 m' }, { ttl: 1, jitter: 101 }, { ttl: 1, refresh: 'now' }, { ttl: Number.NaN }, { ttl: 1, lease: '1ms' }]) {
       await expect(backend.corral.cache.getOrLoad('x', () => 1, bad as never)).rejects.toThrow(/Error|ttl|jitter|refresh|lease/);

@@ -97,7 +97,7 @@ describe.each(SERVERS)('clients of users: %s', (program) => {
     expect((await server.client.keys('*')).every((key) => key.includes('shop:'))).toBe(true);
   });
 
-  test('a password, a user with few permissions, and what is no client', async () => {
+  test('a password, a user with few permissions, and invalid clients', async () => {
     await server.client.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+task.consume', '+task.ack', '+task.extend', '+task.nack', '+task.info', '+task.publish');
     const url = `redis://worker:secret@127.0.0.1:${server.port}`;
     const corral = createCorral({ url, timeout: '60s', log: quiet });

@@ -2,7 +2,6 @@
 
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -10,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createCorral } from '../src/index.js';
-import { eventually, quiet, Server, SERVERS } from './server.js';
+import { eventually, freePort, quiet, Server, SERVERS } from './server.js';
 
 const run = promisify(execFile);
 const source = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'examples', 'node');
@@ -45,14 +44,6 @@ afterAll(() => server.remove());
 
 const environment = (port = 0): NodeJS.ProcessEnv =>
   ({ ...process.env, CORRAL_URL: server.url, SHOP_DATABASE: join(directory, 'shop.db'), PORT: String(port) });
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await new Promise((done) => probe.once('listening', done));
-  const { port } = probe.address() as AddressInfo;
-  await new Promise((done) => probe.close(done));
-  return port;
-}
 
 function start(program: string, port?: number): ChildProcess {
   const child = spawn(process.execPath, [join(built, program)], { env: environment(port), stdio: 'inherit', cwd: directory });

@@ -51,7 +51,7 @@ onEach((backend) => {
       }));
   });
 
-  test('what is no option is rejected', async () => {
+  test('invalid options are rejected', async () => {
     for (const bad of [{ ttl: 0 }, { wait: -1 }, { shared: true, limit: 2 }, { limit: 0 }, { limit: 1.5 }, { ttl: 'soon' }]) {
       await expect(backend.corral.lock('x', bad as never, () => 1)).rejects.toThrow();
     }

@@ -30,7 +30,7 @@ export async function eventually<T>(condition: () => T | Promise<T>, what = 'the
   }
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer().listen(0, '127.0.0.1');
   await new Promise((done) => probe.once('listening', done));
   const { port } = probe.address() as AddressInfo;

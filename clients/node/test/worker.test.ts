@@ -245,7 +245,7 @@ onEach((backend) => {
     await eventually(() => worker.health().acked === 2);
   });
 
-  test('what is no definition and no option of a worker', () => {
+  test('invalid definitions and worker options are rejected', () => {
     const queue = mail();
     queue.handle('welcome', () => undefined);
     expect(() => queue.handle('welcome', () => undefined)).toThrow('already');

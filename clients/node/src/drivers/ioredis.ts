@@ -39,7 +39,7 @@ class IoredisConnection implements Connection {
 
   constructor(client: Loose) {
     this.#client = client;
-    // What fails is told to the caller of the command.
+    // Each command rejects with its own error, so this event adds nothing.
     client['on']('error', () => undefined);
   }
 

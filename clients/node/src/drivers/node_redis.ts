@@ -15,7 +15,7 @@ class NodeRedisConnection implements Connection {
 
   constructor(client: Loose) {
     this.#client = client;
-    // What fails is told to the caller of the command.
+    // Each command rejects with its own error, so this event adds nothing.
     client['on']('error', () => undefined);
     client['unref']();
   }
