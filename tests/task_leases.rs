@@ -149,7 +149,7 @@ fn a_waiting_consumer_gets_the_task_of_a_dead_worker_when_its_lease_expires() {
 
 #[test]
 fn expired_leases_go_down_the_line_in_their_order() {
-    const LEASE: i64 = 2000;
+    const LEASE: i64 = 4000;
     let server = Checked::start();
     let mut client = server.client();
     policy(&mut client, &format!("LEASE {LEASE}"));
