@@ -81,6 +81,28 @@ describe.each(SERVERS)('clients of users: %s', (program) => {
     client.disconnect();
   });
 
+  test.each<[string, () => object]>([
+    ['redis 6', () => redis6.createClient({ url: server.url })],
+    ['redis 5', () => redis5.createClient({ url: server.url })],
+    ['ioredis 6', () => new Redis(server.url, { lazyConnect: true })],
+    ['ioredis 5', () => new Redis5(server.url, { lazyConnect: true })],
+    ['iovalkey', () => new Valkey(server.url, { lazyConnect: true })],
+  ])('%s: the end of a task and the request for the next one are one packet', async (_, client) => {
+    const corral = corralOf(client());
+    ends.push(() => corral.close());
+    const queue = corral.queue('work');
+    queue.handle('work', () => undefined);
+    const count = 300;
+    await queue.publishMany(Array.from({ length: count }, () => ({ task: 'work', payload: {} })));
+    const reads = async (): Promise<number> => Number(/total_reads_processed:(\d+)/.exec(await server.client.info('stats'))?.[1]);
+    const before = await reads();
+    const worker = new Worker(corral, queue, { concurrency: 1 });
+    await worker.start();
+    await eventually(() => worker.health().acked === count);
+    expect(await reads() - before).toBeLessThan(1.2 * count);
+    await worker.stop();
+  });
+
   test('a prefix is on every key of a command, and dead letters come back', async () => {
     const corral = corralOf(new Redis(server.port, '127.0.0.1', { lazyConnect: true, keyPrefix: 'shop:' }));
     ends.push(() => corral.close());

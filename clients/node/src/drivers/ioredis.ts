@@ -1,5 +1,6 @@
 // ioredis and iovalkey: single clients, also by Sentinel, and clusters.
 
+import type { Socket } from 'node:net';
 import type { Command, Reply } from '../wire.js';
 import {
   DEFAULT_TIMEOUT_MS, prefixOf, translator, words, type Connection, type Driver, type Loose,
@@ -49,6 +50,12 @@ class IoredisConnection implements Connection {
   }
 
   async send(command: Command): Promise<Reply> {
+    // Commands that are sent in one turn leave in one packet.
+    const stream = this.#client['stream'] as Socket | undefined;
+    if (stream?.writableCorked === 0) {
+      stream.cork();
+      process.nextTick(() => stream.uncork());
+    }
     try {
       return await this.#client['callBuffer'](...words(command));
     } catch (error) {

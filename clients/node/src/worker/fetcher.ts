@@ -1,4 +1,4 @@
-// Asks for tasks, on a connection that does nothing else and that nothing interrupts.
+// Asks for tasks, on a connection that nothing interrupts. It also carries the ends of tasks that are known when it asks.
 //
 // A connection has its own name as a consumer, new after each reconnect. With TIED the leases end with the connection: so it
 // is closed last, after everything else has been told to the server. Nothing is asked for that does not start at once.
@@ -10,7 +10,7 @@ import { CorralError } from '../errors.js';
 import { replyError } from '../features.js';
 import { withPrefix, type Hub } from '../hub.js';
 import { now } from '../time.js';
-import { delivery, GROUP, text, type Delivery, type Reply, type Word } from '../wire.js';
+import { delivery, GROUP, text, type Command, type Delivery, type Reply, type Word } from '../wire.js';
 import { BATCH, type Finisher } from './finisher.js';
 import { Changes, type Table } from './running.js';
 
@@ -104,19 +104,27 @@ export class Fetcher {
 
   async #ask(count: number): Promise<void> {
     const link = this.#link ?? (await this.#connect());
+    const { name } = await this.hub.driver();
     if (this.stopping) return;
     const command: Word[] = ['TASK.CONSUME', GROUP, this.#consumer, this.#first, 'COUNT', count, 'BLOCK', BLOCK_MS, 'META'];
     if (this.tied) command.push('TIED');
     if (this.streams.length > 1) command.push('THEN', this.streams.length - 1, ...this.streams.slice(1));
+    const send = (commands: readonly Command[]): Promise<Reply[]> =>
+      link.call(commands.map((one) => withPrefix(one, this.#prefix)), PATIENCE_MS);
+    // The ends of tasks first: their replies do not wait for a task.
+    this.finisher.sendNow(async (commands) => {
+      const replies = await send(commands);
+      return replies.map((one) => (one instanceof Error ? replyError(one, name) : one));
+    });
     this.#waiting = true;
     let reply: Reply | undefined;
     try {
-      [reply] = await link.call([withPrefix(command, this.#prefix)], PATIENCE_MS);
+      [reply] = await send([command]);
     } finally {
       this.#waiting = false;
     }
     this.askedAt = now();
-    if (reply instanceof Error) throw replyError(reply, (await this.hub.driver()).name);
+    if (reply instanceof Error) throw replyError(reply, name);
     for (const entry of (reply ?? []) as readonly (readonly Reply[])[]) {
       const named = entry.length > 4 ? [...entry.slice(0, 4), text(entry[4]).slice(this.#prefix.length)] : entry;
       try {

@@ -1,4 +1,5 @@
-// Tells the server what became of tasks: up to 64 acknowledgements in one command, or those of 5 ms.
+// Tells the server what became of tasks: up to 64 acknowledgements in one command, or those of 5 ms. They are sent together
+// with the next request for tasks if there is one before, which spares the server a round trip.
 // A reply that is lost is no loss: the commands may be sent again, and are, until the lease expires. 0 is counted only.
 
 import { CorralError } from '../errors.js';
@@ -10,6 +11,8 @@ import { Changes, type Run, type Table } from './running.js';
 export const BATCH = 64;
 const HOLD_MS = 5;
 const AGAIN_MS = 200;
+/** Sends commands that are all for the keys of one queue. Errors are among the replies. */
+type Send = (commands: readonly Command[], stream: string) => Promise<Reply[]>;
 const PASSING = new Set(
   ['READONLY', 'NOREPLICAS', 'MISCONF', 'OOM', 'TRYAGAIN', 'MOVED', 'LOADING', 'CLUSTERDOWN', 'MASTERDOWN', 'BUSY'],
 );
@@ -19,6 +22,7 @@ export class Finisher {
   readonly #hub: Hub;
   readonly #table: Table;
   readonly #done = new Changes();
+  readonly #shared: Send = (commands, key) => this.#hub.run(commands, { key });
   #runs: Run[] = [];
   #timer: NodeJS.Timeout | undefined;
   #sending = false;
@@ -41,6 +45,11 @@ export class Finisher {
     else this.#timer ??= setTimeout(() => this.#flush(), HOLD_MS);
   }
 
+  /** Sends what there is, in the way given, before this returns. What has to be sent again goes over the shared connection. */
+  sendNow(send: Send): void {
+    if (!this.#sending) this.#flush(send);
+  }
+
   /** Sends what is left. */
   async close(timeoutMs: number): Promise<void> {
     this.#closing = true;
@@ -52,18 +61,18 @@ export class Finisher {
     this.#runs = [];
   }
 
-  #flush(): void {
+  #flush(send = this.#shared): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     if (this.#runs.length === 0) return;
     this.#sending = true;
-    void this.#work();
+    void this.#work(send);
   }
 
-  async #work(): Promise<void> {
-    while (this.#runs.length > 0) {
+  async #work(first: Send): Promise<void> {
+    for (let send = first; this.#runs.length > 0; send = this.#shared) {
       const batch = this.#runs.slice(0, BATCH);
-      const again = await this.#send(batch);
+      const again = await this.#send(batch, send);
       this.#runs = [...again, ...this.#runs.slice(batch.length)];
       this.#table.changes.notify();
       this.#done.notify();
@@ -77,7 +86,7 @@ export class Finisher {
   }
 
   /** Returns those that must be sent again. */
-  async #send(batch: readonly Run[]): Promise<Run[]> {
+  async #send(batch: readonly Run[], send: Send): Promise<Run[]> {
     const streams = new Map<string, Run[]>();
     for (const run of batch) streams.set(run.delivery.stream, [...(streams.get(run.delivery.stream) ?? []), run]);
     const again = await Promise.all([...streams].map(async ([stream, runs]) => {
@@ -85,15 +94,15 @@ export class Finisher {
       const others = runs.filter((run) => run.command !== 'ACK');
       const commands = others.map((run) => run.command as Command);
       if (acks.length > 0) commands.push(['TASK.ACK', stream, GROUP, ...acks.map((run) => run.delivery.id)]);
-      return this.#sendStream(stream, commands, others, acks);
+      return this.#settle(send(commands, stream), stream, others, acks);
     }));
     return again.flat();
   }
 
-  async #sendStream(stream: string, commands: readonly Command[], others: readonly Run[], acks: readonly Run[]): Promise<Run[]> {
+  async #settle(sent: Promise<Reply[]>, stream: string, others: readonly Run[], acks: readonly Run[]): Promise<Run[]> {
     let replies: Reply[];
     try {
-      replies = await this.#hub.run(commands, { key: stream });
+      replies = await sent;
     } catch (error) {
       return this.#keep([...others, ...acks], error);
     }
