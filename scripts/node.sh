@@ -77,7 +77,11 @@ case ${1:-} in
   bars)
     need_module
     (build)
-    SERVER=$server CORRAL_MODULE=$module node "$root/scripts/node_bars.mjs" "${@:2}"
+    status=0
+    for part in queues processes; do
+      SERVER=$server CORRAL_MODULE=$module node "$root/scripts/node_bars/$part.mjs" "${@:2}" || status=1
+    done
+    exit "$status"
     ;;
   *) die "expected one of: all, lint, build, test, bars" ;;
 esac

@@ -16,6 +16,9 @@ import { Changes, type Table } from './running.js';
 
 const BLOCK_MS = 2000;
 const PATIENCE_MS = BLOCK_MS + 5000;
+const WAITED_MS = 5;
+const POLITE_BATCHES = 3;
+const GIVE_WAY_MS = 2;
 /** After these another node is asked. */
 const MOVED_ON = new Set(['UNBLOCKED', 'READONLY', 'MOVED', 'CLUSTERDOWN', 'MASTERDOWN']);
 
@@ -28,6 +31,7 @@ export class Fetcher {
   #consumer = '';
   #prefix = '';
   #waiting = false;
+  #polite = 0;
   #loop: Promise<void> | undefined;
   #running = false;
 
@@ -89,8 +93,11 @@ export class Fetcher {
         continue;
       }
       try {
-        await this.#ask(free);
+        const asked = now();
+        const got = await this.#ask(free);
         failures = 0;
+        if (now() - asked > WAITED_MS) this.#polite = POLITE_BATCHES;
+        if (got === this.batch && got > 1) await this.#giveWay();
       } catch (error) {
         failures++;
         if (error instanceof CorralError && error.code === 'REPLY' && !MOVED_ON.has(error.reply ?? '')) {
@@ -102,10 +109,21 @@ export class Fetcher {
     }
   }
 
-  async #ask(count: number): Promise<void> {
+  /**
+   * After a wait, other workers may have been woken by the same tasks, and their processes may take longer. So the first
+   * batches leave them a moment. A worker that finds tasks without waiting loses no time.
+   */
+  async #giveWay(): Promise<void> {
+    if (this.#polite === 0) return;
+    this.#polite--;
+    await this.#stopped.wait(GIVE_WAY_MS);
+  }
+
+  /** Returns the number of tasks. */
+  async #ask(count: number): Promise<number> {
     const link = this.#link ?? (await this.#connect());
     const { name } = await this.hub.driver();
-    if (this.stopping) return;
+    if (this.stopping) return 0;
     const command: Word[] = ['TASK.CONSUME', GROUP, this.#consumer, this.#first, 'COUNT', count, 'BLOCK', BLOCK_MS, 'META'];
     if (this.tied) command.push('TIED');
     if (this.streams.length > 1) command.push('THEN', this.streams.length - 1, ...this.streams.slice(1));
@@ -125,7 +143,8 @@ export class Fetcher {
     }
     this.askedAt = now();
     if (reply instanceof Error) throw replyError(reply, name);
-    for (const entry of (reply ?? []) as readonly (readonly Reply[])[]) {
+    const entries = (reply ?? []) as readonly (readonly Reply[])[];
+    for (const entry of entries) {
       const named = entry.length > 4 ? [...entry.slice(0, 4), text(entry[4]).slice(this.#prefix.length)] : entry;
       try {
         this.accept(delivery(named, this.#first), this.#consumer);
@@ -133,6 +152,7 @@ export class Fetcher {
         this.hub.reports.error('a task was not accepted, its lease will expire', error);
       }
     }
+    return entries.length;
   }
 
   async #connect(): Promise<Link> {

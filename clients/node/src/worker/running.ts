@@ -67,8 +67,14 @@ const place = (delivery: Delivery): string => `${delivery.originalId} ${delivery
 export class Table {
   readonly changes = new Changes();
   readonly #runs = new Map<string, Run>();
+  /** Places of tasks whose handler has not ended. */
+  taken = 0;
 
-  constructor(public free: number) {}
+  constructor(private readonly places: number) {}
+
+  get free(): number {
+    return this.places - this.taken;
+  }
 
   get(delivery: Delivery): Run | undefined {
     return this.#runs.get(place(delivery));
@@ -76,12 +82,12 @@ export class Table {
 
   enter(run: Run): void {
     this.#runs.set(place(run.delivery), run);
-    this.free--;
+    this.taken++;
   }
 
   handlerEnded(run: Run): void {
     clearTimeout(run.timer);
-    this.free++;
+    this.taken--;
     this.changes.notify();
   }
 
