@@ -1,8 +1,9 @@
 //! What other clients do to keys and databases.
 //!
 //! The module subscribes to a class of keyspace events when a family first needs it, because every
-//! write of the server pays for a subscription. No server takes a subscription back before the module
-//! is unloaded. The callbacks write nothing.
+//! write of the server pays for a subscription. It is not taken back when nothing is remembered any
+//! more, which only Redis 8.2 and later can do: an event that concerns nobody costs one look. The
+//! callbacks write nothing.
 
 use super::api::need;
 use super::guard::guard;

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Server, eventually
+from conftest import PATIENCE_S, Server, eventually
 from corral_client import Corral, LoadRejected, ReplyError, ServerUnreachable
 from corral_client import asyncio as corral_asyncio
 from corral_client._breaker import LAST_BYTES, LAST_COUNT, LastValues
 from corral_client.testing import Memory, memory
+from proxy import Proxy
 
 #: Beyond the time for Redis: what a busy machine may add.
 SLACK_S = 5.0
@@ -48,6 +49,29 @@ def test_a_server_that_hangs_costs_the_time_for_redis_once(own_server: Server) -
         assert time.monotonic() - began < 0.1 + SLACK_S
     finally:
         os.kill(own_server.process.pid, signal.SIGCONT)
+
+
+def test_a_connection_that_takes_longer_than_a_caller_waits_is_made_all_the_same(own_server: Server) -> None:
+    # The password makes the client exchange something before the connection is ready.
+    own_server.client.config_set("requirepass", "secret")
+    stored = own_server.client.exists
+
+    proxy = Proxy(own_server, delay_s=0.5)
+    url = f"redis://:secret@127.0.0.1:{proxy.port}?socket_timeout={PATIENCE_S}"
+    corral = Corral.from_url(url, redis_timeout="100ms")
+    eventually(lambda: corral.cache.get_or_load("threads", lambda: 1, ttl=60) and stored("threads"), "stored by threads")
+    corral.close()
+
+    async def main() -> None:
+        corral = corral_asyncio.Corral.from_url(url, redis_timeout="100ms")
+        async with asyncio.timeout(PATIENCE_S):
+            while not stored("asyncio"):
+                await corral.cache.get_or_load("asyncio", lambda: 1, ttl=60)
+                await asyncio.sleep(0.02)
+        await corral.close()
+
+    asyncio.run(main())
+    proxy.close()
 
 
 @pytest.fixture

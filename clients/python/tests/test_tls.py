@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,18 @@ import trustme
 from conftest import PATIENCE_S, Server, eventually
 from corral_client import Corral, ServerUnreachable, Task, Worker
 from corral_client import asyncio as corral_asyncio
-from corral_client.pytest_plugin import free_port
+from proxy import Proxy
 from test_topology import use
 
 
-class Secured:
+class Secured(Proxy):
     """The server behind a proxy that takes TLS connections, from clients with a certificate of its authority only.
 
     Not every build of the server has TLS.
     """
 
     def __init__(self, directory: Path, server: Server) -> None:
-        self.server, authority = server, trustme.CA()
+        authority = trustme.CA()
         self.authority = directory / "ca.pem"
         authority.cert_pem.write_to_path(self.authority)
         self.files = {}
@@ -38,25 +36,10 @@ class Secured:
             self.files[name] = directory / f"{name}.pem", directory / f"{name}.key"
             issued.cert_chain_pems[0].write_to_path(self.files[name][0])
             issued.private_key_pem.write_to_path(self.files[name][1])
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority))
-        self._context.verify_mode = ssl.CERT_REQUIRED
-        self._context.load_cert_chain(*self.files["localhost"])
-        self._loop, self.port = asyncio.new_event_loop(), free_port()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        opened = asyncio.start_server(self._connected, "127.0.0.1", self.port, ssl=self._context)
-        asyncio.run_coroutine_threadsafe(opened, self._loop).result(PATIENCE_S)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        ways = [self._loop.create_task(_copy(reader, there_writer)), self._loop.create_task(_copy(there_reader, writer))]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        writer.close()
-        there_writer.close()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(*self.files["localhost"])
+        super().__init__(server, context)
 
     def options(self, **changes: Any) -> dict[str, Any]:
         certificate, key = self.files["client.example.org"]
@@ -68,13 +51,6 @@ class Secured:
     def url(self, host: str = "localhost", **changes: Any) -> str:
         options = {name: value for name, value in self.options(**changes).items() if value is not None}
         return f"rediss://{host}:{self.port}?{urlencode(options)}"
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class Hub:
         self._idle: dict[tuple[bool, Address | None], list[Link | MemoryLink]] = {}
         self._slots: dict[int, Address] = {}
         self._features: Features | None = None
+        self._connecting: set[Address | None] = set()
         self._closed = False
         _fork.register(self)
 
@@ -114,15 +115,35 @@ class Hub:
         link = await self._take(idle, address)
         try:
             replies = await link.call(commands, timeout)
-        except ServerUnreachable:
+        except ServerUnreachable as error:
             # The other idle connections probably broke as well.
             await self._drop_idle()
+            if not error.sent and timeout < self.driver.timeout and "Timeout" in type(error.__cause__).__name__:
+                self._connect_for_others(address)
             raise
+        await self._keep(link, idle)
+        return replies
+
+    async def _keep(self, link: Link | MemoryLink, idle: list[Link | MemoryLink]) -> None:
         if self._closed or len(idle) >= KEPT_IDLE:
             await link.close()
         else:
             idle.append(link)
-        return replies
+
+    def _connect_for_others(self, address: Address | None) -> None:
+        """For callers with less time than a connection takes, which would never get one."""
+
+        async def connect() -> None:
+            link = open_link(self.driver, address)
+            try:
+                await link.call([("PING",)], self.driver.timeout)
+                await self._keep(link, self._idle.setdefault((False, address), []))
+            finally:
+                self._connecting.discard(address)
+
+        if address not in self._connecting:
+            self._connecting.add(address)
+            self.background.spawn(connect, "connecting")
 
     async def _take(self, idle: list[Link | MemoryLink], address: Address | None) -> Link | MemoryLink:
         while idle:
@@ -209,6 +230,7 @@ class Hub:
     def after_fork(self) -> None:
         self._idle = {}
         self._limit = Limit(POOL_SIZE)
+        self._connecting = set()
         self.background = Background()
 
 
