@@ -1,4 +1,4 @@
-// Asks for tasks, on a connection that nothing interrupts. It also carries the ends of tasks that are known when it asks.
+// Asks for tasks, on a connection that nothing interrupts. It also carries the outcomes that are known when it asks.
 //
 // A connection has its own name as a consumer, new after each reconnect. With TIED the leases end with the connection: so it
 // is closed last, after everything else has been told to the server. Nothing is asked for that does not start at once.
@@ -129,7 +129,7 @@ export class Fetcher {
     if (this.streams.length > 1) command.push('THEN', this.streams.length - 1, ...this.streams.slice(1));
     const send = (commands: readonly Command[]): Promise<Reply[]> =>
       link.call(commands.map((one) => withPrefix(one, this.#prefix)), PATIENCE_MS);
-    // The ends of tasks first: their replies do not wait for a task.
+    // Outcomes first: their replies do not wait for a task.
     this.finisher.sendNow(async (commands) => {
       const replies = await send(commands);
       return replies.map((one) => (one instanceof Error ? replyError(one, name) : one));

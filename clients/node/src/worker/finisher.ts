@@ -1,5 +1,5 @@
-// Tells the server what became of tasks: up to 64 acknowledgements in one command, or those of 5 ms. They are sent together
-// with the next request for tasks if there is one before, which spares the server a round trip.
+// Tells the server what became of tasks: up to 64 acknowledgements in one command, or those of 5 ms. If the worker asks
+// for tasks sooner, they go in the same packet, which saves the server a round trip.
 // A reply that is lost is no loss: the commands may be sent again, and are, until the lease expires. 0 is counted only.
 
 import { CorralError } from '../errors.js';
@@ -45,7 +45,7 @@ export class Finisher {
     else this.#timer ??= setTimeout(() => this.#flush(), HOLD_MS);
   }
 
-  /** Sends what there is, in the way given, before this returns. What has to be sent again goes over the shared connection. */
+  /** Calls `send` at once with what is pending, if anything is. Retries use the shared connection. */
   sendNow(send: Send): void {
     if (!this.#sending) this.#flush(send);
   }

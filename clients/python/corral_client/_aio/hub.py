@@ -131,7 +131,7 @@ class Hub:
             idle.append(link)
 
     def _connect_for_others(self, address: Address | None) -> None:
-        """For callers with less time than a connection takes, which would never get one."""
+        """Connects in the background: a caller whose time is shorter than connecting takes would never succeed."""
 
         async def connect() -> None:
             link = open_link(self.driver, address)
