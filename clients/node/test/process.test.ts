@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterEach, expect, test } from 'vitest';
+import { Worker } from '../src/index.js';
 import { eventually, Server, SERVERS } from './server.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -65,6 +66,25 @@ test.each(SERVERS)('a worker ends by itself after a signal, finishes its tasks a
   expect(busy.lines('did')).toHaveLength(1);
   expect(busy.lines('did')[0]).toContain('true');
   expect(await queue.info()).toMatchObject({ length: 1 });
+});
+
+test.each(SERVERS)('a worker waits for a server that is not there yet, until a signal or a stop: %s', async (program) => {
+  const server = await start(program);
+  await server.kill();
+  const [givenUp, patient] = [new App(server.url), new App(server.url)];
+  for (const app of [givenUp, patient]) await app.says('tries again', 2);
+  givenUp.child.kill('SIGTERM');
+  await givenUp.ended();
+  const corral = server.corral();
+  ends.push(() => corral.close());
+  const worker = new Worker(corral, corral.queue('work'));
+  const run = worker.run();
+  await worker.stop();
+  await run;
+  await server.boot();
+  await patient.says('ready');
+  patient.child.kill('SIGTERM');
+  await patient.ended();
 });
 
 test.each(SERVERS)('a second signal does not wait, and what is given back does not count: %s', async (program) => {

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from corral_client import asyncio as corral_asyncio
 from corral_client._breaker import LAST_BYTES, LAST_COUNT, LastValues
 from corral_client.testing import Memory, memory
 from proxy import Proxy
+from test_process import KINDS, App, ended
 
 #: Beyond the time for Redis: what a busy machine may add.
 SLACK_S = 5.0
@@ -72,6 +74,20 @@ def test_a_connection_that_takes_longer_than_a_caller_waits_is_made_all_the_same
 
     asyncio.run(main())
     proxy.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_waits_for_a_server_that_is_not_there_yet(own_server: Server, tmp_path: Path, kind: str) -> None:
+    app = App(own_server, tmp_path)
+    own_server.kill()
+    given_up, patient = app.start(kind), app.start(kind)
+    eventually(lambda: app.log.exists() and app.log.read_text().count("tries again") >= 4, "both try again")
+    given_up.send_signal(signal.SIGTERM)
+    ended(given_up, 1)
+    own_server.restart()
+    app.await_waiting()
+    patient.send_signal(signal.SIGTERM)
+    ended(patient, 1)
 
 
 @pytest.fixture

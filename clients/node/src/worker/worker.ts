@@ -1,14 +1,16 @@
 // A worker runs the tasks of queues: `run` owns the process, `start` and `stop` run it beside other things.
 
 import type { Corral } from '../corral.js';
+import { hasCode } from '../errors.js';
 import type { Hub } from '../hub.js';
 import type { Queue } from '../queue.js';
-import { milliseconds, type Duration } from '../time.js';
+import { atMost, milliseconds, type Duration } from '../time.js';
 import { Engine, type Health } from './engine.js';
 import type { Middleware } from './run.js';
 
 /** Tasks that are asked for at a time, at most. */
 const BATCH = 16;
+const LONGEST_PAUSE_MS = 5000;
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 const NOTHING: Health = {
   ok: false, stopping: false, running: 0, free: 0, unacknowledged: 0, askedMsAgo: 0, started: 0, succeeded: 0, failed: 0, lost: 0,
@@ -67,8 +69,8 @@ export class Worker {
   }
 
   /**
-   * Runs until SIGTERM or SIGINT, or until `stop`, and resolves when everything is closed. A second signal does not wait for
-   * the handlers.
+   * Runs until SIGTERM or SIGINT, or until `stop`, and resolves when everything is closed. Waits for the server before it
+   * starts, if necessary. A second signal does not wait for the handlers.
    */
   async run(): Promise<void> {
     let signaled = false;
@@ -79,12 +81,26 @@ export class Worker {
     };
     for (const signal of SIGNALS) process.on(signal, note);
     try {
-      const stopped = new Promise<void>((resolve) => this.#stopped.push(resolve));
-      await this.start();
-      if (!signaled) await stopped;
+      let ended = false;
+      const stopped = new Promise<void>((resolve) => this.#stopped.push(resolve)).then(() => (ended = true));
+      for (let failures = 0; !ended && !(await this.#startIfReachable()); failures++) {
+        await atMost(stopped, Math.min(100 * 2 ** failures, LONGEST_PAUSE_MS));
+      }
+      await stopped;
     } finally {
       await this.stop();
       for (const signal of SIGNALS) process.off(signal, note);
+    }
+  }
+
+  async #startIfReachable(): Promise<boolean> {
+    try {
+      await this.start();
+      return true;
+    } catch (error) {
+      if (!hasCode(error, 'SERVER_UNREACHABLE')) throw error;
+      this.#corral.hub.reports.error('the worker cannot start and tries again', error);
+      return false;
     }
   }
 
@@ -104,15 +120,19 @@ export class Worker {
     try {
       await engine.start();
     } catch (error) {
-      await this.stop();
+      await this.#closeOnce();
       throw error;
     }
   }
 
   /** Resolves when everything is closed; afterwards the worker may be started again. */
   async stop(): Promise<void> {
+    await this.#closeOnce().finally(() => this.#wake());
+  }
+
+  #closeOnce(): Promise<void> {
     this.#stopping ??= this.#close().finally(() => (this.#stopping = undefined));
-    await this.#stopping;
+    return this.#stopping;
   }
 
   async #close(): Promise<void> {
@@ -122,7 +142,6 @@ export class Worker {
     } finally {
       await hub?.close(200);
       this.#engine = this.#hub = undefined;
-      this.#wake();
     }
   }
 }

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .._sync.hub import Hub
 from .._time import Duration, milliseconds
+from ..errors import ServerUnreachable
 from .engine import Engine
 from .runners import Middleware
 from .running import QueueLike
 
+log = logging.getLogger("corral_client")
 M = TypeVar("M", bound=Callable[..., Any])
 #: Tasks that are asked for at a time by a worker on an event loop, at most.
 _BATCH = 16
+_LONGEST_PAUSE_S = 5.0
 
 
 class BaseWorker:
@@ -83,6 +87,13 @@ class BaseWorker:
             self._close()
             raise
         return engine
+
+    @staticmethod
+    def _pause_before_retry(failures: int, error: ServerUnreachable) -> float:
+        """How many seconds `run` waits for a server that it cannot reach."""
+        pause = min(0.1 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_S)
+        log.warning("the worker cannot start and tries again in %.1f s: %s", pause, error)
+        return pause
 
     def _close(self) -> None:
         """Steps 1 to 5; afterwards the worker may be started again."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from types import TracebackType
 
+from ..errors import ServerUnreachable
 from .base import BaseWorker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -15,7 +17,10 @@ class Worker(BaseWorker):
     """Runs the tasks of queues. `await worker.run()` owns the process; `async with worker:` runs it beside other things."""
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, or until it is cancelled. A second signal does not wait for the handlers."""
+        """Runs until SIGTERM or SIGINT, or until it is cancelled. Waits for the server before it starts, if necessary.
+
+        A second signal does not wait for the handlers.
+        """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
 
@@ -29,13 +34,26 @@ class Worker(BaseWorker):
         for number in _SIGNALS:
             loop.add_signal_handler(number, note)
         try:
-            await self.start()
+            await self._start_once_reachable(stop)
             await stop.wait()
         finally:
             await self.stop()
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
+
+    async def _start_once_reachable(self, stop: asyncio.Event) -> None:
+        for failures in itertools.count():
+            try:
+                return await self.start()
+            except ServerUnreachable as error:
+                pause = self._pause_before_retry(failures, error)
+            try:
+                async with asyncio.timeout(pause):
+                    await stop.wait()
+                return
+            except TimeoutError:
+                continue
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import signal
 import threading
 from types import FrameType, TracebackType
 
+from ..errors import ServerUnreachable
 from .base import BaseWorker
+from .engine import Engine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -16,7 +19,10 @@ class Worker(BaseWorker):
     """Runs the tasks of queues. `run()` owns the process; `with worker:` runs it beside other things."""
 
     def run(self) -> None:
-        """Runs until SIGTERM or SIGINT. A second signal does not wait for the handlers."""
+        """Runs until SIGTERM or SIGINT, and waits for the server before it starts, if necessary.
+
+        A second signal does not wait for the handlers.
+        """
         signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -24,7 +30,9 @@ class Worker(BaseWorker):
 
         before = {number: signal.signal(number, note) for number in _SIGNALS}
         try:
-            engine = self._make_engine(None)
+            engine = self._engine_once_reachable(signals)
+            if engine is None:
+                return
             signals.get()
             closing = threading.Thread(target=self._close, name="corral: shutdown")
             closing.start()
@@ -39,6 +47,20 @@ class Worker(BaseWorker):
             self._close()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _engine_once_reachable(self, signals: queue.SimpleQueue[int]) -> Engine | None:
+        """None if there is a signal before."""
+        for failures in itertools.count():
+            try:
+                return self._make_engine(None)
+            except ServerUnreachable as error:
+                pause = self._pause_before_retry(failures, error)
+            try:
+                signals.get(timeout=pause)
+            except queue.Empty:
+                continue
+            break
+        return None
 
     def start(self) -> None:
         self._make_engine(None)
