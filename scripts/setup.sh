@@ -2,7 +2,8 @@
 # Installs the missing dependencies on this machine.
 # Usage: scripts/setup.sh [run|test|lint|matrix]...      (default: run)
 #   run        to build the module and start a server
-#   test       as run, with redis_exporter and Prometheus if there is apt-get, and the libraries of scripts/clients.sh
+#   test       as run, with redis_exporter and Prometheus if there is apt-get, and the libraries of scripts/clients.sh;
+#              with CI=true also Go and a JDK
 #   lint       to build the module and run the linters
 #   matrix     as test, with pip, which fetches some of the servers of scripts/servers.sh
 # With apt-get the script installs packages itself. Elsewhere it prints the commands to run and exits with 1.
@@ -112,6 +113,13 @@ if { wants test || wants matrix; } && have apt-get; then
   have promtool || lacks Prometheus prometheus prometheus prometheus
   have prometheus-redis-exporter || have redis_exporter ||
     lacks redis_exporter prometheus-redis-exporter redis_exporter redis_exporter
+fi
+if { wants test || wants matrix; } && [[ ${CI:-} == true ]]; then
+  # For the programs in examples/go and examples/java. Elsewhere these are tested only if their languages are there.
+  { have go && [[ -d /usr/share/gocode/src/github.com/gomodule/redigo ]]; } ||
+    lacks "Go with redigo" "golang-go golang-github-gomodule-redigo-dev" go golang
+  { have javac && [[ -f /usr/share/java/gson.jar ]]; } ||
+    lacks "a JDK with Gson" "default-jdk-headless libgoogle-gson-java" openjdk java-devel
 fi
 if wants matrix; then
   python3 -m pip --version >/dev/null 2>&1 || lacks pip "python3 python3-pip" python python3-pip

@@ -14,9 +14,9 @@ cd "$root"
 
 # The oldest and the newest server of each product run all files. The other servers run the quick files: replies, stored
 # data, propagation and waiting. They skip tests that take minutes and depend least on the server: clients and processes
-# that are killed at random, random histories, the recipes of the documents.
+# that are killed at random, random histories, the recipes of the documents, the examples.
 oldest_and_newest=(redis-7.0 redis-8.10 valkey-8.0 valkey-9.1)
-long_files=(cache_chaos lock_chaos task_chaos histories task_model recipes redlock fixtures)
+long_files=(cache_chaos lock_chaos task_chaos histories task_model recipes examples redlock fixtures)
 
 is_one_of() {
   local word
@@ -59,10 +59,13 @@ on_one_server() {
   fi
   # tests/reentrancy.rs loads this second module.
   cargo build --quiet --example reentry || return 1
+  # tests/examples.rs runs the programs in examples/.
+  cargo build --quiet --example shop || return 1
+  scripts/examples.sh build || return 1
   # tests/task_versions.rs loads version 0.1.0. Without its commit those tests do nothing.
   scripts/old_module.sh >/dev/null || (($? == 3)) || return 1
   say "${bold}Tests on $("$server" --version)${plain}"
-  export CORRAL_MODULE=$module SERVER=$server
+  export CORRAL_MODULE=$module SERVER=$server CORRAL_EXAMPLES=$clients/examples
   if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then
     # The pages and the examples use the package of this tree.
     scripts/python.sh build || return 1

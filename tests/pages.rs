@@ -472,7 +472,9 @@ fn pages() -> Vec<String> {
         let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         pages.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
     };
-    ["", "docs", "clients/python", "examples/python"].map(in_dir).concat()
+    ["", "docs", "clients/python", "clients/node", "examples", "examples/python", "examples/node"]
+        .map(in_dir)
+        .concat()
 }
 
 /// The anchors of a page, as GitHub derives them from the headings.
