@@ -44,7 +44,11 @@ pub fn slot(key: &[u8]) -> u16 {
 ///
 /// The key is returned in parts, so that the caller decides where to assemble it.
 pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<[&[u8]; 4], Error> {
-    let (before, after): (&[u8], &[u8]) = if hash_tag(name).is_some() {
+    // Most names have no brace, which is seen without a branch for each byte.
+    let braces = name.iter().fold(false, |any, byte| any | matches!(byte, b'{' | b'}'));
+    let (before, after): (&[u8], &[u8]) = if !braces {
+        (b":{", b"}")
+    } else if hash_tag(name).is_some() {
         (b"::", b"")
     } else if !name.contains(&b'}') {
         (b":{", b"}")
@@ -57,13 +61,18 @@ pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<[&[u8]; 4], 
 }
 
 /// The name to which a key belongs, if it is derived with this prefix.
-pub fn name_of(prefix: Prefix, key: &[u8]) -> Option<&[u8]> {
+pub fn name_of<'k>(prefix: Prefix, key: &'k [u8]) -> Option<&'k [u8]> {
     let rest = key.strip_prefix(prefix.0)?;
     let tagged = rest.strip_prefix(b"::");
     let made = rest.strip_prefix(b":{").and_then(|rest| rest.strip_suffix(b"}"));
     let bare = rest.strip_prefix(b":");
+    // The parts of its derived key, one after the other, are the key.
     let belongs = |name: &&[u8]| {
-        !name.is_empty() && derive(prefix, name, false).is_ok_and(|parts| parts.concat() == key)
+        !name.is_empty()
+            && derive(prefix, name, false).is_ok_and(|parts| {
+                let strip = |rest: Option<&'k [u8]>, part: &&[u8]| rest?.strip_prefix(*part);
+                parts.iter().fold(Some(key), strip) == Some(&[])
+            })
     };
     [tagged, made, bare].into_iter().flatten().find(belongs)
 }

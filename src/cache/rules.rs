@@ -5,7 +5,7 @@
 //! value, or the back-off after a failed load, and whether the value was soft-invalidated, which
 //! makes it stale regardless of its TTL. A warm value has no record.
 
-use crate::server::integer;
+use crate::server::{LONGEST, decimal, integer};
 use crate::time::{Millis, Moment, UnixMs};
 
 /// Identifies one lease on one value. The tokens of a value rise.
@@ -103,14 +103,16 @@ impl Record {
     /// The stored form: `<state> <token> <until ms> <stale 0|1> <reason>`, readable in `redis-cli`.
     pub fn encode(&self) -> Vec<u8> {
         let (state, reason) = match &self.lease {
-            Lease::Open => ("open", None),
-            Lease::Loading(_) => ("loading", None),
-            Lease::BackingOff(_, None) => ("failed", None),
-            Lease::BackingOff(_, Some(reason)) => ("failed:", Some(reason)),
+            Lease::Open => (b"open ".as_slice(), None),
+            Lease::Loading(_) => (b"loading ".as_slice(), None),
+            Lease::BackingOff(_, None) => (b"failed ".as_slice(), None),
+            Lease::BackingOff(_, Some(reason)) => (b"failed: ".as_slice(), Some(reason)),
         };
-        let until = self.until().map_or(0, |until| until.0);
-        let head = format!("{state} {} {until} {} ", self.token, u8::from(self.stale));
-        [head.as_bytes(), reason.map_or(&[], Vec::as_slice)].concat()
+        let (mut token, mut until) = ([0; LONGEST], [0; LONGEST]);
+        let token = decimal(self.token, &mut token);
+        let until = decimal(self.until().map_or(0, |until| until.0), &mut until);
+        let stale: &[u8] = if self.stale { b" 1 " } else { b" 0 " };
+        [state, token, b" ", until, stale, reason.map_or(&[], Vec::as_slice)].concat()
     }
 
     /// Reads the stored form. Anything else counts as an empty record.

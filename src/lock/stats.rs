@@ -23,8 +23,46 @@ pub struct Record {
     pub hold_ms_sum: u64,
     /// The longest of them.
     pub hold_ms_max: u64,
-    /// A hash of the identifier of each holder, and when it was granted; as many as fit.
-    holders: Vec<(u64, Moment)>,
+    holders: Granted,
+}
+
+/// A hash of the identifier of each holder, and when it was granted; as many as fit. The only holder of
+/// an exclusive lock takes no memory of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Granted {
+    first: Option<(u64, Moment)>,
+    others: Vec<(u64, Moment)>,
+}
+
+impl Granted {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    fn clear(&mut self) {
+        self.first = None;
+        self.others.clear();
+    }
+
+    fn add(&mut self, holder: u64, since: Moment) {
+        if self.first.is_none() {
+            self.first = Some((holder, since));
+        } else if self.len() < HOLDERS {
+            self.others.push((holder, since));
+        }
+    }
+
+    /// Removes a holder, and returns since when it has held the lock.
+    fn remove(&mut self, holder: u64) -> Option<Moment> {
+        if let Some((first, since)) = self.first
+            && first == holder
+        {
+            self.first = self.others.pop();
+            return Some(since);
+        }
+        let position = self.others.iter().position(|(other, _)| *other == holder)?;
+        Some(self.others.swap_remove(position).1)
+    }
 }
 
 /// How many holders of a lock are remembered.
@@ -54,16 +92,14 @@ impl Lock {
                 self.counters.expired.add(expired);
                 record.holders.clear();
             } else {
-                record.holders.retain(|(holder, _)| *holder != identifier);
+                record.holders.remove(identifier);
             }
             record.acquired += 1;
             if let Some(ms) = grant.waited {
                 record.wait_ms_sum += ms;
                 record.wait_ms_max = record.wait_ms_max.max(ms);
             }
-            if record.holders.len() < HOLDERS {
-                record.holders.push((identifier, grant.now));
-            }
+            record.holders.add(identifier, grant.now);
         });
         if let Some(ms) = grant.waited {
             self.counters.handoffs.add(1);
@@ -86,9 +122,7 @@ impl Lock {
     fn count_hold(&self, db: i32, key: &[u8], identifier: &[u8], now: Moment) {
         let identifier = self.records.hash(identifier);
         self.records.update(db, key, |record| {
-            let position = record.holders.iter().position(|(holder, _)| *holder == identifier);
-            if let Some(position) = position {
-                let (_, since) = record.holders.swap_remove(position);
+            if let Some(since) = record.holders.remove(identifier) {
                 let held = now.since(since).as_u64();
                 record.hold_ms_sum += held;
                 record.hold_ms_max = record.hold_ms_max.max(held);

@@ -11,6 +11,7 @@ use crate::names;
 use crate::server::resp::Element;
 use crate::server::{Mode as Call, OwnedStr, Reply, Server, Str, Type, integer, words};
 use crate::time::{Millis, UnixMs};
+use std::rc::Rc;
 
 /// A request to become a holder.
 pub struct Candidate<'a> {
@@ -72,17 +73,15 @@ impl<'s> Stored<'s> {
 
     /// How `identifier` holds it now. A key of another type is an error.
     pub fn held(&self, identifier: Str<'_>) -> Result<Held, Error> {
-        // An exclusive holder, the common case, takes one inner command.
-        let holder = match self.server.call(c"GET", Call::Read, &[self.key]) {
-            Err(Error::Server(refused)) if refused.code() == "WRONGTYPE" => None,
-            other => Some(other?),
-        };
-        if let Some(holder) = holder {
-            let same = !holder.root().is_null() && holder.root().bytes() == identifier.bytes();
-            return Ok(if same { Held::Exclusive } else { Held::No });
-        }
-        if self.server.type_of(self.key) != Type::SortedSet {
-            return Err(Error::WrongType);
+        {
+            let lock = self.server.peek_key(self.key);
+            match lock.kind() {
+                Type::Absent => return Ok(Held::No),
+                Type::String if lock.holds(identifier.bytes()) => return Ok(Held::Exclusive),
+                Type::String => return Ok(Held::No),
+                Type::SortedSet => {}
+                Type::Stream | Type::Other => return Err(Error::WrongType),
+            }
         }
         let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
         // Other clients may write a lease without an end.
@@ -182,8 +181,8 @@ impl<'s> Stored<'s> {
     }
 
     /// The end of a lease that begins now.
-    fn end_of(&self, ttl: Millis) -> OwnedStr {
-        OwnedStr::number((self.server.now() + ttl).0)
+    fn end_of(&self, ttl: Millis) -> Rc<OwnedStr> {
+        self.server.time(self.server.now() + ttl)
     }
 
     /// Makes `identifier` the exclusive holder, replacing what was there.
@@ -274,7 +273,7 @@ impl<'s> Stored<'s> {
         if self.server.peek_key(self.key).deadline() == Some(end) {
             return Ok(());
         }
-        let at = OwnedStr::number(end.0);
+        let at = self.server.time(end);
         self.server.call(c"PEXPIREAT", Call::Write, &[self.key, at.borrow()]).map(drop)
     }
 }

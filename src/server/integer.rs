@@ -19,12 +19,49 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
     })
 }
 
+/// The longest decimal form of a signed 64-bit integer.
+pub const LONGEST: usize = 20;
+
+/// Writes the decimal form of an integer at the end of a buffer. Returns that part of it.
+pub fn decimal(value: i64, buffer: &mut [u8; LONGEST]) -> &[u8] {
+    let (mut rest, mut len) = (value.unsigned_abs(), 0);
+    let mut places = buffer.iter_mut().rev();
+    for place in places.by_ref() {
+        *place = b'0' + (rest % 10) as u8;
+        (rest, len) = (rest / 10, len + 1);
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0
+        && let Some(place) = places.next()
+    {
+        (*place, len) = (b'-', len + 1);
+    }
+    buffer.get(LONGEST - len..).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn the_least_and_the_greatest_integer_have_a_decimal_form() {
+        for value in [i64::MIN, i64::MAX, 0] {
+            assert_eq!(decimal(value, &mut [0; LONGEST]), value.to_string().as_bytes());
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_decimal_form_is_that_of_the_standard_library(value: i64, digits in 0..64u32) {
+            let value = value >> digits;
+            let mut buffer = [0; LONGEST];
+            let written = String::from_utf8_lossy(decimal(value, &mut buffer)).into_owned();
+            prop_assert_eq!(written, value.to_string());
+        }
+
         #[test]
         fn an_integer_has_exactly_one_form(value: i64) {
             prop_assert_eq!(integer(value.to_string().as_bytes()), Some(value));

@@ -164,6 +164,12 @@ impl Key<'_> {
         (count, first)
     }
 
+    /// Whether it is this string, which this module stores for a short time: a string of this length
+    /// loses its compact encoding.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        self.len() == bytes.len() && self.long_string() == bytes
+    }
+
     /// A copy of a string. It undoes the compact encoding that a short string can have in memory, so
     /// it is for long strings, and for those that this module stores for a short time.
     pub fn copy(&self) -> OwnedStr {

@@ -25,7 +25,7 @@ pub mod timer;
 
 pub use api::MainThread;
 pub use call::Mode;
-pub use integer::integer;
+pub use integer::{LONGEST, decimal, integer};
 pub use key::{Key, Type};
 pub use reply::{Reply, WriteReply, Writer};
 pub(crate) use string::define_words;
@@ -42,6 +42,7 @@ use register::Entry;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::raw::c_int;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the module hands to the server layer at load: the server layer knows nothing else of it.
@@ -96,6 +97,8 @@ struct State {
     checks: Cell<Checks>,
     /// The prepared words of inner commands.
     words: Cell<Option<&'static string::Words>>,
+    /// The last point in time that was an argument.
+    last_time: Cell<Option<(UnixMs, Rc<OwnedStr>)>>,
     /// The registered settings, to which the server holds pointers.
     settings: RefCell<Vec<Setting>>,
 }
@@ -108,6 +111,7 @@ static STATE: MainThread<State> = MainThread::new(State {
     own_write: Cell::new(false),
     checks: Cell::new(Checks::NONE),
     words: Cell::new(None),
+    last_time: Cell::new(None),
     settings: RefCell::new(Vec::new()),
 });
 

@@ -1,11 +1,14 @@
 //! The server's strings. Arguments go on to inner commands by pointer, without a copy.
 
-use super::STATE;
 use super::api::need;
+use super::integer::{LONGEST, decimal};
+use super::{STATE, Server};
+use crate::time::UnixMs;
 use redis_module::raw;
 use std::io::Write;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 
 /// A borrowed string of the server.
 #[repr(transparent)]
@@ -82,12 +85,7 @@ impl OwnedStr {
 
     /// The decimal form of a number.
     pub fn number(value: i64) -> Self {
-        let mut buffer = [0; 20];
-        let mut rest = buffer.as_mut_slice();
-        // The longest number has 20 characters.
-        let _ = write!(rest, "{value}");
-        let free = rest.len();
-        Self::new(buffer.get(..buffer.len() - free).unwrap_or_default())
+        Self::new(decimal(value, &mut [0; LONGEST]))
     }
 
     /// The string, as long as this value lives.
@@ -159,8 +157,23 @@ pub fn words() -> &'static Words {
     })
 }
 
+impl Server {
+    /// A point in time as an argument: ms since the Unix epoch. The commands of a millisecond mostly
+    /// need the same one, so the last one is kept.
+    pub fn time(&self, at: UnixMs) -> Rc<OwnedStr> {
+        let last = &STATE.get().last_time;
+        let text = match last.take() {
+            Some((time, text)) if time == at => text,
+            _ => Rc::new(OwnedStr::number(at.0)),
+        };
+        last.set(Some((at, text.clone())));
+        text
+    }
+}
+
 /// Frees the words when the module is unloaded and nothing uses them any more.
 pub(super) fn forget_words() {
+    STATE.get().last_time.take();
     if let Some(words) = STATE.get().words.take() {
         // SAFETY: the pointer came from the `Box` in `words`, and only unloading calls this.
         drop(unsafe { Box::from_raw(ptr::from_ref(words).cast_mut()) });

@@ -147,7 +147,7 @@ impl Before<'_> {
         marks::set(cx, queue, self.holder, &Mark { successor: Some(id), ..leased })?;
         marks::set(cx, queue, id, &self.mark())?;
         let text = OwnedStr::new(id.to_string().as_bytes());
-        let end = OwnedStr::number((now + new.span).0);
+        let end = server.time(now + new.span);
         let args = [new.window, text.borrow(), words().pxat(), end.borrow()];
         server.call(c"SET", Mode::Write, &args)?;
         Ok(Outcome::Queued(id))

@@ -133,7 +133,7 @@ pub fn successor_gone(
     if let Some((holder, Some(end))) = holder(server, window.borrow())?
         && holder == gone
     {
-        let (id, end) = (text(after), OwnedStr::number(end.0));
+        let (id, end) = (text(after), server.time(end));
         let args = [window.borrow(), id.borrow(), words().pxat(), end.borrow()];
         server.call(c"SET", Mode::Write, &args)?;
     }

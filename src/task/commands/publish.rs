@@ -356,7 +356,7 @@ fn first_of<'s>(server: &'s Server, key: Str<'_>) -> Result<Option<Reply<'s>>, E
     if let Some(end) = end {
         // This changes nothing, but a WAIT after it also covers the first task, which another client
         // may have published.
-        let end = OwnedStr::number(end.0);
+        let end = server.time(end);
         server.call(c"PEXPIREAT", Mode::Write, &[key, end.borrow()])?;
     }
     Ok((!found.root().is_null()).then_some(Reply::Forward(found)))
@@ -373,7 +373,7 @@ fn id_in<'r>(reply: &'r Reply<'_>) -> Result<&'r [u8], Error> {
 
 /// Stores the id of a task that is published once.
 fn remember(server: &Server, key: Str<'_>, window: Millis, id: &[u8]) -> Result<(), Error> {
-    let (id, end) = (OwnedStr::new(id), OwnedStr::number((server.now() + window).0));
+    let (id, end) = (OwnedStr::new(id), server.time(server.now() + window));
     let args = [key, id.borrow(), words().pxat(), end.borrow()];
     server.call(c"SET", Mode::Write, &args).map(drop)
 }
