@@ -3,7 +3,8 @@
 //! no longer count, and has the waiters served.
 
 use super::Cx;
-use super::store::{self, Stored};
+use super::record;
+use super::store::Stored;
 use super::tokens::Change;
 use crate::server::events::KeyEvent;
 use crate::server::{Mode, OwnedStr};
@@ -41,7 +42,7 @@ pub fn check_changed(cx: Cx<'_>) {
         let key = OwnedStr::new(&name);
         let key = key.borrow();
         if void {
-            if store::remove_void_record(cx, key).is_err() {
+            if record::remove_void(cx, key).is_err() {
                 // The record is still there, and as void as before.
                 family.tokens.check_later(db, &name, server.moment());
                 continue;

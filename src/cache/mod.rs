@@ -8,17 +8,18 @@
 //! began before it was stored, written or invalidated; exactly one waiter is asked to load, and one
 //! fill answers all of them.
 //!
-//! [`rules`] decides, [`store`] reads and writes the keys, [`value`] reads the bytes of a value,
+//! [`rules`] decides, [`store`] reads and writes the keys with [`record`] and [`value`],
 //! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
 //! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
-//! out), [`guesses`] (which values were long or absent), [`ties`] (loads that end with the connection of the loader)
-//! and [`stats`].
+//! out), [`hints`] (what was found at keys when they were last read), [`ties`] (loads that end with the
+//! connection of the loader) and [`stats`].
 
 pub mod commands;
 mod fills;
 mod foreign;
-mod guesses;
+mod hints;
 mod line;
+mod record;
 mod rules;
 mod stats;
 mod store;
@@ -29,7 +30,7 @@ mod value;
 use crate::context::Context;
 use crate::family::Family;
 use crate::interest::Interest;
-use crate::names::Prefix;
+use crate::names::{self, Prefix};
 use crate::server::config::Setting;
 use crate::server::events::{self, KeyEvent};
 use crate::server::timer::OnFire;
@@ -38,7 +39,7 @@ use crate::stats::{Recent, counters};
 use crate::time::{Millis, Moment};
 use crate::waiting::Queue;
 use fills::Fills;
-use guesses::Guesses;
+use hints::Hints;
 use rules::Token;
 use stats::Record;
 use std::cell::Cell;
@@ -62,7 +63,7 @@ pub struct Cache {
     queue: Queue<Self>,
     tokens: TokenTable,
     fills: Fills,
-    guesses: Guesses,
+    hints: Hints,
     records: Recent<Record>,
     counters: Counters,
     /// The highest token that this process has given out: no two leases share a token.
@@ -105,6 +106,13 @@ counters! {
 }
 
 impl Cache {
+    /// A key was created, perhaps a record by another client.
+    pub fn key_created(&self, db: i32, key: &[u8]) {
+        if let Some(name) = names::name_of(RECORD, key) {
+            self.hints.recorded(db, name);
+        }
+    }
+
     /// What is kept of leases that have ended.
     fn bounds(&self) -> Bounds {
         Bounds { late: Millis(self.late_ms.get()), bytes: self.late_bytes.size() }
@@ -120,7 +128,7 @@ impl Family for Cache {
             queue: Queue::new(on_fire, wave_bytes, interest),
             tokens: TokenTable::new(unix_us(), interest),
             fills: Fills::default(),
-            guesses: Guesses::default(),
+            hints: Hints::default(),
             records: Recent::default(),
             counters: Counters::default(),
             last_token: Cell::new(0),
@@ -142,6 +150,7 @@ impl Family for Cache {
     }
 
     fn databases_changed(&self, dbs: &[i32]) {
+        self.hints.forget();
         self.tokens.forget(dbs, unix_us());
     }
 

@@ -5,32 +5,25 @@
 //! [`Stored::read`] only reads. [`Stored::watch`] remembers the record that was read, so that a foreign
 //! write ends it.
 
-use super::rules::{Cached, Fetch, Lease, REASON, Record, Token, fetch, next_token};
-use super::tokens::{Knowledge, Recorded};
+use super::record::{self, News};
+use super::rules::{Cached, Fetch, Lease, Record, Token, fetch, next_token};
+use super::tokens::Recorded;
 use super::{Cx, EVENTS, RECORD, ties, value};
 use crate::error::Error;
 use crate::names;
-use crate::server::{Key, Mode, OwnedStr, Reply, Str, Type, words};
+use crate::server::{Mode, OwnedStr, Reply, Str, Type, words};
 use crate::time::{Millis, UnixMs};
+use std::cell::OnceCell;
 
 /// How much longer a stale mark has to last, compared with the value, before it is renewed.
 const RENEW: Millis = Millis(60 * 60 * 1000);
-
-/// What has to be remembered of a record that was read.
-enum News {
-    /// Nothing.
-    None,
-    /// The record.
-    Record,
-    /// The record, of a lease that another cluster node gave out.
-    Moved,
-}
 
 /// A cached value and its record at one moment.
 pub struct Stored<'s> {
     cx: Cx<'s>,
     key: Str<'s>,
-    record_key: OwnedStr,
+    /// The key of the record, once it was needed.
+    record_key: OnceCell<OwnedStr>,
     /// The value.
     pub cached: Cached,
     /// The record, as far as it counts.
@@ -40,39 +33,79 @@ pub struct Stored<'s> {
     news: News,
     /// Until when the record is kept, if it marks the value as stale.
     marked_until: Option<UnixMs>,
+    /// Whether the server has counted a hit or a miss of the value.
+    counted: bool,
     now: UnixMs,
 }
 
 impl<'s> Stored<'s> {
     /// Reads the value at `key` and its record. A key of another type is an error.
     pub fn read(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        Self::read_as(cx, key, true)
+    }
+
+    /// As [`Stored::read`], for a command that replaces the value: without a record it does not matter
+    /// when that expires.
+    pub fn read_to_fill(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        Self::read_as(cx, key, false)
+    }
+
+    fn read_as(cx: Cx<'s>, key: Str<'s>, with_deadline: bool) -> Result<Self, Error> {
         let server = cx.server;
-        let record_key = names::key_of(server, RECORD, key)?;
         let now = server.now();
+        let is_unrecorded = cx.family.hints.is_unrecorded(server.db(), key.bytes());
+        let record_key =
+            if is_unrecorded { None } else { Some(names::key_of(server, RECORD, key)?) };
+        let stored = match &record_key {
+            Some(record_key) => record::read(server, record_key.borrow())?,
+            None => None,
+        };
+        let has_record = stored.is_some();
         let (cached, len) = {
             let value = server.peek_key(key);
             match value.kind() {
                 Type::Absent => (Cached::Absent, 0),
-                Type::String => (Cached::Until(value.deadline()), value.len()),
-                Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
-            }
-        };
-        let (has_record, marked_until, record) = {
-            let record = server.peek_key(record_key.borrow());
-            match record.kind() {
-                Type::Absent => (false, None, Record::default()),
                 Type::String => {
-                    let found = decode(&record);
-                    let marked_until = record.deadline().filter(|_| found.stale);
-                    (true, marked_until, found.at(now, cached))
+                    let deadline =
+                        if has_record || with_deadline { value.deadline() } else { None };
+                    (Cached::Until(deadline), value.len())
                 }
                 Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
             }
         };
+        let (record, marked_until) = stored.unwrap_or_default();
+        let record = record.at(now, cached);
         // A replica trusts what its master recorded.
         let is_judged = has_record && server.is_master();
-        let (record, news) = if is_judged { judge(cx, key, record) } else { (record, News::None) };
-        Ok(Self { cx, key, record_key, cached, record, len, has_record, news, marked_until, now })
+        let (record, news) =
+            if is_judged { record::judge(cx, key, record) } else { (record, News::None) };
+        let counted = false;
+        Ok(Self {
+            cx,
+            key,
+            record_key: record_key.map_or_else(OnceCell::new, OnceCell::from),
+            cached,
+            record,
+            len,
+            has_record,
+            news,
+            marked_until,
+            counted,
+            now,
+        })
+    }
+
+    /// As given, after the server has counted a hit or a miss of the value, if `counted` is set.
+    pub fn counted(self, counted: bool) -> Self {
+        Self { counted, ..self }
+    }
+
+    fn record_key(&self) -> Result<Str<'_>, Error> {
+        if let Some(key) = self.record_key.get() {
+            return Ok(key.borrow());
+        }
+        let key = names::key_of(self.cx.server, RECORD, self.key)?;
+        Ok(self.record_key.get_or_init(|| key).borrow())
     }
 
     /// Remembers the record that was read: from now on a foreign write ends it.
@@ -111,7 +144,7 @@ impl<'s> Stored<'s> {
     /// has expired just now.
     pub fn value(&self) -> Result<Option<Reply<'s>>, Error> {
         match self.cached {
-            Cached::Until(_) => value::untracked(self.cx.server, self.key, self.len),
+            Cached::Until(_) => value::untracked(self.cx.server, self.key, self.len, self.counted),
             Cached::Absent => {
                 self.count_miss();
                 Ok(None)
@@ -121,7 +154,9 @@ impl<'s> Stored<'s> {
 
     /// Has the server count a miss of the value.
     pub fn count_miss(&self) {
-        self.cx.server.read_key(self.key);
+        if !self.counted {
+            self.cx.server.read_key(self.key);
+        }
     }
 
     /// A copy of the value, to be kept.
@@ -217,18 +252,19 @@ impl<'s> Stored<'s> {
         self.write(Record { lease, token, stale: self.record.stale }, Mode::Write)
     }
 
-    /// Stores the value for `ttl`: with a token that is good, or without one. Returns how long the load
-    /// took, if there was one.
+    /// Stores the value for `ttl`: with a token that is good, or without one. Returns the server's OK,
+    /// and how long the load took, if there was one.
     pub fn fill(
         &mut self,
         value: Str<'_>,
         ttl: Millis,
         token: Option<Token>,
-    ) -> Result<Option<Millis>, Error> {
+    ) -> Result<(Reply<'s>, Option<Millis>), Error> {
         let Cx { server, family } = self.cx;
         let end = self.end_of(ttl);
-        let at = OwnedStr::number(end.0);
-        server.call(c"SET", Mode::Write, &[self.key, value, words().pxat(), at.borrow()])?;
+        let at = server.time(end);
+        let args = [self.key, value, words().pxat(), at.borrow()];
+        let stored = server.call(c"SET", Mode::WriteForward, &args)?;
         self.cached = Cached::Until(Some(end));
         let (db, key, now) = (server.db(), self.key.bytes(), server.moment());
         let (is_newest, took) = match token {
@@ -241,7 +277,7 @@ impl<'s> Stored<'s> {
             // The newest loader goes on.
             self.write(Record { stale: false, ..self.record.clone() }, Mode::Write)?;
         }
-        Ok(took)
+        Ok((Reply::Forward(stored), took))
     }
 
     /// Removes the value, or marks it as stale and keeps it for at most `stale`. No token is good.
@@ -256,7 +292,7 @@ impl<'s> Stored<'s> {
             }
             (Cached::Until(before), Some(stale)) => {
                 let end = before.into_iter().fold(self.end_of(stale), UnixMs::min);
-                let at = OwnedStr::number(end.0);
+                let at = server.time(end);
                 server.call(c"PEXPIREAT", Mode::Write, &[self.key, at.borrow()])?;
                 self.cached = Cached::Until(Some(end));
                 let token = self.record.token;
@@ -290,8 +326,9 @@ impl<'s> Stored<'s> {
             self.record = record;
             return self.remove_record();
         };
-        let (text, at) = (OwnedStr::new(&record.encode()), OwnedStr::number(end.0));
-        let args = [self.record_key.borrow(), text.borrow(), words().pxat(), at.borrow()];
+        let (text, at) = (OwnedStr::new(&record.encode()), server.time(end));
+        family.hints.recorded(server.db(), self.key.bytes());
+        let args = [self.record_key()?, text.borrow(), words().pxat(), at.borrow()];
         server.call(c"SET", mode, &args)?;
         self.has_record = true;
         self.record = record;
@@ -307,7 +344,7 @@ impl<'s> Stored<'s> {
     fn remove_record(&mut self) -> Result<(), Error> {
         let Cx { server, family } = self.cx;
         if self.has_record {
-            server.call(c"DEL", Mode::Write, &[self.record_key.borrow()])?;
+            server.call(c"DEL", Mode::Write, &[self.record_key()?])?;
             self.has_record = false;
         }
         self.record.lease = Lease::Open;
@@ -316,52 +353,4 @@ impl<'s> Stored<'s> {
         family.tokens.forget_record(server.db(), self.key.bytes());
         Ok(())
     }
-}
-
-/// Reads the record that an open key holds. A string longer than any record says nothing.
-fn decode(record: &Key<'_>) -> Record {
-    const LONGEST: usize = 128 + REASON;
-    if record.len() > LONGEST {
-        return Record::default();
-    }
-    Record::decode(record.copy().borrow().bytes())
-}
-
-/// What counts of a record that was read, and what has to be remembered of it.
-fn judge(cx: Cx<'_>, key: Str<'_>, record: Record) -> (Record, News) {
-    let is_loading = matches!(record.lease, Lease::Loading(_));
-    match knowledge(cx, key, record.token) {
-        Knowledge::Known => (record, News::Record),
-        // The lease came with its slot from another node, and its token is not good here. But no other
-        // client loads until the loader knows that.
-        Knowledge::Newer if cx.server.is_in_cluster() && is_loading => (record, News::Moved),
-        Knowledge::Newer | Knowledge::Unknown => (record.of_unknown(), News::Record),
-        Knowledge::Void => (record.ended(), News::None),
-    }
-}
-
-/// How far a record with this token counts.
-fn knowledge(cx: Cx<'_>, key: Str<'_>, token: Token) -> Knowledge {
-    let Cx { server, family } = cx;
-    let (now, late) = (server.moment(), family.bounds().late);
-    family.tokens.knowledge(server.db(), key.bytes(), token, now, late)
-}
-
-/// Removes the record of a value that another client has written, without regard to the value.
-pub fn remove_void_record(cx: Cx<'_>, key: Str<'_>) -> Result<(), Error> {
-    let Cx { server, family } = cx;
-    let record_key = names::key_of(server, RECORD, key)?;
-    let token = {
-        let record = server.peek_key(record_key.borrow());
-        (record.kind() == Type::String).then(|| decode(&record).token)
-    };
-    // It can have been replaced by another record.
-    if let Some(token) = token
-        && knowledge(cx, key, token) == Knowledge::Void
-    {
-        server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
-        ties::ended(cx, key.bytes());
-    }
-    family.tokens.forget_record(server.db(), key.bytes());
-    Ok(())
 }

@@ -63,7 +63,7 @@ pub enum Reply<'a> {
     Custom(Box<dyn WriteReply + 'a>),
     /// The string in an open key.
     Value(Key<'a>),
-    /// None yet: the client is blocked.
+    /// None yet: the client is blocked. Or none any more: it was sent.
     Later,
 }
 
@@ -124,6 +124,14 @@ impl Server {
         }
     }
 
+    /// Sends an array as the reply of a command that has nothing left to do.
+    pub fn send_array(&self, items: &[Reply<'_>]) -> Reply<'static> {
+        // SAFETY: the context is valid, see `Server::new`.
+        unsafe { need(raw::RedisModule_ReplyWithArray)(self.ctx, items.len() as c_long) };
+        items.iter().for_each(|item| self.send(item));
+        Reply::Later
+    }
+
     fn send(&self, reply: &Reply<'_>) {
         let ctx = self.ctx;
         // SAFETY: the context is valid, see `Server::new`; all pointers live through each call.
@@ -144,8 +152,7 @@ impl Server {
                     need(raw::RedisModule_ReplyWithNullArray)(ctx);
                 }
                 Reply::Array(items) => {
-                    need(raw::RedisModule_ReplyWithArray)(ctx, items.len() as c_long);
-                    items.iter().for_each(|item| self.send(item));
+                    self.send_array(items);
                 }
                 Reply::Map(pairs) => {
                     need(raw::RedisModule_ReplyWithMap)(ctx, pairs.len() as c_long);

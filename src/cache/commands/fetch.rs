@@ -1,10 +1,11 @@
 //! CACHE.FETCH
 
 use crate::args::Args;
+use crate::cache::Cx;
 use crate::cache::line::{self, answer};
 use crate::cache::rules;
 use crate::cache::store::Stored;
-use crate::cache::{Cx, value};
+use crate::cache::value::{self, Look};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::names;
@@ -83,10 +84,11 @@ impl Command for Fetch {
         let Cx { server, family } = *cx;
         let Request { key, wanted, timeout } = request;
         let client = if wanted.tied { Some(connection::connection(*cx)?) } else { None };
-        if let Some(value) = value::plainly_fresh(server, key, wanted.stale)? {
-            return Ok(hit(*cx, key, value));
-        }
-        let mut stored = Stored::read(*cx, key)?.watch();
+        let counted = match value::look(*cx, key, wanted.stale)? {
+            Look::Fresh(value) => return Ok(hit(*cx, key, value)),
+            Look::Undecided { counted } => counted,
+        };
+        let mut stored = Stored::read(*cx, key)?.watch().counted(counted);
         let mut outcome = stored.fetch(wanted.stale);
         if outcome == rules::Fetch::Hit
             && let Some(value) = stored.value()?
@@ -97,7 +99,7 @@ impl Command for Fetch {
         if outcome == rules::Fetch::Load && family.waiters(server.db(), key.bytes()) > 0 {
             // Clients that wait already come first.
             line::serve_now(*cx, key);
-            stored = Stored::read(*cx, key)?.watch();
+            stored = Stored::read(*cx, key)?.watch().counted(counted);
             outcome = stored.fetch(wanted.stale);
         }
         if outcome == rules::Fetch::Stale {
@@ -140,7 +142,7 @@ impl Command for Fetch {
     }
 }
 
-fn hit<'a>(cx: Cx<'_>, key: Str<'_>, value: Reply<'a>) -> Reply<'a> {
+fn hit(cx: Cx<'_>, key: Str<'_>, value: Reply<'_>) -> Reply<'static> {
     cx.family.count_hit(cx.server.db(), key.bytes());
-    answer(c"HIT", value, Reply::Null)
+    cx.server.send_array(&[Reply::Simple(c"HIT"), value, Reply::Null])
 }

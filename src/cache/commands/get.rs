@@ -28,9 +28,9 @@ impl Command for Get {
     }
 
     fn run<'a>(key: Str<'a>, cx: &'a Cx<'a>) -> Result<Reply<'a>, Error> {
-        let Cx { server, family } = *cx;
-        let value = value::tracked(server, key, &family.guesses)?;
-        let counter = if value.is_some() { &family.counters.hits } else { &family.counters.misses };
+        let value = value::tracked(*cx, key)?;
+        let counters = &cx.family.counters;
+        let counter = if value.is_some() { &counters.hits } else { &counters.misses };
         counter.add(1);
         Ok(value.unwrap_or(Reply::Null))
     }

@@ -73,7 +73,7 @@ impl Command for Set {
         let Cx { server, family } = *cx;
         let Request { key, value, ttl, token, if_absent, jitter: percent } = request;
         names::reject_moving_slot(server, key)?;
-        let mut stored = Stored::read(*cx, key)?.watch();
+        let mut stored = Stored::read_to_fill(*cx, key)?.watch();
         if let Some(token) = token.filter(|token| !stored.is_good(*token)) {
             family.counters.refused.add(1);
             line::disown(*cx, key, token);
@@ -83,9 +83,9 @@ impl Command for Set {
             return Ok(Reply::Null);
         }
         let ttl = if percent == 0 { ttl } else { jitter(ttl, percent, server.random()) };
-        let took = stored.fill(value, ttl, token)?;
+        let (ok, took) = stored.fill(value, ttl, token)?;
         family.count_fill(server.db(), key.bytes(), took);
         line::filled(*cx, key, value);
-        Ok(Reply::Simple(c"OK"))
+        Ok(ok)
     }
 }
