@@ -29,7 +29,7 @@ fuzz: build ## run random commands, then compare all data (SECONDS=60 SEED=n SER
 	cargo build --release --example fuzz
 	scripts/fuzz.sh
 
-bench: build ## compare with native commands and Lua scripts; fails if a bar is missed (ARGS="...")
+bench: build ## compare with native commands and Lua scripts; fails at a regression (ARGS="...")
 	cargo build --release --example relay
 	cargo bench --bench corral -- $(ARGS)
 

@@ -1,7 +1,7 @@
 //! Many clients, some or all of which wait.
 
 use crate::measure::Lab;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, allow_many_files, args, eventually};
 use crate::wire::{Connection, encoded};
 use std::collections::VecDeque;
 use std::io;
@@ -24,13 +24,30 @@ pub struct Crowd {
     idle: VecDeque<usize>,
 }
 
+/// Connects clients, and returns them with their ids.
+pub fn connect(lab: &mut Lab, count: usize) -> (Vec<Connection>, Vec<String>) {
+    // Many shells set the limit of open files to 1,024.
+    allow_many_files();
+    lab.client.cmd(&args!["CONFIG", "SET", "maxclients", count + 100]);
+    let connect = |number: usize| {
+        // An address has some 28,000 ports for outgoing connections.
+        let host = [127, 0, 0, 1 + (number / PORTS) as u8];
+        let mut member = Connection::to((host, lab.server.port()).into(), 128);
+        // One after the other, so that the server's backlog never overflows.
+        member.send(&encoded(&["CLIENT", "ID"]));
+        let id = member.reply(|reply| String::from_utf8_lossy(&reply[1..]).trim().to_owned());
+        (member, id)
+    };
+    (0..count).map(connect).unzip()
+}
+
+/// The number of connections of an address of the server.
+pub const PORTS: usize = 20_000;
+
 impl Crowd {
     /// Connects `size` clients, all of them idle.
-    pub fn new(lab: &Lab, size: usize) -> Self {
-        // Raises the limit of open files, which many shells set to 1,024.
-        drop(lab.server.clients(0));
-        let connect = |_| Connection::to(lab.server.addr(), 1024);
-        let members: Vec<_> = (0..size).map(connect).collect();
+    pub fn new(lab: &mut Lab, size: usize) -> Self {
+        let (members, _) = connect(lab, size);
         Self { ready: Ready::new(&members), members, wait: None, idle: (0..size).collect() }
     }
 
@@ -76,20 +93,22 @@ impl Crowd {
     }
 }
 
-fn await_blocked(lab: &mut Lab, count: usize) {
+/// Waits until that many clients are blocked.
+pub fn await_blocked(lab: &mut Lab, count: usize) {
     eventually(SOON, &format!("{count} clients wait"), || {
         lab.client.info("clients", "blocked_clients") == Some(count.to_string())
     });
 }
 
 /// Finds the connections that have something to read.
-struct Ready {
+pub struct Ready {
     epoll: OwnedFd,
     events: Vec<libc::epoll_event>,
 }
 
 impl Ready {
-    fn new(connections: &[Connection]) -> Self {
+    /// Watches these connections.
+    pub fn new(connections: &[Connection]) -> Self {
         // SAFETY: the call takes no pointer, and a non-negative descriptor belongs to this process.
         let epoll = unsafe {
             let descriptor = libc::epoll_create1(libc::EPOLL_CLOEXEC);
@@ -109,7 +128,7 @@ impl Ready {
     }
 
     /// Waits for connections that have something to read, and returns the numbers of some of them.
-    fn next(&mut self) -> Vec<usize> {
+    pub fn next(&mut self) -> Vec<usize> {
         let (capacity, timeout) = (self.events.len() as i32, SOON.as_millis() as i32);
         let events = self.events.as_mut_ptr();
         // SAFETY: the descriptor is open, and the buffer holds that many events.

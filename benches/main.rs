@@ -2,13 +2,14 @@
 //! that people use without it, on the same server.
 //!
 //! Run `make bench`, or `make bench ARGS="--only LOCK --rounds 30"`; see [`USAGE`]. The program exits
-//! with 1 if a bar is missed ([`verdict`]).
+//! with 1 if there is a regression ([`verdict`]).
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 mod cases;
 mod crowd;
+mod graph;
 mod latency;
 mod measure;
 mod swarm;
@@ -20,7 +21,7 @@ use cases::Study;
 use latency::{LatencyCase, measure_latency};
 use measure::{CONNECTIONS, Case, Effort, Row, Spread, measure};
 use std::process::ExitCode;
-use support::{Server, info, server_binary};
+use support::{Server, server_binary};
 use table::{Column, Table};
 use verdict::Verdict;
 
@@ -33,13 +34,14 @@ Compares the commands of Corral with native commands and Lua scripts.
   --tasks N      tasks in the comparisons that depend on their number (default 1000000; 10000000 needs
                  about 4 GB and several minutes)
   --quick        a first impression: --rounds 5 --commands 2000 --tasks 50000
+  --check        finds regressions in two minutes: only the ratios with a bar, --rounds 5 --commands 4000
   --only NAME    only the comparisons whose name contains NAME; can be repeated
   --server PATH  the server (default: the environment variable SERVER, or redis-server)
   --markdown     print the tables in Markdown
   --list         print the names of all comparisons
 
 The environment variable CORRAL_MODULE selects the module (default target/release/libcorral.so).
-The exit code is 1 if a bar is missed, and 2 if an option is wrong.";
+The exit code is 1 if there is a regression, and 2 if an option is wrong.";
 
 struct Options {
     effort: Effort,
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
     let cases: Vec<_> = cases::all().filter(|case| selected(case.name)).collect();
     let latencies: Vec<_> = cases::latencies().filter(|case| selected(case.name)).collect();
     let studies: Vec<_> = cases::studies().filter(|study| selected(study.name)).collect();
+    let (latencies, studies) =
+        if options.effort.check { Default::default() } else { (latencies, studies) };
     if options.list {
         cases.iter().for_each(|case| println!("{}", case.name));
         latencies.iter().for_each(|case| println!("{}", case.name));
@@ -84,40 +88,40 @@ fn main() -> ExitCode {
     }
 
     println!("{}\n", head(options.effort));
-    let mut missed = print_cases(&cases, &options);
+    let mut regressions = print_cases(&cases, &options);
     println!("{NOTES}");
     print_latencies(&latencies, &options);
     for study in studies {
         println!();
-        missed.extend(print_study(study, &options));
+        regressions.extend(print_study(study, &options));
     }
-    if missed.is_empty() {
+    if regressions.is_empty() {
         return ExitCode::SUCCESS;
     }
-    println!("\nBars missed: {}", missed.len());
-    missed.iter().for_each(|bar| println!("  {bar}"));
+    println!("\nRegressions: {}", regressions.len());
+    regressions.iter().for_each(|regression| println!("  {regression}"));
     ExitCode::FAILURE
 }
 
-/// Returns the missed bars.
+/// Returns the regressions.
 fn print_cases(cases: &[&Case], options: &Options) -> Vec<String> {
     let mut table = Table::new(&COSTS, options.markdown);
-    let mut missed = Vec::new();
+    let mut regressions = Vec::new();
     for case in cases {
         table.progress(case.name);
         for (number, row) in measure(case, options.effort).iter().enumerate() {
             table.row(&cost(if number == 0 { case.name } else { "" }, row));
-            if let (Some(bar), Some(Verdict::Missed)) = (row.bar, row.verdict()) {
-                let ratio = row.cpu_ratio.median;
-                let (name, other) = (case.name, row.label);
-                missed.push(format!(
-                    "{name}, compared with {other}: {ratio:.2}, the bar is {bar:.2}"
+            if let (Some(bar), Some(Verdict::Regression)) = (row.bar, row.verdict()) {
+                let (name, other, ratio) = (case.name, row.label, row.cpu_ratio.median);
+                let (floor, reached) = (bar.floor(), bar.reached);
+                regressions.push(format!(
+                    "{name}, compared with {other}: {ratio:.2}, which is below {floor:.2}; it has been {reached:.2}"
                 ));
             }
         }
     }
     table.end();
-    missed
+    regressions
 }
 
 fn print_latencies(cases: &[&LatencyCase], options: &Options) {
@@ -136,27 +140,34 @@ fn print_latencies(cases: &[&LatencyCase], options: &Options) {
     table.end();
 }
 
-/// Returns the missed bars.
+/// Returns the regressions.
 fn print_study(study: &Study, options: &Options) -> Vec<String> {
     let mut table = Table::new(study.columns, options.markdown);
-    let (mut missed, mut group) = (Vec::new(), String::new());
+    let (mut regressions, mut group) = (Vec::new(), String::new());
     table.progress(study.name);
     for row in (study.run)(options.effort) {
         // Only the first row of a group names it.
         if !row[0].is_empty() {
             group.clone_from(&row[0]);
         }
-        let bars = row.iter().filter_map(|cell| Verdict::missed_bar(cell));
-        missed.extend(bars.map(|bar| format!("{}, {group}, {}: {bar}", study.name, row[1])));
+        let bars = row.iter().filter_map(|cell| Verdict::failed_bar(cell));
+        regressions.extend(bars.map(|bar| format!("{}, {group}, {}: {bar}", study.name, row[1])));
         table.row(&row);
     }
     table.end();
-    missed
+    regressions
 }
 
 fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
     let mut options = Options {
-        effort: Effort { rounds: 15, commands: 10_000, pipeline: 16, tasks: 1_000_000 },
+        effort: Effort {
+            rounds: 15,
+            commands: 10_000,
+            pipeline: 16,
+            tasks: 1_000_000,
+            check: false,
+            graphs: true,
+        },
         only: Vec::new(),
         server: None,
         markdown: false,
@@ -173,6 +184,11 @@ fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String
             "--quick" => {
                 let effort = &mut options.effort;
                 (effort.rounds, effort.commands, effort.tasks) = (5, 2000, 50_000);
+                effort.graphs = false;
+            }
+            "--check" => {
+                let effort = &mut options.effort;
+                (effort.rounds, effort.commands, effort.check) = (5, 4000, true);
             }
             "--only" => options.only.push(value()?.to_lowercase()),
             "--server" => options.server = Some(value()?),
@@ -196,12 +212,7 @@ fn number(text: &str, least: usize) -> Result<usize, String> {
 
 /// The server, the machine and the effort.
 fn head(effort: Effort) -> String {
-    let server = Server::start();
-    let field = |name| info(&server, "server", name);
-    let version = match field("valkey_version") {
-        Some(version) => format!("Valkey {version}"),
-        None => format!("Redis {}", field("redis_version").unwrap_or_default()),
-    };
+    let version = measure::version(&Server::start());
     let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
@@ -216,13 +227,14 @@ fn head(effort: Effort) -> String {
     )
 }
 
-const COSTS: [Column; 9] = [
+const COSTS: [Column; 10] = [
     Column("operation", 38, false),
     Column("compared with", 30, false),
     Column("ratio", 6, true),
     Column("quartiles", 11, true),
+    Column("relay", 5, true),
     Column("bar", 5, true),
-    Column("verdict", 7, false),
+    Column("verdict", 12, false),
     Column("throughput", 10, true),
     Column("Corral", 9, true),
     Column("other", 9, true),
@@ -230,7 +242,10 @@ const COSTS: [Column; 9] = [
 
 const NOTES: &str = "
 ratio:          processor time of the server: other / Corral; above 1, Corral is cheaper
+relay:          the same for a module that only runs the other's commands and forwards the last reply
 verdict:        noise: the median ratio is below the bar, the upper quartile is not
+                out of reach: the relay misses the bar, too
+                REGRESSION: a fifth below the bar, or below the ratio that has been reached
 throughput:     operations per second: Corral / other
 Corral, other:  processor time of the server's main thread per operation, system calls included
 ";
@@ -242,7 +257,7 @@ const LATENCIES: [Column; 4] = [
     Column("p99", 9, true),
 ];
 
-fn cost(name: &str, row: &Row) -> [String; 9] {
+fn cost(name: &str, row: &Row) -> [String; 10] {
     let Spread { low, median, high } = row.cpu_ratio;
     let micros = |nanos: f64| format!("{:.2} us", nanos / 1000.0);
     [
@@ -250,7 +265,8 @@ fn cost(name: &str, row: &Row) -> [String; 9] {
         row.label.into(),
         format!("{median:.2}"),
         format!("{low:.2}-{high:.2}"),
-        row.bar.map(|bar| format!("{bar:.2}")).unwrap_or_default(),
+        row.relay_ratio.map(|relay| format!("{relay:.2}")).unwrap_or_default(),
+        row.bar.map(|bar| format!("{:.2}", bar.goal)).unwrap_or_default(),
         row.verdict().map(|verdict| verdict.to_string()).unwrap_or_default(),
         format!("{:.2}", row.throughput_ratio.median),
         micros(row.ours),

@@ -5,8 +5,8 @@
 //! median of these ratios. The clock is the processor time of the server's main thread, which does
 //! not include the other work of the machine.
 
-use crate::support::{Client, Server, args, module_path};
-use crate::verdict::Verdict;
+use crate::support::{Client, Server, args, info, module_path};
+use crate::verdict::{Bar, Verdict};
 use crate::wire::{Connection, Requests, drive};
 use std::fs;
 use std::path::PathBuf;
@@ -36,6 +36,10 @@ pub struct Effort {
     pub pipeline: usize,
     /// The tasks in the comparisons that depend on their number.
     pub tasks: usize,
+    /// Whether only that is measured which a [`Bar`] needs: no contender without a bar, and no relay.
+    pub check: bool,
+    /// Whether the graphs are written.
+    pub graphs: bool,
 }
 
 /// A comparison: the first contender with each of the others.
@@ -50,10 +54,12 @@ pub struct Case {
 pub struct Contender {
     /// Its name in the table.
     pub label: &'static str,
-    /// The least ratio of the cost of this contender to the cost of the first one.
-    pub bar: Option<f64>,
+    bar: Option<Bar>,
+    /// The number of the contender with which this one is compared.
+    against: Option<usize>,
     setup: Box<Setup>,
     turn: Box<Turn>,
+    relay: Option<Box<Turn>>,
 }
 
 type Setup = dyn FnMut(&mut Lab);
@@ -68,15 +74,37 @@ impl Contender {
         })
     }
 
-    /// Sends these requests through a module that does nothing but run them and forward the replies:
-    /// the least that a command of a module costs, which runs one command of the server.
-    pub fn relayed(requests: &Requests) -> Self {
-        Self::new("the same, relayed by a module", requests.relayed())
+    /// The same, and also measures what a relay costs that sends them.
+    pub fn native(label: &'static str, requests: Requests) -> Self {
+        let relayed = requests.relayed();
+        Self::new(label, requests).relay(relayed)
     }
 
     /// Calls `turn` in every round. It returns the number of operations.
     pub fn custom(label: &'static str, turn: impl FnMut(&mut Lab) -> usize + 'static) -> Self {
-        Self { label, bar: None, setup: Box::new(|_| {}), turn: Box::new(turn) }
+        Self {
+            label,
+            bar: None,
+            against: Some(0),
+            setup: Box::new(|_| {}),
+            turn: Box::new(turn),
+            relay: None,
+        }
+    }
+
+    /// Measures in the same rounds what a module costs that does nothing but run commands of the server
+    /// and forward a reply: the least that a command of a module costs. See [`Requests::relayed`].
+    pub fn relay(self, relayed: Requests) -> Self {
+        self.relay_custom(move |lab| {
+            lab.drive(&relayed);
+            relayed.operations()
+        })
+    }
+
+    /// The same with a function that returns the number of operations.
+    pub fn relay_custom(mut self, turn: impl FnMut(&mut Lab) -> usize + 'static) -> Self {
+        self.relay = Some(Box::new(turn));
+        self
     }
 
     /// Adds requests that prepare a round. They are not measured.
@@ -94,9 +122,22 @@ impl Contender {
         self
     }
 
-    /// Sets a bar: the first contender costs at most 1/`bar` of the cost of this one.
-    pub fn bar(mut self, bar: f64) -> Self {
+    /// Sets a bar for the ratio of the cost of this contender to the cost of the first one.
+    pub fn bar(mut self, bar: Bar) -> Self {
         self.bar = Some(bar);
+        self
+    }
+
+    /// Has others compared with this one, but does not compare it with the first one. All such contenders
+    /// of a case come before the others. The first contender is one without being asked.
+    pub fn subject(mut self) -> Self {
+        self.against = None;
+        self
+    }
+
+    /// Compares this one with another than the first one.
+    pub fn against(mut self, contender: usize) -> Self {
+        self.against = Some(contender);
         self
     }
 }
@@ -117,7 +158,11 @@ pub struct Lab {
 impl Lab {
     /// Starts a server with the module, and creates some keys.
     pub fn new(effort: Effort) -> Self {
-        let server = Server::start();
+        Self::on(Server::start(), effort)
+    }
+
+    /// The same on a server that has been started.
+    pub fn on(server: Server, effort: Effort) -> Self {
         let mut lab = Self {
             effort,
             client: server.client(),
@@ -130,6 +175,9 @@ impl Lab {
             others.push(&args!["SET", format!("other:{number:08}"), "v", "PX", 3_600_000]);
         }
         lab.prepare(&others);
+        if effort.check {
+            return lab;
+        }
         let relay = module_path().with_file_name("examples").join("librelay.so");
         let reply = lab.client.cmd(&args!["MODULE", "LOAD", relay.display().to_string()]);
         assert!(!reply.is_error(), "run `cargo build --release --example relay`: {reply:?}");
@@ -152,14 +200,35 @@ impl Lab {
         String::from_utf8_lossy(digest.bytes()).into_owned()
     }
 
-    fn sample(&mut self, contender: &mut Contender) -> Sample {
-        (contender.setup)(self);
+    /// The processor time of one operation in one round, in nanoseconds; none if the round has none.
+    pub fn cost(&mut self, contender: &mut Contender) -> Option<f64> {
+        Some(self.time(&mut contender.setup, &mut contender.turn).cpu).filter(|cpu| cpu.is_finite())
+    }
+
+    fn sample(&mut self, contender: &mut Contender) -> Samples {
+        let own = self.time(&mut contender.setup, &mut contender.turn);
+        let relay = contender.relay.as_mut().filter(|_| !self.effort.check);
+        let relay = relay.map(|turn| self.time(&mut contender.setup, turn));
+        Samples { own, relay }
+    }
+
+    fn time(&mut self, setup: &mut Setup, turn: &mut Turn) -> Sample {
+        setup(self);
         let (cpu, wall) = (self.clock.now(), Instant::now());
-        let operations = (contender.turn)(self);
+        let operations = turn(self);
         let wall = wall.elapsed();
         let cpu = self.clock.now() - cpu;
         let each = |time: Duration| time.as_nanos() as f64 / operations as f64;
         Sample { cpu: each(cpu), wall: each(wall) }
+    }
+}
+
+/// The product and the version of a server.
+pub fn version(server: &Server) -> String {
+    let field = |name| info(server, "server", name);
+    match field("valkey_version") {
+        Some(version) => format!("Valkey {version}"),
+        None => format!("Redis {}", field("redis_version").unwrap_or_default()),
     }
 }
 
@@ -190,14 +259,23 @@ struct Sample {
     wall: f64,
 }
 
-/// The first contender of a case compared with another one.
+/// What a round yields for a contender.
+struct Samples {
+    own: Sample,
+    /// The relay that does the same.
+    relay: Option<Sample>,
+}
+
+/// A contender of a case compared with another one.
 pub struct Row {
     /// The name of the other contender.
     pub label: &'static str,
-    /// The least `cpu_ratio`.
-    pub bar: Option<f64>,
+    /// The bar of `cpu_ratio`.
+    pub bar: Option<Bar>,
     /// Processor time of the other contender / of the first one.
     pub cpu_ratio: Spread,
+    /// Processor time of the other contender / of a relay that does the same: the median.
+    pub relay_ratio: Option<f64>,
     /// Throughput of the first contender / of the other one.
     pub throughput_ratio: Spread,
     /// Processor time per operation of the first contender, in nanoseconds.
@@ -210,33 +288,59 @@ impl Row {
     /// The verdict, if there is a bar.
     pub fn verdict(&self) -> Option<Verdict> {
         let Spread { median, high, .. } = self.cpu_ratio;
-        self.bar.map(|bar| Verdict::at_least(median, bar, high - median))
+        self.bar.map(|bar| bar.verdict(median, high, self.relay_ratio))
     }
 }
 
-/// Measures a case on a server of its own.
+/// How many times as many rounds a case gets that is measured again.
+const AGAIN: usize = 4;
+
+/// Measures a case on a server of its own. If that looks like a regression, the case is measured again
+/// with more rounds, and only these count: nothing else that the machine did at the time must decide.
 pub fn measure(case: &Case, effort: Effort) -> Vec<Row> {
+    let rows = measure_once(case, effort);
+    if rows.iter().any(|row| row.verdict() == Some(Verdict::Regression)) {
+        measure_once(case, Effort { rounds: effort.rounds * AGAIN, ..effort })
+    } else {
+        rows
+    }
+}
+
+fn measure_once(case: &Case, effort: Effort) -> Vec<Row> {
     let mut lab = Lab::new(effort);
     let mut contenders = (case.build)(&mut lab);
+    contenders[0].against = None;
+    if effort.check {
+        contenders.retain(|contender| contender.against.is_none() || contender.bar.is_some());
+        if contenders.iter().all(|contender| contender.bar.is_none()) {
+            return Vec::new();
+        }
+    }
     // The first round is a warm-up.
-    let rounds: Vec<Vec<Sample>> = (0..=effort.rounds)
+    let rounds: Vec<Vec<Samples>> = (0..=effort.rounds)
         .map(|_| contenders.iter_mut().map(|c| lab.sample(c)).collect())
         .skip(1)
         .collect();
-    let spread = |of: &dyn Fn(&[Sample]) -> f64| {
+    let spread = |of: &dyn Fn(&[Samples]) -> f64| {
         Spread::of(rounds.iter().map(|samples| of(samples)).collect())
     };
-    let others = contenders.iter().enumerate().skip(1);
-    others
-        .map(|(other, contender)| Row {
+    let row = |(other, contender): (usize, &Contender)| {
+        let first = contender.against?;
+        let relayed = rounds
+            .iter()
+            .filter_map(|samples| Some(samples[other].own.cpu / samples[other].relay?.cpu));
+        let relayed: Vec<_> = relayed.collect();
+        Some(Row {
             label: contender.label,
-            bar: contender.bar,
-            cpu_ratio: spread(&|samples| samples[other].cpu / samples[0].cpu),
-            throughput_ratio: spread(&|samples| samples[other].wall / samples[0].wall),
-            ours: spread(&|samples| samples[0].cpu).median,
-            theirs: spread(&|samples| samples[other].cpu).median,
+            bar: contender.bar.and_then(|bar| bar.at(effort.pipeline)),
+            cpu_ratio: spread(&|samples| samples[other].own.cpu / samples[first].own.cpu),
+            relay_ratio: (!relayed.is_empty()).then(|| Spread::of(relayed).median),
+            throughput_ratio: spread(&|samples| samples[other].own.wall / samples[first].own.wall),
+            ours: spread(&|samples| samples[first].own.cpu).median,
+            theirs: spread(&|samples| samples[other].own.cpu).median,
         })
-        .collect()
+    };
+    contenders.iter().enumerate().filter_map(row).collect()
 }
 
 /// A median and the quartiles around it.

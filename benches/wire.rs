@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Duration;
 
 /// The bench gives up when a reply takes longer than this.
@@ -31,16 +32,29 @@ impl Requests {
         self.ends.push(self.bytes.len());
     }
 
-    /// The same commands, each as the arguments of RELAY: see the module in `benches/relay`.
+    /// The same operations, each as one call of the module in `benches/relay`, whose reply is that of the
+    /// last command.
     pub fn relayed(&self) -> Self {
-        let mut relayed = Self::expecting(&self.expected);
-        for command in 0..self.ends.len() {
-            let bytes = self.slice(command, command + 1);
-            let head = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
-            let count = std::str::from_utf8(&bytes[1..head - 2]).expect("a number");
-            let count: usize = count.parse().expect("a number");
-            relayed.bytes.extend(format!("*{}\r\n$5\r\nRELAY\r\n", count + 1).into_bytes());
-            relayed.bytes.extend_from_slice(&bytes[head..]);
+        let commands = self.expected.len();
+        let last = self.expected.last().expect("an operation has a command");
+        let mut relayed = Self::expecting(&[last]);
+        for operation in 0..self.operations() {
+            let (mut count, mut args) = (1, Vec::new());
+            for command in operation * commands..(operation + 1) * commands {
+                let bytes = self.slice(command, command + 1);
+                let head = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+                let size = std::str::from_utf8(&bytes[1..head - 2]).expect("a number");
+                count += size.parse::<usize>().expect("a number");
+                if commands > 1 {
+                    args.extend(format!("${}\r\n{size}\r\n", size.len()).into_bytes());
+                    count += 1;
+                }
+                args.extend_from_slice(&bytes[head..]);
+            }
+            let name = if commands > 1 { "RELAY.ALL" } else { "RELAY" };
+            let head = format!("*{count}\r\n${}\r\n{name}\r\n", name.len());
+            relayed.bytes.extend(head.into_bytes());
+            relayed.bytes.extend(args);
             relayed.ends.push(relayed.bytes.len());
         }
         relayed
@@ -49,6 +63,20 @@ impl Requests {
     /// The number of operations.
     pub fn operations(&self) -> usize {
         self.ends.len() / self.expected.len()
+    }
+
+    /// The bytes of some operations.
+    pub fn bytes_of(&self, operations: Range<usize>) -> &[u8] {
+        let commands = self.expected.len();
+        self.slice(operations.start * commands, operations.end * commands)
+    }
+
+    /// Sends some operations at once, and waits for their replies.
+    pub fn exchange(&self, connection: &mut Connection, operations: Range<usize>) {
+        connection.send(self.bytes_of(operations.clone()));
+        for _ in operations {
+            self.expected.iter().for_each(|expected| connection.expect(expected));
+        }
     }
 
     /// The bytes of the commands `from..to`.
@@ -98,6 +126,12 @@ impl Connection {
             }
             self.fill();
         }
+    }
+
+    /// Sends a command, and passes its reply to `look`.
+    pub fn ask<T>(&mut self, command: &[u8], look: impl FnOnce(&[u8]) -> T) -> T {
+        self.send(command);
+        self.reply(look)
     }
 
     /// Takes one reply, which must begin with `expected`.

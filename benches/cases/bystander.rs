@@ -3,67 +3,124 @@
 //! every write to the module.
 
 use super::{cycling, each};
+use crate::crowd::{await_blocked, connect};
 use crate::measure::{Case, Contender, Lab};
 use crate::support::{args, module_path};
-use crate::wire::Requests;
+use crate::verdict::Bar;
+use crate::wire::{Connection, Requests, encoded};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// The cases.
 pub const CASES: &[Case] = &[
     Case {
-        name: "GET, with Corral loaded",
-        build: |lab| compare(lab, |r, n| r.push(&args!["GET", key(n)])),
+        name: "Other clients, Corral loaded",
+        build: |lab| compare(lab, 0, Bar { goal: 0.98, reached: 1.00 }),
     },
     Case {
-        name: "SET PX, with Corral loaded",
-        build: |lab| compare(lab, |r, n| r.push(&args!["SET", key(n), "v", "PX", 60_000])),
-    },
-    Case {
-        name: "XADD, with Corral loaded",
-        build: |lab| {
-            compare(lab, |r, n| {
-                r.push(&args![
-                    "XADD",
-                    format!("log:{}", n % 8),
-                    "MAXLEN",
-                    "~",
-                    1000,
-                    "*",
-                    "f",
-                    "v"
-                ]);
-            })
-        },
+        name: "Other clients, 10,000 wait and load",
+        build: |lab| compare(lab, 10_000, Bar { goal: 0.93, reached: 0.87 }),
     },
 ];
+
+/// Commands of clients that do not use the module, each with a name for the comparison. SET comes before
+/// those that need its keys.
+const COMMANDS: [(&str, &str, Command); 4] = [
+    ("SET PX", "SET PX without the module", |r, n| {
+        r.push(&args!["SET", key(n), "v", "PX", 60_000]);
+    }),
+    ("GET", "GET without the module", |r, n| r.push(&args!["GET", key(n)])),
+    ("XADD", "XADD without the module", |r, n| {
+        let log = format!("log:{}", n % 8);
+        r.push(&args!["XADD", log, "MAXLEN", "~", 1000, "*", "f", "v"]);
+    }),
+    ("DEL", "DEL without the module", |r, n| r.push(&args!["DEL", key(n)])),
+];
+
+type Command = fn(&mut Requests, usize);
+
+/// The number of locks for which the others wait.
+const LOCKS: usize = 100;
 
 fn key(number: usize) -> String {
     format!("user:{number:06}:name")
 }
 
-/// The same native command with the module in use and without the module.
-fn compare(lab: &mut Lab, command: fn(&mut Requests, usize)) -> Vec<Contender> {
-    let [with, without] = [(), ()].map(|()| each(cycling(lab), &[""], command));
-    let load = |lab: &mut Lab| {
+/// The same native commands with the module in use and without the module. That many other clients
+/// wait for locks, and that many values are being loaded.
+fn compare(lab: &mut Lab, others: usize, bar: Bar) -> Vec<Contender> {
+    let others = Rc::new(RefCell::new(Others::new(lab, others)));
+    let contender = |label, command, present: bool| {
+        let others = Rc::clone(&others);
+        let requests = each(cycling(lab), &[""], command);
+        Contender::new(label, requests).setup_with(move |lab| others.borrow_mut().set(lab, present))
+    };
+    let with = COMMANDS.map(|(label, _, command)| contender(label, command, true).subject());
+    let without = COMMANDS.map(|(_, label, command)| contender(label, command, false));
+    let without = without.into_iter().enumerate().map(|(number, c)| c.against(number).bar(bar));
+    with.into_iter().chain(without).collect()
+}
+
+/// The module and the clients that use it. Without the module, the clients are connected all the same.
+struct Others {
+    members: Vec<Connection>,
+    ids: Vec<String>,
+    present: bool,
+}
+
+impl Others {
+    fn new(lab: &mut Lab, count: usize) -> Self {
+        let (members, ids) = connect(lab, count);
+        unload(lab);
+        Self { members, ids, present: false }
+    }
+
+    fn set(&mut self, lab: &mut Lab, present: bool) {
+        if present && !self.present {
+            self.enter(lab);
+        } else if self.present && !present {
+            self.leave(lab);
+        }
+        self.present = present;
+    }
+
+    fn enter(&mut self, lab: &mut Lab) {
         let reply = lab.client.cmd(&args!["MODULE", "LOAD", module_path().display().to_string()]);
         assert!(!reply.is_error(), "the module was not loaded: {reply:?}");
-        for command in [
-            "TASK.CONSUME workers w1 jobs 1 1",
-            "LOCK.ACQUIRE batch owner-1 60000",
-            "LOCK.ACQUIRE batch owner-2 60000 BLOCK 1",
-            "CACHE.LOCK page 3600000 3600000",
-        ] {
-            let reply = lab.client.run(command);
-            assert!(!reply.is_error(), "{command}: {reply:?}");
+        let count = self.members.len();
+        if count == 0 {
+            return;
         }
-    };
-    let unload = |lab: &mut Lab| {
-        lab.client.run("DEL jobs lock:{batch} cachelock:{page}");
-        let reply = lab.client.cmd(&args!["MODULE", "UNLOAD", "corral"]);
-        assert!(!reply.is_error(), "the module was not unloaded: {reply:?}");
-    };
-    unload(lab);
-    vec![
-        Contender::new("with the module", with).setup_with(load),
-        Contender::new("without the module", without).setup_with(unload).bar(0.85),
-    ]
+        lab.prepare(&each(0..LOCKS, &[":1"], |r, n| {
+            r.push(&args!["LOCK.ACQUIRE", format!("batch:{n}"), "owner", 3_600_000]);
+        }));
+        lab.prepare(&each(0..count, &["*"], |r, n| {
+            r.push(&args!["CACHE.FETCH", format!("page:{n}"), 3_600_000]);
+        }));
+        for (number, member) in self.members.iter_mut().enumerate() {
+            let (lock, owner) = (format!("batch:{}", number % LOCKS), format!("w{number}"));
+            member.send(&encoded(&args!["LOCK.ACQUIRE", lock, owner, 60_000, "BLOCK", 0]));
+        }
+        await_blocked(lab, count);
+    }
+
+    fn leave(&mut self, lab: &mut Lab) {
+        let mut requests = Requests::expecting(&[":"]);
+        for id in &self.ids {
+            requests.push(&args!["CLIENT", "UNBLOCK", id]);
+        }
+        (0..LOCKS).for_each(|n| requests.push(&args!["DEL", format!("lock:{{batch:{n}}}")]));
+        (0..self.ids.len())
+            .for_each(|n| requests.push(&args!["DEL", format!("cachelock:{{page:{n}}}")]));
+        if !self.ids.is_empty() {
+            lab.prepare(&requests);
+            self.members.iter_mut().for_each(|member| member.expect(":0"));
+        }
+        unload(lab);
+    }
+}
+
+fn unload(lab: &mut Lab) {
+    let reply = lab.client.cmd(&args!["MODULE", "UNLOAD", "corral"]);
+    assert!(!reply.is_error(), "the module was not unloaded: {reply:?}");
 }

@@ -1,12 +1,13 @@
 //! Clients that wait for a lock: LOCK.ACQUIRE BLOCK compared with the ways of lock libraries.
 
 use super::{Study, name_once};
+use crate::crowd::{Ready, connect};
 use crate::latency::{Sleeper, micros, millis, now_us};
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args, eventually};
 use crate::swarm::{Event, Swarm};
 use crate::table::Column;
-use crate::verdict::Verdict;
+use crate::verdict::{Bar, Verdict};
 use crate::wire::{Connection, encoded};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -284,62 +285,110 @@ fn expiry() -> Vec<Vec<String>> {
 fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
     const SPARE: usize = 6000;
     let size = lengths.iter().sum::<usize>() + lengths.len() + SPARE;
-    // Raises the limit of open files, which many shells set to 1,024.
-    drop(lab.server.clients(0));
-    lab.client.cmd(&args!["CONFIG", "SET", "maxclients", size + 100]);
-    let mut members = Vec::with_capacity(size);
-    for number in 0..size {
-        members.push(Connection::to(lab.server.addr(), 128));
-        if number % 256 == 255 {
-            // Gives the server time to accept, so that its backlog never overflows.
-            members[number].send(&encoded(&["PING"]));
-            members[number].expect("+PONG");
-        }
-    }
-    let crowd = Rc::new(RefCell::new((members, (0..size).collect::<VecDeque<_>>())));
+    let crowd = Rc::new(RefCell::new(LockCrowd::new(lab, size)));
     let labels = ["10,000 waiters", "1,000 waiters", "10 waiters"];
     let contenders = lengths.iter().zip(labels).map(|(length, label)| {
-        let mut line = VecDeque::new();
-        let name = format!("line:{length}");
-        let crowd = Rc::clone(&crowd);
-        let ask = |name: &str, crowd: &mut (Vec<Connection>, VecDeque<usize>)| {
-            let member = crowd.1.pop_front().expect("there are spare clients");
-            let id = format!("w{member}");
-            let lease = 3_600_000;
-            let ask = args!["LOCK.ACQUIRE", name, id, lease, "BLOCK", lease];
-            crowd.0[member].send(&encoded(&ask));
-            member
-        };
-        {
-            let mut crowd = crowd.borrow_mut();
-            line.extend((0..=*length).map(|_| ask(&name, &mut crowd)));
-            crowd.0[line[0]].expect(":1");
-            drop(crowd);
-        }
-        let info = args!["LOCK.INFO", name];
-        eventually(SOON, "all clients wait", || {
-            lab.client.cmd(&info).field("waiters").map(crate::support::Value::as_int)
-                == Some(*length as i64)
-        });
+        let mut line = LockLine::new(&crowd, format!("line:{length}"));
+        line.grow(lab, *length);
         let count = lab.effort.commands / 20;
         Contender::custom(label, move |_| {
-            let mut crowd = crowd.borrow_mut();
-            for _ in 0..count {
-                let holder = line.pop_front().expect("the lock has a holder");
-                let release = encoded(&args!["LOCK.RELEASE", name, format!("w{holder}")]);
-                crowd.0[holder].send(&release);
-                crowd.0[line[0]].expect(":1");
-                crowd.0[holder].expect(":1");
-                crowd.1.push_back(holder);
-                line.push_back(ask(&name, &mut crowd));
-            }
+            (0..count).for_each(|_| line.hand_over());
             count
         })
     });
     let mut contenders: Vec<_> = contenders.collect();
     let last = contenders.pop().expect("there are three lines");
-    contenders.push(last.bar(0.9));
+    contenders.push(last.bar(Bar { goal: 0.9, reached: 0.9 }));
     contenders
+}
+
+/// Clients that wait for locks, and others that are idle.
+pub struct LockCrowd {
+    members: Vec<Connection>,
+    ready: Ready,
+    ids: Vec<String>,
+    idle: VecDeque<usize>,
+}
+
+impl LockCrowd {
+    /// Connects `size` clients, all of them idle.
+    pub fn new(lab: &mut Lab, size: usize) -> Self {
+        let (members, ids) = connect(lab, size);
+        Self { ready: Ready::new(&members), members, ids, idle: (0..size).collect() }
+    }
+}
+
+/// The holder of a lock and the clients that wait for it, in their order.
+pub struct LockLine {
+    name: String,
+    crowd: Rc<RefCell<LockCrowd>>,
+    line: VecDeque<usize>,
+}
+
+impl LockLine {
+    /// One client holds the lock.
+    pub fn new(crowd: &Rc<RefCell<LockCrowd>>, name: String) -> Self {
+        let mut line = Self { name, crowd: Rc::clone(crowd), line: VecDeque::new() };
+        line.join();
+        line.crowd.borrow_mut().members[line.line[0]].expect(":1");
+        line
+    }
+
+    /// Makes that many clients wait.
+    pub fn grow(&mut self, lab: &mut Lab, waiting: usize) {
+        (self.line.len()..=waiting).for_each(|_| self.join());
+        let info = args!["LOCK.INFO", self.name];
+        eventually(SOON, "all clients wait", || {
+            let waiters = lab.client.cmd(&info).field("waiters").map(crate::support::Value::as_int);
+            waiters == Some(waiting as i64)
+        });
+    }
+
+    fn join(&mut self) {
+        const LEASE: usize = 3_600_000;
+        let mut crowd = self.crowd.borrow_mut();
+        let member = crowd.idle.pop_front().expect("there are spare clients");
+        let id = format!("w{member}");
+        let ask = args!["LOCK.ACQUIRE", self.name, id, LEASE, "BLOCK", LEASE];
+        crowd.members[member].send(&encoded(&ask));
+        self.line.push_back(member);
+    }
+
+    /// The holder releases the lock, the next client gets it, and another one joins the line.
+    pub fn hand_over(&mut self) {
+        let holder = self.line.pop_front().expect("the lock has a holder");
+        let release = encoded(&args!["LOCK.RELEASE", self.name, format!("w{holder}")]);
+        let mut crowd = self.crowd.borrow_mut();
+        crowd.members[holder].send(&release);
+        let (mut released, mut granted) = (false, None);
+        while !released || granted.is_none() {
+            for member in crowd.ready.next() {
+                crowd.members[member].expect(":1");
+                released |= member == holder;
+                granted = granted.or(Some(member).filter(|member| *member != holder));
+            }
+        }
+        crowd.idle.push_back(holder);
+        drop(crowd);
+        // It is the first one, unless two joined at almost the same time.
+        let place = self.line.iter().position(|member| Some(*member) == granted);
+        let next = self.line.remove(place.expect("a waiting client")).expect("a place in the line");
+        self.line.push_front(next);
+        self.join();
+    }
+
+    /// One of the waiting clients gives up, and another one joins the line.
+    pub fn replace(&mut self, lab: &mut Lab, place: usize) {
+        let member = self.line.remove(place).expect("a waiting client");
+        let mut crowd = self.crowd.borrow_mut();
+        let unblock = encoded(&["CLIENT", "UNBLOCK", &crowd.ids[member]]);
+        // It may have joined a moment ago, and not wait yet.
+        while !lab.connections[0].ask(&unblock, |reply| reply == b":1\r\n") {}
+        crowd.members[member].expect(":0");
+        crowd.idle.push_back(member);
+        drop(crowd);
+        self.join();
+    }
 }
 
 /// Clients of one style, each of which wants one lock.

@@ -4,6 +4,7 @@
 pub mod bystander;
 pub mod cache;
 pub mod footprint;
+pub mod growth;
 pub mod lock;
 pub mod lock_waiting;
 pub mod stampede;
@@ -57,6 +58,7 @@ pub fn studies() -> impl Iterator<Item = &'static Study> {
         task::timing::STUDIES,
         task::large::STUDIES,
         footprint::STUDIES,
+        growth::STUDIES,
     ];
     studies.into_iter().flatten()
 }

@@ -1,6 +1,7 @@
 //! A second module for the bench: `RELAY command arg ...` runs a command of the server and forwards its
-//! reply, with as little work as a module can. `RELAY.WAIT key` blocks its client for good. They show how
-//! much of the cost of a module is the server's.
+//! reply, with as little work as a module can. `RELAY.ALL count command arg ... [count command arg ...]`
+//! runs several and forwards the reply of the last one. `RELAY.WAIT key` blocks its client for good.
+//! They show how much of the cost of a module is the server's.
 
 use redis_module::raw;
 use std::ffi::{CStr, c_int, c_void};
@@ -16,14 +17,15 @@ const SINGLES: usize = 10;
 /// replies and the reply in the client's protocol.
 const FORMAT: &CStr = c"ssssssssss!E0";
 
-unsafe extern "C" fn relay(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
-    // SAFETY: the server gives `argc` valid arguments, at least two, and a valid context; a format names
-    // as many strings as there are arguments, and what follows them is not read.
+/// Runs a command, which is null if the server refuses it.
+unsafe fn run(ctx: Ctx, command: &[*mut raw::RedisModuleString]) -> *mut raw::RedisModuleCallReply {
+    // SAFETY: the strings and the context are valid; a format names as many strings as there are arguments,
+    // and what follows them is not read.
     unsafe {
-        let name = raw::RedisModule_StringPtrLen.unwrap()(*argv.add(1), ptr::null_mut());
-        let args = std::slice::from_raw_parts(argv.add(2), argc as usize - 2);
+        let name = raw::RedisModule_StringPtrLen.unwrap()(command[0], ptr::null_mut());
+        let args = &command[1..];
         let call = raw::RedisModule_Call.unwrap();
-        let reply = match SINGLES.checked_sub(args.len()) {
+        match SINGLES.checked_sub(args.len()) {
             Some(room) => {
                 let mut slots = [ptr::null_mut(); SINGLES];
                 slots[..args.len()].copy_from_slice(args);
@@ -31,12 +33,43 @@ unsafe extern "C" fn relay(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
                 call(ctx, name, FORMAT.as_ptr().add(room), a, b, c, d, e, f, g, h, i, j)
             }
             None => call(ctx, name, c"v!E0".as_ptr(), args.as_ptr(), args.len()),
-        };
-        if reply.is_null() {
-            return raw::RedisModule_ReplyWithError.unwrap()(ctx, c"ERR not relayed".as_ptr());
         }
-        raw::RedisModule_ReplyWithCallReply.unwrap()(ctx, reply);
+    }
+}
+
+/// Runs a command and forwards its reply, if it is the last one.
+unsafe fn forward(ctx: Ctx, command: &[*mut raw::RedisModuleString], last: bool) {
+    // SAFETY: the strings and the context are valid, and the reply is freed once.
+    unsafe {
+        let reply = run(ctx, command);
+        if reply.is_null() {
+            raw::RedisModule_ReplyWithError.unwrap()(ctx, c"ERR not relayed".as_ptr());
+            return;
+        }
+        if last {
+            raw::RedisModule_ReplyWithCallReply.unwrap()(ctx, reply);
+        }
         raw::RedisModule_FreeCallReply.unwrap()(reply);
+    }
+}
+
+unsafe extern "C" fn relay(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
+    // SAFETY: the server gives `argc` valid arguments, at least two, and a valid context.
+    unsafe { forward(ctx, &std::slice::from_raw_parts(argv, argc as usize)[1..], true) };
+    raw::REDISMODULE_OK as c_int
+}
+
+unsafe extern "C" fn relay_all(ctx: Ctx, argv: Argv, argc: c_int) -> c_int {
+    // SAFETY: the server gives `argc` valid arguments and a valid context.
+    unsafe {
+        let mut rest = &std::slice::from_raw_parts(argv, argc as usize)[1..];
+        while let [size, after @ ..] = rest {
+            let mut count = 0;
+            raw::RedisModule_StringToLongLong.unwrap()(*size, &raw mut count);
+            let (command, others) = after.split_at(count as usize);
+            forward(ctx, command, others.is_empty());
+            rest = others;
+        }
     }
     raw::REDISMODULE_OK as c_int
 }
@@ -71,6 +104,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, _argv: Argv, _argc: c_int)
             return raw::REDISMODULE_ERR as c_int;
         }
         let (create, flags) = (raw::RedisModule_CreateCommand.unwrap(), c"write fast".as_ptr());
+        create(ctx, c"relay.all".as_ptr(), Some(relay_all), flags, 0, 0, 0);
         create(ctx, c"relay.wait".as_ptr(), Some(wait), flags, 0, 0, 0);
         create(ctx, c"relay".as_ptr(), Some(relay), flags, 0, 0, 0)
     }

@@ -65,7 +65,7 @@ pub use hostile::{
 };
 pub use keyspace::{Keyspace, contents};
 pub use lock::BAD_FENCE;
-pub use process::{Port, python_with, spawn};
+pub use process::{Port, allow_many_files, python_with, spawn};
 pub use replication::{Command, ReplicationTap, aof_commands, wait_in_sync};
 pub use server::{
     Builder, Server, blocked_clients, info, module_path, server_binary, wait_blocked,

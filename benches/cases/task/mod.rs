@@ -46,12 +46,13 @@ fn id(number: usize) -> String {
     format!("1700000000000-{}", number + 1)
 }
 
-fn payload() -> String {
+/// A payload of 100 bytes.
+pub fn payload() -> String {
     "p".repeat(100)
 }
 
 /// XADD with the fields that TASK.PUBLISH writes.
-fn xadd(stream: impl AsRef<str>, id: impl AsRef<str>) -> [Vec<u8>; 9] {
+pub fn xadd(stream: impl AsRef<str>, id: impl AsRef<str>) -> [Vec<u8>; 9] {
     let payload = payload();
     args![
         "XADD",
@@ -67,7 +68,7 @@ fn xadd(stream: impl AsRef<str>, id: impl AsRef<str>) -> [Vec<u8>; 9] {
 }
 
 /// XREADGROUP of new entries.
-fn xreadgroup(stream: impl AsRef<str>, count: usize) -> [Vec<u8>; 9] {
+pub fn xreadgroup(stream: impl AsRef<str>, count: usize) -> [Vec<u8>; 9] {
     let stream = stream.as_ref();
     args!["XREADGROUP", "GROUP", "workers", "w1", "COUNT", count, "STREAMS", stream, ">"]
 }
@@ -108,7 +109,7 @@ fn leased(tasks: usize) -> Requests {
 }
 
 /// The id and the payload of the only task in a reply, if there is one.
-fn task_in(reply: &[u8]) -> Option<(&[u8], &[u8])> {
+pub fn task_in(reply: &[u8]) -> Option<(&[u8], &[u8])> {
     match bulks(reply)[..] {
         [_stream, id, b"payload", payload, ..] => Some((id, payload)),
         _ => None,
@@ -128,7 +129,7 @@ fn publish_delayed(lab: &mut Lab, queue: &str, tasks: usize, due: i64) {
 }
 
 /// Formats a number with separators: `1,000,000`.
-fn thousands(number: usize) -> String {
+pub fn thousands(number: usize) -> String {
     let mut text = number.to_string();
     let mut place = text.len();
     while place > 3 {

@@ -4,6 +4,7 @@ use super::super::{each, once};
 use super::{TIMESTAMP, delayed, empty_queues, payload, policy, priority_stream, stream, xadd};
 use crate::measure::{Case, Contender, Lab};
 use crate::support::{args, now_ms};
+use crate::verdict::Bar;
 use crate::wire::Requests;
 
 /// The cases.
@@ -32,8 +33,9 @@ fn publish(lab: &mut Lab) -> Vec<Contender> {
     let native = native(lab);
     vec![
         Contender::new("TASK.PUBLISH", plain(lab)).setup(empty_queues()),
-        Contender::relayed(&native).setup(empty_queues()),
-        Contender::new("XADD", native).setup(empty_queues()).bar(0.85),
+        Contender::native("XADD", native)
+            .setup(empty_queues())
+            .bar(Bar { goal: 0.85, reached: 0.76 }),
     ]
 }
 
