@@ -321,6 +321,7 @@ fn measure_once(case: &Case, effort: Effort) -> Vec<Row> {
         .map(|_| contenders.iter_mut().map(|c| lab.sample(c)).collect())
         .skip(1)
         .collect();
+    let server = version(&lab.server);
     let spread = |of: &dyn Fn(&[Samples]) -> f64| {
         Spread::of(rounds.iter().map(|samples| of(samples)).collect())
     };
@@ -332,7 +333,7 @@ fn measure_once(case: &Case, effort: Effort) -> Vec<Row> {
         let relayed: Vec<_> = relayed.collect();
         Some(Row {
             label: contender.label,
-            bar: contender.bar.and_then(|bar| bar.at(effort.pipeline)),
+            bar: contender.bar.and_then(|bar| bar.at(effort.pipeline, &server)),
             cpu_ratio: spread(&|samples| samples[other].own.cpu / samples[first].own.cpu),
             relay_ratio: (!relayed.is_empty()).then(|| Spread::of(relayed).median),
             throughput_ratio: spread(&|samples| samples[other].own.wall / samples[first].own.wall),
