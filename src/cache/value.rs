@@ -40,7 +40,7 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
         stale == Millis(0) || value.deadline().is_none_or(|end| server.now().until(end) > stale)
     };
     match hint.guess() {
-        Some(Guess::Long) => {
+        Guess::Long => {
             let value = server.read_key(key);
             match value.kind() {
                 Type::String if value.len() > COMPACT => {
@@ -53,7 +53,7 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
             }
             Ok(Look::Undecided { counted: true })
         }
-        Some(Guess::Short) if stale == Millis(0) && !server.is_cluster_replica() => {
+        Guess::Short if stale == Millis(0) && !server.is_cluster_replica() => {
             let value = by_command(server, key)?;
             match &value {
                 Some(Reply::Forward(value)) => hint.found(guess_of(value)),
@@ -114,8 +114,7 @@ pub fn tracked<'s>(cx: Cx<'s>, key: Str<'s>) -> Result<Option<Reply<'s>>, Error>
     let hint = cx.family.hints.of(server.db(), key.bytes());
     let guess = hint.guess();
     // Where an inner command may follow, the look does not count as a read.
-    if guess == Some(Guess::Long) || guess == Some(Guess::Absent) && !server.peek_key(key).exists()
-    {
+    if guess == Guess::Long || guess == Guess::Absent && !server.peek_key(key).exists() {
         let value = server.read_key(key);
         match value.kind() {
             Type::String if value.len() > COMPACT => return Ok(Some(Reply::Value(value))),
