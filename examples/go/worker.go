@@ -247,6 +247,7 @@ func (w *Worker) beat(lease time.Duration) {
 
 // finish waits for what runs, interrupts it when the time is up, and returns what still runs.
 func (w *Worker) finish() {
+	log.Printf("stopping: %d tasks run", len(w.tasks()))
 	done := make(chan struct{})
 	go func() { w.handled.Wait(); close(done) }()
 	select {

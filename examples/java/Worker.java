@@ -203,6 +203,7 @@ final class Worker {
 
     /** Waits for what runs, interrupts it when the time is up, and returns what still runs. */
     private void finish(ExecutorService threads) throws InterruptedException {
+        System.err.printf("stopping: %d tasks run%n", tasks().size());
         threads.shutdown();
         if (threads.awaitTermination(stopAfter.toMillis(), TimeUnit.MILLISECONDS)) return;
         tasks().forEach(Task::interrupt);

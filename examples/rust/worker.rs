@@ -229,6 +229,7 @@ impl Worker {
 
     /// Waits for what runs, interrupts it when the time is up, and returns what still runs.
     fn finish(&self) {
+        eprintln!("stopping: {} tasks run", self.running.tasks().len());
         if self.running.falls_to(0, self.stop_after) {
             return;
         }
