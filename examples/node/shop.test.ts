@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, test } from 'node:test';
 import { memoryCorral, type MemoryCorral } from 'corral-client/testing';
-import { corral, db, mail, product, signUp } from './shop.js';
+import { addToCart, corral, db, mail, product, signUp } from './shop.js';
 
 let fake: MemoryCorral;
 beforeEach(() => {
@@ -14,13 +14,21 @@ afterEach(() => fake.restore());
 
 const outbox = (): unknown[] => db.all('SELECT address, text FROM outbox').map((row) => Object.values(row));
 
-test('a new customer gets one mail, and a reminder later', async () => {
+test('a new customer gets one mail', async () => {
   assert.equal(await signUp('ann@example.org'), await signUp('ann@example.org'));
   await fake.run();
   assert.deepEqual(outbox(), [['ann@example.org', 'Welcome']]);
-  await fake.advance('30m');
+});
+
+test('the reminder is about the last item, and comes 30 minutes after it', async () => {
+  await addToCart('ann@example.org', 'tea');
+  await fake.advance('20m');
+  await addToCart('ann@example.org', 'milk');
+  await fake.advance('20m');
+  assert.deepEqual(await fake.run(), []);
+  await fake.advance('10m');
   await fake.run();
-  assert.equal(outbox().length, 2);
+  assert.deepEqual(outbox(), [['ann@example.org', 'Your cart is waiting, with milk']]);
 });
 
 test('a mail without an address is a dead letter', async () => {

@@ -1,7 +1,7 @@
 // Express: a page with a cached query, and mails that are sent by the worker of shop.ts. Run it with `node web.js`.
 
 import express from 'express';
-import { corral, db, product, signUp } from './shop.js';
+import { addToCart, corral, db, product, signUp } from './shop.js';
 
 const app = express();
 app.use(express.json());
@@ -22,6 +22,11 @@ app.put('/products/:id', async (request, response) => {
 
 app.post('/customers', async (request, response) => {
   response.json({ task: await signUp((request.body as { email: string }).email) });
+});
+
+app.post('/carts', async (request, response) => {
+  const { email, item } = request.body as { email: string; item: string };
+  response.json({ task: await addToCart(email, item) });
 });
 
 const server = app.listen(Number(process.env['PORT'] ?? 3000), '127.0.0.1');
