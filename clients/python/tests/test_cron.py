@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 from typing import Any
@@ -33,6 +34,37 @@ def test_each_run_happens_once_and_a_late_one_once() -> None:
         fake.advance("1d")
         fake.run()
         assert len(runs) == 4
+
+
+def test_a_schedule_of_a_queue_with_another_serializer() -> None:
+    """A run has no arguments, so its payload is that of every worker."""
+
+    class Backwards:
+        content_type = "text/x-backwards"
+
+        def dumps(self, value: Any) -> bytes:
+            return json.dumps(value).encode()[::-1]
+
+        def loads(self, data: bytes) -> Any:
+            return json.loads(data[::-1])
+
+    with memory() as fake:
+        runs: list[Any] = []
+        queue = fake.corral.queue("work", serializer=Backwards())
+
+        @queue.cron("0 2 * * *")
+        def nightly(task: Task, **arguments: Any) -> None:
+            runs.append(arguments)
+
+        @queue.task()
+        def other(task: Task, to: str) -> None:
+            runs.append(to)
+
+        other.publish(to="ann")
+        fake.run()
+        fake.advance("1d")
+        fake.run()
+        assert runs == ["ann", {}]
 
 
 def test_a_missed_run_is_skipped_if_that_is_the_rule() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Seen, Server, eventually, idle
-from corral_client import Corral, Task, Worker
+from corral_client import Corral, Later, Task, Worker
 from corral_client import asyncio as corral_asyncio
 
 
@@ -48,6 +48,35 @@ def test_a_worker_asks_for_a_part_of_its_places_at_a_time(corral: Corral) -> Non
     assert [size(concurrency, True) for concurrency in (1, 8, 50, 1000)] == [1, 2, 12, 16]
     assert [size(concurrency, False) for concurrency in (1, 8, 50)] == [1, 1, 1]
     assert size(8, False, batch=3) == 3
+
+
+def test_a_task_that_is_back_before_the_reply_of_its_nack_runs_at_once(
+    server: Server, corral: Corral, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, seen = corral.queue("work"), Seen()
+
+    @queue.task()
+    def twice(task: Task) -> None:
+        seen(task.id)
+        if len(seen.runs) == 1:
+            raise Later(0)
+
+    worker = Worker([queue], concurrency=2)
+    with worker:
+        assert worker._engine is not None
+        hub = worker._engine.finisher._hub
+        run = hub.run
+
+        def reply_late(commands: list[list[Any]], **options: Any) -> list[Any]:
+            replies = run(commands, **options)
+            if commands[0][0] == "TASK.NACK":
+                eventually(lambda: len(seen.runs) == 2, "it runs again")
+            return replies
+
+        monkeypatch.setattr(hub, "run", reply_late)
+        id = twice.publish()
+        eventually(lambda: idle(corral, "work"), "done")
+    assert seen.runs == [id, id]
 
 
 def test_a_lease_is_renewed_while_a_handler_runs(server: Server, corral: Corral) -> None:
