@@ -64,23 +64,26 @@ fn queue(number: usize) -> String {
     format!("mail:{number:06}")
 }
 
+/// Adds to a stream that no client of the module uses, and that has one entry: what the server itself needs.
+fn plain(number: usize) -> Vec<Vec<u8>> {
+    let mut add = xadd(format!("plain:{number:06}"), "*").to_vec();
+    add.splice(2..2, args!["MAXLEN", 1]);
+    add
+}
+
 fn queues(_: &mut Lab, _: usize) -> Plan {
     let size = Size::default();
     let known = Rc::clone(&size);
     let grow = move |lab: &mut Lab, to: usize| {
-        lab.prepare(&each(size.get()..to, &["*-1"], |r, n| {
+        lab.prepare(&each(size.get()..to, &["*-1", "$"], |r, n| {
             r.push(&args!["TASK.CONSUME", "workers", "w1", queue(n)]);
+            r.push(&plain(n));
         }));
         size.set(to);
     };
     let added = Rc::clone(&known);
-    // A stream of its own for each number, without a group: what the server itself needs.
-    let native = fresh("XADD to as many streams", move |lab| {
-        each(some(lab, added.get()), &["$"], |r, n| {
-            let mut add = xadd(format!("plain:{n:06}"), "*").to_vec();
-            add.splice(2..2, args!["MAXLEN", 1]);
-            r.push(&add);
-        })
+    let native = fresh("XADD to as many other streams", move |lab| {
+        each(some(lab, added.get()), &["$"], |r, n| r.push(&plain(n)))
     });
     Plan::new(grow, life(queue, &known).into_iter().chain([native]))
 }
