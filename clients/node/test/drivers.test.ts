@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Cluster, Redis } from 'ioredis';
-import { Redis as Redis5 } from 'ioredis5';
-import { Redis as Valkey } from 'iovalkey';
+import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis5';
+import { Cluster as ValkeyCluster, Redis as Valkey } from 'iovalkey';
 import * as redis6 from 'redis';
 import * as redis5 from 'redis5';
 import { createCorral, Worker, type Corral } from '../src/index.js';
@@ -168,7 +168,11 @@ test('a cluster: the slots of keys, several nodes, hash tags, and a slot that mo
   const rootNodes = nodes.map((node) => ({ url: node.url }));
   const addresses = nodes.map((node) => ({ host: '127.0.0.1', port: node.port }));
   await eventually(() => nodes.every((node) => cli(node.port, 'cluster', 'info').includes('cluster_state:ok')));
-  for (const client of [redis6.createCluster({ rootNodes }), redis5.createCluster({ rootNodes }), new Cluster(addresses, { lazyConnect: true })]) {
+  const clusters = [Cluster, Cluster5, ValkeyCluster].map((Client) => new Client(addresses, { lazyConnect: true }));
+  // The package of ioredis 5 has another name here. If it is connected, one of its nodes makes the clients.
+  await clusters[1]!.connect();
+  ends.push(() => clusters[1]!.disconnect());
+  for (const client of [redis6.createCluster({ rootNodes }), redis5.createCluster({ rootNodes }), ...clusters]) {
     const corral = createCorral({ client, timeout: '60s', redisTimeout: '60s', log: quiet });
     await use(corral, '{shop}:');
     for (let n = 0; n < 20; n++) expect(await corral.cache.getOrLoad(`key:${n}`, () => n, { ttl: 60 })).toBe(n);
@@ -228,12 +232,17 @@ test('a failover by Sentinel', async () => {
   await sentinel.start();
   ends.push(() => Promise.all([master.remove(), replica.remove(), sentinel.stop()]));
   await eventually(() => cli(sentinel.port, 'sentinel', 'replicas', 'main').includes(String(replica.port)) && cli(master.port, 'info', 'replication').includes('state=online'));
-  const ioredis = new Redis({ sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: 'main', lazyConnect: true });
-  const node = redis6.createSentinel({ name: 'main', sentinelRootNodes: [{ host: '127.0.0.1', port: sentinel.port }], scanInterval: 200 });
-  node.on('error', () => undefined);
-  await node.connect();
-  ends.push(() => node.destroy());
-  const corrals = [ioredis, node].map((client) => createCorral({ client, timeout: '60s', redisTimeout: '60s', log: quiet }));
+  const place = { host: '127.0.0.1', port: sentinel.port };
+  const lazy = [Redis, Redis5 as unknown as typeof Redis, Valkey as unknown as typeof Redis].map((Client) =>
+    new Client({ sentinels: [place], name: 'main', lazyConnect: true }));
+  const connected = [redis6, redis5 as unknown as typeof redis6].map((library) =>
+    library.createSentinel({ name: 'main', sentinelRootNodes: [place], scanInterval: 200 }));
+  for (const client of connected) {
+    client.on('error', () => undefined);
+    await client.connect();
+    ends.push(() => client.destroy());
+  }
+  const corrals = [...lazy, ...connected].map((client) => createCorral({ client, timeout: '60s', redisTimeout: '60s', log: quiet }));
   ends.push(() => Promise.all(corrals.map((corral) => corral.close())));
   const runs = new Set<string>();
   const workers = corrals.map((corral, index) => {
@@ -243,11 +252,11 @@ test('a failover by Sentinel', async () => {
   await Promise.all(workers.map((worker) => worker.start()));
   const publish = (index: number): Promise<string> =>
     eventually(() => corrals[index]!.queue(`work:${index}`).publish('work', {}, { retry: true }).catch(() => ''));
-  for (const index of [0, 1]) await publish(index);
-  await eventually(() => runs.size === 2);
+  for (const index of corrals.keys()) await publish(index);
+  await eventually(() => runs.size === corrals.length);
   await eventually(() => cli(sentinel.port, 'sentinel', 'failover', 'main').includes('OK'));
   await eventually(() => cli(replica.port, 'info', 'replication').includes('role:master'));
-  for (const index of [0, 1]) {
+  for (const index of corrals.keys()) {
     const id = await publish(index);
     await eventually(() => runs.has(`${index} ${id}`));
   }
