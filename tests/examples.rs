@@ -471,6 +471,26 @@ fn a_worker_renews_leases_and_finishes_its_tasks_when_it_has_to_stop() {
 }
 
 #[test]
+fn an_error_of_the_server_does_not_end_the_leases_of_tasks_that_run() {
+    each(|shop, program, _| {
+        let long = long_task(shop);
+        let mut worker = shop.worker(program, &[]);
+        shop.await_leased(MAIL, 1);
+        let mut client = shop.server.client();
+        assert_eq!(client.run("SET {shop}:urgent text"), ok());
+        worker.await_line("TASK.CONSUME: ");
+        assert_eq!(client.run("DEL {shop}:urgent"), int(1));
+        eventually(PATIENCE, "the worker waits again", || waiters(&mut client, "task") == 1);
+        let pending = client.run("XPENDING {shop}:mail workers - + 9");
+        let [task] = pending.items() else { panic!("{pending:?}") };
+        assert_eq!(task.items()[3], int(1), "one delivery: {pending:?}");
+        shop.remove("slow");
+        worker.await_line(&format!("{long}: newsletter, try 1: done"));
+        worker.stops();
+    });
+}
+
+#[test]
 fn a_worker_that_has_to_stop_takes_no_more_tasks() {
     each(|shop, program, _| {
         shop.create("slow", "");

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +98,7 @@ func (w *Worker) fetch(ctx context.Context, lease time.Duration) redis.Conn {
 		}
 		if err != nil { // a failover, a restart, a slot that is being moved
 			log.Print("TASK.CONSUME: ", err)
-			if conn != nil {
+			if conn != nil && !staysWith(err) {
 				conn.Close()
 				conn = nil
 			}
@@ -121,6 +122,14 @@ func (w *Worker) fetch(ctx context.Context, lease time.Duration) redis.Conn {
 			}()
 		}
 	}
+}
+
+// staysWith is true for an error of the server: it does not end the leases that are tied to the connection. But if the
+// server has become a replica, the address may lead to another one.
+func staysWith(err error) bool {
+	refused, answered := err.(redis.Error)
+	text := string(refused)
+	return answered && !strings.HasPrefix(text, "READONLY") && !strings.HasPrefix(text, "UNBLOCKED")
 }
 
 // consume returns nil if there is no task. With TIED the leases also end when this connection closes, so the tasks of a

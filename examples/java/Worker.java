@@ -79,8 +79,10 @@ final class Worker {
                 task = consume();
             } catch (IOException error) {    // a failover, a restart, a slot that is being moved
                 System.err.println("TASK.CONSUME: " + error.getMessage());
-                if (waiting != null) waiting.close();
-                waiting = null;
+                if (waiting != null && !staysWith(error)) {
+                    waiting.close();
+                    waiting = null;
+                }
                 stopping.await(1, TimeUnit.SECONDS);
             }
             if (task == null || !start(task)) {
@@ -98,6 +100,14 @@ final class Worker {
                 });
             }
         }
+    }
+
+    /**
+     * True for an error of the server: it does not end the leases that are tied to the connection. But if the server has
+     * become a replica, the address may lead to another one.
+     */
+    private static boolean staysWith(IOException error) {
+        return error instanceof Redis.Refused && !error.getMessage().matches("(?s)(READONLY|UNBLOCKED).*");
     }
 
     /**

@@ -88,18 +88,13 @@ impl Worker {
             if !self.running.falls_to(self.concurrency - 1, WAIT) {
                 continue;
             }
-            let connected = match waiting.take() {
-                Some(before) => Ok(before),
-                None => self.redis.connect(WAIT).map(|connection| (connection, new_id())),
+            let consumed = match &mut waiting {
+                Some((connection, consumer)) => self.consume(connection, consumer, lease),
+                None => self.redis.connect(WAIT).map(|connection| {
+                    waiting = Some((connection, new_id()));
+                    None
+                }),
             };
-            let consumed = connected.and_then(|(mut connection, consumer)| {
-                let delivery = self.consume(&mut connection, &consumer)?;
-                let ends = Instant::now() + lease;
-                waiting = Some((connection, consumer.clone()));
-                Ok(delivery.map(|delivery| {
-                    Arc::new(Task::new(delivery, Lease { consumer, ends, interrupted: false }))
-                }))
-            });
             match consumed {
                 Ok(None) => {}
                 Ok(Some(task)) if !self.starts(&task) => {}
@@ -109,6 +104,11 @@ impl Worker {
                 Ok(Some(task)) => self.spawn(task),
                 Err(error) => {
                     eprintln!("TASK.CONSUME: {error}"); // a failover, a restart, a slot that is being moved
+                    // An error of the server does not end the leases that are tied to this connection. If it has become
+                    // a replica, the address may lead to another one.
+                    if matches!(error.code(), None | Some("READONLY" | "UNBLOCKED")) {
+                        waiting = None;
+                    }
                     thread::sleep(Duration::from_secs(1));
                 }
             }
@@ -122,16 +122,20 @@ impl Worker {
         &self,
         connection: &mut Connection,
         consumer: &str,
-    ) -> RedisResult<Option<Delivery>> {
+        lease: Duration,
+    ) -> RedisResult<Option<Arc<Task>>> {
         let mut consume = cmd("TASK.CONSUME");
         consume
             .arg(&[GROUP, consumer, self.queues[0], "BLOCK"])
             .arg(ms(WAIT))
-            .arg("META")
-            .arg("TIED");
+            .arg(&["META", "TIED"]);
         consume.arg("THEN").arg(self.queues.len() - 1).arg(&self.queues[1..]);
         let tasks: Vec<Delivery> = consume.query(connection)?;
-        Ok(tasks.into_iter().next())
+        let ends = Instant::now() + lease;
+        Ok(tasks.into_iter().next().map(|delivery| {
+            let lease = Lease { consumer: consumer.to_owned(), ends, interrupted: false };
+            Arc::new(Task::new(delivery, lease))
+        }))
     }
 
     /// Notes a task as running. One that runs here already, because its lease had expired, is not started again.
@@ -179,7 +183,7 @@ impl Worker {
         for tries in 0.. {
             let Err(error) = self.redis.ask::<i64>(&report) else { break };
             eprintln!("{} {}: {error}", task.queue, task.id);
-            let refused = !error.is_io_error() && !error.is_connection_refusal();
+            let refused = error.code().is_some();
             if refused || tries == 10 {
                 return; // it is delivered again when its lease expires
             }
