@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs in examples/go and examples/java. They are built into the cache directory, as `go` and `java`.
+# The programs in examples/go and examples/java. They are built into the directory `shop` of Cargo's target directory.
 # Usage: scripts/examples.sh build    builds the programs whose languages are installed, for tests/examples.rs; checks that
 #                                     the one in Go keeps to clients/vectors.json
 #        scripts/examples.sh lint     format and lints
@@ -8,7 +8,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
-built=$clients/examples
+built=${CARGO_TARGET_DIR:-$root/target}/shop
+[[ $built == /* ]] || built=$PWD/$built
 gson=/usr/share/java/gson.jar
 export GO111MODULE=off GOPATH=/usr/share/gocode
 

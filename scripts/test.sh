@@ -67,7 +67,7 @@ on_one_server() {
   # tests/task_versions.rs loads version 0.1.0. Without its commit those tests do nothing.
   scripts/old_module.sh >/dev/null || (($? == 3)) || return 1
   say "${bold}Tests on $("$server" --version)${plain}"
-  export CORRAL_MODULE=$module SERVER=$server CORRAL_EXAMPLES=$clients/examples
+  export CORRAL_MODULE=$module SERVER=$server
   if [[ -z ${CORRAL_PYTHON:-} && -f $clients/python/installed ]]; then
     # The pages and the examples use the package of this tree.
     scripts/python.sh build || return 1

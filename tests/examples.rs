@@ -1,8 +1,8 @@
 //! The shop in Go, Java and Rust: examples/go, examples/java, examples/rust. Each program runs alone, and all of them
 //! share queues, cached values and locks, also with the packages for Python and Node.
 //!
-//! scripts/examples.sh builds the programs in Go and Java into the directory that `CORRAL_EXAMPLES` names, and
-//! `cargo build --example shop` the one in Rust. A language that is not installed is not tested, unless `CI` is `true`.
+//! `scripts/examples.sh build` builds the programs in Go and Java, and `cargo build --example shop` the one in Rust. A
+//! language that is not installed is not tested, unless `CI` is `true`.
 
 mod support;
 use support::*;
@@ -33,15 +33,16 @@ struct Program {
 /// The programs that can run here.
 fn programs() -> Vec<Program> {
     let test = std::env::current_exe().expect("the path of this program");
-    let target = test.ancestors().nth(2).expect("the directory of the profile");
-    let rust = target.join("examples/shop");
+    let profile = test.ancestors().nth(2).expect("the directory of the profile");
+    let rust = profile.join("examples/shop");
     assert!(rust.exists(), "run `cargo build --example shop` first");
     let mut programs = vec![Program { language: "rust", path: rust }];
-    let built = std::env::var_os("CORRAL_EXAMPLES").map(PathBuf::from);
     for language in ["go", "java"] {
-        match built.as_ref().map(|built| built.join(language)).filter(|path| path.exists()) {
-            Some(path) => programs.push(Program { language, path }),
-            None => absent(&format!("the program in {language}")),
+        let path = profile.with_file_name("shop").join(language);
+        if path.exists() {
+            programs.push(Program { language, path });
+        } else {
+            absent(&format!("the program in {language}"));
         }
     }
     programs

@@ -7,8 +7,8 @@ import java.util.concurrent.*;
 import java.util.function.BooleanSupplier;
 
 /**
- * As much of a client as the shop needs, so that it runs without a library. With Jedis, `ask` and `await` are
- * `sendCommand` and `sendBlockingCommand` of two clients: a pool, and one whose socket time-out is longer.
+ * As much of a client as the shop needs, without TLS, so that it runs without a library. With Jedis, `ask` and `await`
+ * are `sendCommand` and `sendBlockingCommand` of two clients: a pool, and one whose socket time-out is longer.
  */
 final class Redis {
     /** An error of the server. Nothing has changed. */
