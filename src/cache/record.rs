@@ -18,21 +18,27 @@ pub enum News {
     Moved,
 }
 
+/// Whether a value or a record is stored at a key. A key of another type is an error.
+pub fn is_stored(kind: Type) -> Result<bool, Error> {
+    match kind {
+        Type::Absent => Ok(false),
+        Type::String => Ok(true),
+        Type::Stream | Type::SortedSet | Type::Other => Err(Error::WrongType),
+    }
+}
+
 /// A record as it is stored, and until when it is kept if it marks the value as stale.
 pub type Found = (Record, Option<UnixMs>);
 
 /// The record that is stored at `key`.
 pub fn read(server: &Server, key: Str<'_>) -> Result<Option<Found>, Error> {
     let record = server.peek_key(key);
-    match record.kind() {
-        Type::Absent => Ok(None),
-        Type::String => {
-            let found = decode(&record);
-            let marked_until = record.deadline().filter(|_| found.stale);
-            Ok(Some((found, marked_until)))
-        }
-        Type::Stream | Type::SortedSet | Type::Other => Err(Error::WrongType),
+    if !is_stored(record.kind())? {
+        return Ok(None);
     }
+    let found = decode(&record);
+    let marked_until = if found.stale { record.deadline() } else { None };
+    Ok(Some((found, marked_until)))
 }
 
 /// Reads the record that an open key holds. A string longer than any record says nothing.

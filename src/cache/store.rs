@@ -11,7 +11,7 @@ use super::tokens::Recorded;
 use super::{Cx, EVENTS, RECORD, ties, value};
 use crate::error::Error;
 use crate::names;
-use crate::server::{Mode, OwnedStr, Reply, Str, Type, words};
+use crate::server::{Mode, OwnedStr, Reply, Str, words};
 use crate::time::{Millis, UnixMs};
 use std::cell::OnceCell;
 
@@ -39,60 +39,57 @@ pub struct Stored<'s> {
 }
 
 impl<'s> Stored<'s> {
-    /// Reads the value at `key` and its record. A key of another type is an error.
-    pub fn read(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
-        Self::read_as(cx, key, true)
-    }
-
-    /// As [`Stored::read`], for a command that replaces the value: without a record it does not matter
-    /// when that expires.
-    pub fn read_to_fill(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
-        Self::read_as(cx, key, false)
-    }
-
-    fn read_as(cx: Cx<'s>, key: Str<'s>, with_deadline: bool) -> Result<Self, Error> {
-        let server = cx.server;
-        let now = server.now();
-        let is_unrecorded = cx.family.hints.is_unrecorded(server.db(), key.bytes());
-        let record_key =
-            if is_unrecorded { None } else { Some(names::key_of(server, RECORD, key)?) };
-        let stored = match &record_key {
-            Some(record_key) => record::read(server, record_key.borrow())?,
-            None => None,
-        };
-        let has_record = stored.is_some();
-        let (cached, len) = {
-            let value = server.peek_key(key);
-            match value.kind() {
-                Type::Absent => (Cached::Absent, 0),
-                Type::String => {
-                    let deadline =
-                        if has_record || with_deadline { value.deadline() } else { None };
-                    (Cached::Until(deadline), value.len())
-                }
-                Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
-            }
-        };
-        let (record, marked_until) = stored.unwrap_or_default();
-        let record = record.at(now, cached);
-        // A replica trusts what its master recorded.
-        let is_judged = has_record && server.is_master();
-        let (record, news) =
-            if is_judged { record::judge(cx, key, record) } else { (record, News::None) };
-        let counted = false;
-        Ok(Self {
+    fn unread(cx: Cx<'s>, key: Str<'s>) -> Self {
+        Self {
             cx,
             key,
-            record_key: record_key.map_or_else(OnceCell::new, OnceCell::from),
-            cached,
-            record,
-            len,
-            has_record,
-            news,
-            marked_until,
-            counted,
-            now,
-        })
+            record_key: OnceCell::new(),
+            cached: Cached::Absent,
+            record: Record::default(),
+            len: 0,
+            has_record: false,
+            news: News::None,
+            marked_until: None,
+            counted: false,
+            now: cx.server.now(),
+        }
+    }
+
+    /// Reads the value at `key` and its record. A key of another type is an error.
+    pub fn read(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        let (server, mut stored) = (cx.server, Self::unread(cx, key));
+        {
+            let value = server.peek_key(key);
+            if record::is_stored(value.kind())? {
+                (stored.cached, stored.len) = (Cached::Until(value.deadline()), value.len());
+            }
+        }
+        if stored.may_have_record()
+            && let Some((record, marked_until)) = record::read(server, stored.record_key()?)?
+        {
+            (stored.has_record, stored.marked_until) = (true, marked_until);
+            stored.record = record.at(stored.now, stored.cached);
+            // A replica trusts what its master recorded.
+            if server.is_master() {
+                (stored.record, stored.news) = record::judge(cx, key, stored.record);
+            }
+        }
+        Ok(stored)
+    }
+
+    /// As [`Stored::read`], for a command that replaces the value and removes the record, whatever they
+    /// are: only their types are read.
+    pub fn read_to_fill(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        let (server, mut stored) = (cx.server, Self::unread(cx, key));
+        record::is_stored(server.type_of(key))?;
+        if stored.may_have_record() {
+            stored.has_record = record::is_stored(server.type_of(stored.record_key()?))?;
+        }
+        Ok(stored)
+    }
+
+    fn may_have_record(&self) -> bool {
+        !self.cx.family.hints.is_unrecorded(self.cx.server.db(), self.key.bytes())
     }
 
     /// As given, after the server has counted a hit or a miss of the value, if `counted` is set.
@@ -199,9 +196,7 @@ impl<'s> Stored<'s> {
 
     /// Whether a token is good and the newest: only that loader can give up.
     pub fn is_newest(&self, token: Token) -> bool {
-        let Cx { server, family } = self.cx;
-        let (now, late) = (server.moment(), family.bounds().late);
-        family.tokens.is_newest(server.db(), self.key.bytes(), token, now, late)
+        is_newest(self.cx, self.key, token)
     }
 
     /// Gives out a new lease of `span`, which is tied to `client` if that is given. Refused where the
@@ -353,4 +348,11 @@ impl<'s> Stored<'s> {
         family.tokens.forget_record(server.db(), self.key.bytes());
         Ok(())
     }
+}
+
+/// Whether a token is good and the newest.
+pub fn is_newest(cx: Cx<'_>, key: Str<'_>, token: Token) -> bool {
+    let Cx { server, family } = cx;
+    let (now, late) = (server.moment(), family.bounds().late);
+    family.tokens.is_newest(server.db(), key.bytes(), token, now, late)
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::cache::Cx;
-use crate::cache::line::{self, answer};
+use crate::cache::line;
 use crate::cache::rules;
 use crate::cache::store::Stored;
 use crate::cache::value::{self, Look};
@@ -12,6 +12,7 @@ use crate::names;
 use crate::server::{Reply, Str};
 use crate::time::{Millis, Timeout};
 use crate::waiting::connection;
+use std::ffi::CStr;
 
 /// `CACHE.FETCH key lease_ms [STALE ms] [BLOCK ms] [FRESH] [TIED]` replies `[status, value, token]`: in
 /// one round trip, what the client has to do.
@@ -110,11 +111,11 @@ impl Command for Fetch {
                 names::reject_moving_slot(server, key)?;
                 let token = stored.lend(wanted.lease, client)?;
                 let old = stored.value()?.unwrap_or(Reply::Null);
-                return Ok(answer(c"LOAD", old, Reply::Integer(token)));
+                return Ok(answer(*cx, c"LOAD", old, Reply::Integer(token)));
             }
             rules::Fetch::Fail => {
                 stored.count_miss();
-                return Ok(answer(c"FAIL", stored.reason(), Reply::Null));
+                return Ok(answer(*cx, c"FAIL", stored.reason(), Reply::Null));
             }
             rules::Fetch::Stale if !wanted.fresh || stored.is_backing_off() => {}
             rules::Fetch::Stale | rules::Fetch::Wait => {
@@ -132,11 +133,11 @@ impl Command for Fetch {
         match stored.value()? {
             Some(value) => {
                 family.counters.stale.add(1);
-                Ok(answer(c"STALE", value, Reply::Null))
+                Ok(answer(*cx, c"STALE", value, Reply::Null))
             }
             None => {
                 family.counters.waits.add(1);
-                Ok(answer(c"WAIT", Reply::Null, Reply::Null))
+                Ok(answer(*cx, c"WAIT", Reply::Null, Reply::Null))
             }
         }
     }
@@ -144,5 +145,10 @@ impl Command for Fetch {
 
 fn hit(cx: Cx<'_>, key: Str<'_>, value: Reply<'_>) -> Reply<'static> {
     cx.family.count_hit(cx.server.db(), key.bytes());
-    cx.server.send_array(&[Reply::Simple(c"HIT"), value, Reply::Null])
+    answer(cx, c"HIT", value, Reply::Null)
+}
+
+/// Sends the reply, which needs no memory of its own that way.
+fn answer(cx: Cx<'_>, status: &'static CStr, value: Reply<'_>, token: Reply<'_>) -> Reply<'static> {
+    cx.server.send_array(&[Reply::Simple(status), value, token])
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::cache::rules::{Cached, Token, jitter};
-use crate::cache::store::Stored;
+use crate::cache::store::{self, Stored};
 use crate::cache::{Cx, line};
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
@@ -73,7 +73,15 @@ impl Command for Set {
         let Cx { server, family } = *cx;
         let Request { key, value, ttl, token, if_absent, jitter: percent } = request;
         names::reject_moving_slot(server, key)?;
-        let mut stored = Stored::read_to_fill(*cx, key)?.watch();
+        // Such a store succeeds and ends every lease. In a cluster the record can be that of another node.
+        let is_final = !if_absent
+            && !server.is_in_cluster()
+            && token.is_none_or(|token| store::is_newest(*cx, key, token));
+        let mut stored = if is_final {
+            Stored::read_to_fill(*cx, key)?
+        } else {
+            Stored::read(*cx, key)?.watch()
+        };
         if let Some(token) = token.filter(|token| !stored.is_good(*token)) {
             family.counters.refused.add(1);
             line::disown(*cx, key, token);

@@ -5,8 +5,9 @@ use super::changed::{Changed, Id};
 use super::{Known, Recorded};
 use crate::interest::Interest;
 use crate::time::{Millis, Moment};
+use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::rc::Rc;
 
 /// How long values are known, and how much memory they may take.
