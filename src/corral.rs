@@ -71,6 +71,13 @@ fn with<F: Part>(server: &Server, call: impl FnOnce(Context<'_, F>)) {
 /// A command as the server layer runs it.
 struct Run<C>(PhantomData<C>);
 
+impl<C: Command> Run<C> {
+    const NAME: &'static str = match C::SPEC.name.to_str() {
+        Ok(name) => name,
+        Err(_) => "",
+    };
+}
+
 impl<C: Command<Family: Part>> Handle for Run<C> {
     fn handle<'a>(server: &'a Server, args: &'a [Str<'a>]) {
         let Some(corral) = corral() else {
@@ -78,8 +85,7 @@ impl<C: Command<Family: Part>> Handle for Run<C> {
         };
         let cx = Context { server, family: C::Family::of(&corral) };
         let run = || {
-            let name = C::SPEC.name.to_str().unwrap_or_default();
-            let mut args = Args::new(args.get(1..).unwrap_or_default(), name, server::now);
+            let mut args = Args::new(args.get(1..).unwrap_or_default(), Self::NAME, server::now);
             let request = C::parse(&mut args)?;
             args.finish()?;
             C::run(request, &cx)

@@ -1,9 +1,6 @@
-//! What was found when a key was last read: two hints that spare CACHE.FETCH and CACHE.GET most of their
-//! lookups.
+//! What was found when a key was last read: two hints that spare CACHE.FETCH most of its lookups.
 //!
-//! A [`Guess`] says whether the value was long, short or absent: a long one is read in the server's
-//! memory, a short one by an inner command ([`super::value`]). It can be out of date, or that of another
-//! key: all values of an application tend to be alike. A wrong guess costs a second look.
+//! A [`Guess`] can be out of date, and then costs a second look, but it is never that of another key.
 //!
 //! The other hint, that a value has no record, is never wrong. From the first one on, the server reports
 //! every key that is created, by whichever command or module. Databases that are loaded, flushed or
@@ -11,29 +8,14 @@
 //! which its master overwrites without creating them. A cluster has none, because keys come with
 //! their slot.
 
+use super::guesses::Guess;
 use crate::server::{Server, events};
 use foldhash::fast::RandomState;
 use std::cell::{Cell, OnceCell};
 use std::hash::BuildHasher;
 
-/// How many guesses are kept. They are small enough to stay in the processor's first cache.
-const GUESSES: usize = 1 << 14;
-
-/// How many keys can be known to have no record. Two keys can share a place, and then the last one has
-/// it.
+/// How many keys have hints. Two keys can share a place, and then the last one has it.
 const KEYS: usize = 1 << 16;
-
-/// What is probably at a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Guess {
-    /// A short value.
-    #[default]
-    Short,
-    /// A long value.
-    Long,
-    /// Nothing.
-    Absent,
-}
 
 /// Whether the server reports every key that is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,16 +33,18 @@ enum Sight {
 #[derive(Default)]
 pub struct Hints {
     hashes: RandomState,
-    guesses: OnceCell<Box<[Cell<Guess>]>>,
-    /// The hash of a key and a database whose last bit says whether the value is known to have no record.
+    /// A hash that stands for a key and a database, and the hints in its last bits.
     places: OnceCell<Box<[Cell<u64>]>>,
     sight: Cell<Sight>,
     /// Hints of earlier epochs do not count.
     epoch: Cell<u64>,
 }
 
+/// The bits of a [`Guess`].
+const GUESS: u64 = 0b011;
+
 /// The value has no record.
-const UNRECORDED: u64 = 1;
+const UNRECORDED: u64 = 0b100;
 
 impl Hints {
     /// The hints of a key.
@@ -69,14 +53,9 @@ impl Hints {
         let other = (self.epoch.get() << 32 | u64::from(db.unsigned_abs()))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let hash = self.hashes.hash_one(key) ^ other;
-        let guesses = self.guesses.get_or_init(|| vec![Cell::default(); GUESSES].into());
         let places = self.places.get_or_init(|| vec![Cell::default(); KEYS].into());
-        let at = (hash >> 32) as usize;
-        Hint {
-            guess: guesses.get(at % GUESSES),
-            place: places.get(at % KEYS),
-            tag: hash & !UNRECORDED,
-        }
+        let place = places.get((hash >> 32) as usize % KEYS);
+        Hint { place, tag: hash & !(GUESS | UNRECORDED) }
     }
 
     /// Whether a value is known to have no record.
@@ -87,7 +66,7 @@ impl Hints {
     /// A record is written, or a key was created that can be one.
     pub fn recorded(&self, db: i32, key: &[u8]) {
         if self.sight.get() == Sight::Clear {
-            self.of(db, key).set_unrecorded(false);
+            self.of(db, key).set(UNRECORDED, 0);
         }
     }
 
@@ -100,7 +79,7 @@ impl Hints {
         if self.sight.get() == Sight::Clear {
             // Subscribed to here and not at load: every key that any client creates costs a little more.
             server.subscribe(events::CREATIONS);
-            hint.set_unrecorded(true);
+            hint.set(UNRECORDED, UNRECORDED);
         }
     }
 
@@ -113,37 +92,47 @@ impl Hints {
 
 /// The hints of one key. Calls of the server between a look and a change do no harm.
 pub struct Hint<'a> {
-    guess: Option<&'a Cell<Guess>>,
     place: Option<&'a Cell<u64>>,
     tag: u64,
 }
 
 impl Hint<'_> {
-    /// What is probably at the key.
-    pub fn guess(&self) -> Guess {
-        self.guess.map_or(Guess::Short, Cell::get)
+    fn bits(&self) -> u64 {
+        let place = self.place.map_or(0, Cell::get);
+        if place & !(GUESS | UNRECORDED) == self.tag { place & (GUESS | UNRECORDED) } else { 0 }
+    }
+
+    fn set(&self, mask: u64, bits: u64) {
+        if let Some(place) = self.place {
+            place.set(self.tag | self.bits() & !mask | bits);
+        }
+    }
+
+    /// What is probably at the key, if it was read recently.
+    pub fn guess(&self) -> Option<Guess> {
+        match self.bits() & GUESS {
+            1 => Some(Guess::Short),
+            2 => Some(Guess::Long),
+            3 => Some(Guess::Absent),
+            _ => None,
+        }
     }
 
     /// What was found at the key.
     pub fn found(&self, what: Guess) {
-        if let Some(guess) = self.guess.filter(|guess| guess.get() != what) {
-            guess.set(what);
+        let bits = match what {
+            Guess::Short => 1,
+            Guess::Long => 2,
+            Guess::Absent => 3,
+        };
+        if self.bits() & GUESS != bits {
+            self.set(GUESS, bits);
         }
     }
 
     /// Whether the value is known to have no record.
     pub fn is_unrecorded(&self) -> bool {
-        self.place.is_some_and(|place| place.get() == self.tag | UNRECORDED)
-    }
-
-    fn set_unrecorded(&self, unrecorded: bool) {
-        if let Some(place) = self.place {
-            if unrecorded {
-                place.set(self.tag | UNRECORDED);
-            } else if self.is_unrecorded() {
-                place.set(self.tag);
-            }
-        }
+        self.bits() & UNRECORDED != 0
     }
 }
 
@@ -155,18 +144,20 @@ mod tests {
     fn what_was_found_last_is_remembered() {
         let hints = Hints::default();
         let hint = || hints.of(0, b"a");
-        assert_eq!(hint().guess(), Guess::Short);
-        for guess in [Guess::Long, Guess::Absent, Guess::Short] {
+        assert_eq!(hint().guess(), None);
+        for guess in [Guess::Short, Guess::Absent, Guess::Long] {
             hint().found(guess);
-            assert_eq!(hint().guess(), guess);
+            assert_eq!(hint().guess(), Some(guess));
         }
+        assert_eq!(hints.of(0, b"b").guess(), None);
+        assert_eq!(hints.of(1, b"a").guess(), None);
     }
 
     #[test]
     fn a_record_and_a_new_epoch_end_the_hint_that_there_is_none() {
         let hints = Hints::default();
         hints.sight.set(Sight::Clear);
-        let learn = || hints.of(3, b"a").set_unrecorded(true);
+        let learn = || hints.of(3, b"a").set(UNRECORDED, UNRECORDED);
         let knows = || hints.of(3, b"a").is_unrecorded();
         learn();
         hints.recorded(2, b"a");
@@ -186,7 +177,7 @@ mod tests {
         let hints = Hints::default();
         let all: Vec<_> = (0..200_000u32).map(u32::to_le_bytes).collect();
         for key in &all {
-            hints.of(0, key).set_unrecorded(true);
+            hints.of(0, key).set(UNRECORDED, UNRECORDED);
         }
         let known = all.iter().filter(|key| hints.of(0, *key).is_unrecorded()).count();
         assert!(known <= KEYS && known > KEYS / 2);

@@ -11,12 +11,13 @@
 //! [`rules`] decides, [`store`] reads and writes the keys with [`record`] and [`value`],
 //! [`line`] serves the waiters, and [`foreign`] follows what other clients do to values. The tables in
 //! memory are [`tokens`] (which loads may still be stored), [`fills`] (values that are being handed
-//! out), [`hints`] (what was found at keys when they were last read), [`ties`] (loads that end with the
-//! connection of the loader) and [`stats`].
+//! out), [`guesses`] and [`hints`] (what was found at keys when they were last read), [`ties`] (loads that
+//! end with the connection of the loader) and [`stats`].
 
 pub mod commands;
 mod fills;
 mod foreign;
+mod guesses;
 mod hints;
 mod line;
 mod record;
@@ -39,6 +40,7 @@ use crate::stats::{Recent, counters};
 use crate::time::{Millis, Moment};
 use crate::waiting::Queue;
 use fills::Fills;
+use guesses::Guesses;
 use hints::Hints;
 use rules::Token;
 use stats::Record;
@@ -63,6 +65,7 @@ pub struct Cache {
     queue: Queue<Self>,
     tokens: TokenTable,
     fills: Fills,
+    guesses: Guesses,
     hints: Hints,
     records: Recent<Record>,
     counters: Counters,
@@ -128,6 +131,7 @@ impl Family for Cache {
             queue: Queue::new(on_fire, wave_bytes, interest),
             tokens: TokenTable::new(unix_us(), interest),
             fills: Fills::default(),
+            guesses: Guesses::default(),
             hints: Hints::default(),
             records: Recent::default(),
             counters: Counters::default(),

@@ -2,13 +2,14 @@
 //! A short one can have a compact form in memory, which that would undo for good, so it is read by an
 //! inner command.
 
-use super::hints::Guess;
+use super::guesses::Guess;
 use super::{Cx, RECORD};
 use crate::error::Error;
 use crate::names;
 use crate::server::call::CallReply;
 use crate::server::{Key, Mode, OwnedStr, Reply, Server, Str, Type};
 use crate::time::Millis;
+use std::cell::Cell;
 
 /// The longest string that can have a compact form.
 const COMPACT: usize = 128;
@@ -40,7 +41,7 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
         stale == Millis(0) || value.deadline().is_none_or(|end| server.now().until(end) > stale)
     };
     match hint.guess() {
-        Guess::Long => {
+        Some(Guess::Long) => {
             let value = server.read_key(key);
             match value.kind() {
                 Type::String if value.len() > COMPACT => {
@@ -53,7 +54,7 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
             }
             Ok(Look::Undecided { counted: true })
         }
-        Guess::Short if stale == Millis(0) && !server.is_cluster_replica() => {
+        Some(Guess::Short) if stale == Millis(0) && !server.is_cluster_replica() => {
             let value = by_command(server, key)?;
             match &value {
                 Some(Reply::Forward(value)) => hint.found(guess_of(value)),
@@ -111,20 +112,21 @@ fn by_command<'s>(server: &'s Server, key: Str<'s>) -> Result<Option<Reply<'s>>,
 /// Like [`untracked`], for a `readonly` command, for which the server registers its client in any case.
 pub fn tracked<'s>(cx: Cx<'s>, key: Str<'s>) -> Result<Option<Reply<'s>>, Error> {
     let server = cx.server;
-    let hint = cx.family.hints.of(server.db(), key.bytes());
-    let guess = hint.guess();
+    let guess = cx.family.guesses.of(key.bytes());
+    let found = |found| guess.into_iter().for_each(|guess| guess.set(found));
+    let guess = guess.map_or(Guess::Short, Cell::get);
     // Where an inner command may follow, the look does not count as a read.
     if guess == Guess::Long || guess == Guess::Absent && !server.peek_key(key).exists() {
         let value = server.read_key(key);
         match value.kind() {
             Type::String if value.len() > COMPACT => return Ok(Some(Reply::Value(value))),
-            Type::String => hint.found(Guess::Short),
+            Type::String => found(Guess::Short),
             Type::Absent => return Ok(None),
             Type::Stream | Type::SortedSet | Type::Other => return Err(Error::WrongType),
         }
     }
     let value = server.call(c"GET", Mode::ReadForward, &[key])?;
-    hint.found(guess_of(&value));
+    found(guess_of(&value));
     Ok((!value.root().is_null()).then_some(Reply::Forward(value)))
 }
 

@@ -165,11 +165,11 @@ impl Group {
     }
 
     /// Leases have ended.
-    pub fn end(&mut self, priority: Priority, ids: &[EntryId]) {
+    pub fn end(&mut self, priority: Priority, ids: impl IntoIterator<Item = EntryId>) {
         let total = self.total.clone();
         let Some(leases) = self.leases(priority) else { return };
         let before = leases.len();
-        ids.iter().for_each(|id| leases.end(*id));
+        ids.into_iter().for_each(|id| leases.end(id));
         total.set(total.get().saturating_sub(before).saturating_add(leases.len()));
     }
 

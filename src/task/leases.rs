@@ -52,7 +52,10 @@ impl Leases {
 
     /// Forgets a lease that has ended.
     pub fn end(&mut self, id: EntryId) {
-        if let Some(since) = self.since.remove(&id) {
+        // Mostly there are no others, and then no hash is needed.
+        if !self.since.is_empty()
+            && let Some(since) = self.since.remove(&id)
+        {
             self.others.remove(&(since, id));
             return;
         }

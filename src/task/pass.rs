@@ -133,7 +133,7 @@ impl<'a> Pass<'a> {
     /// Forgets a lease that cannot be dealt with now. The sweep finds it again.
     fn put_off(&mut self, priority: Priority, id: EntryId, error: Error) {
         let (db, queue, group) = self.names();
-        self.consumer.cx.family.queues.lease_ended(db, queue, group, priority, &[id]);
+        self.consumer.cx.family.queues.lease_ended(db, queue, group, priority, [id]);
         self.trouble = Some(error);
     }
 }
@@ -185,8 +185,8 @@ impl<'a> Ops for Pass<'a> {
             other => other?,
         };
         let Some(pending) = pending else {
-            family.queues.lease_ended(db, name, group_name, priority, &[id]);
-            ties::ended(cx, queue, group, priority, &[id]);
+            family.queues.lease_ended(db, name, group_name, priority, [id]);
+            ties::ended(cx, queue, group, priority, [id]);
             return Ok(Oldest::Settled);
         };
         let since = store::lease_start(self.now, pending.idle);

@@ -108,7 +108,9 @@ pub fn delivered(
 ) {
     let Cx { server, family } = cx;
     let Receiver { queue, group, client, .. } = to;
-    let Some(client) = client else { return ended(cx, queue, group, priority, ids) };
+    let Some(client) = client else {
+        return ended(cx, queue, group, priority, ids.iter().copied());
+    };
     let db = server.db();
     let lease = family.known_lease(db, queue.bytes());
     // An unknown policy has no end that could be relied on.
@@ -142,13 +144,19 @@ pub fn renewed(
 }
 
 /// Entries are not leased any more, or not with these leases.
-pub fn ended(cx: Cx<'_>, queue: Str<'_>, group: Str<'_>, priority: Priority, ids: &[EntryId]) {
+pub fn ended(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    group: Str<'_>,
+    priority: Priority,
+    ids: impl IntoIterator<Item = EntryId>,
+) {
     let Cx { server, family } = cx;
     let ties = &family.queue.ties;
     if !ties.is_empty() {
         let db = server.db();
         for id in ids {
-            ties.remove(family.tie_key(db, (queue.bytes(), group.bytes()), priority, *id));
+            ties.remove(family.tie_key(db, (queue.bytes(), group.bytes()), priority, id));
         }
     }
 }

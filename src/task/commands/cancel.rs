@@ -158,8 +158,14 @@ fn remove(
     for group in holders {
         server.call(c"XACK", Mode::Write, &[stream, group, id])?;
         let ids: [EntryId; 1] = [found.id];
-        family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, &ids);
-        ties::ended(cx, queue, group, priority, &ids);
+        family.queues.lease_ended(
+            server.db(),
+            queue.bytes(),
+            group.bytes(),
+            priority,
+            ids.iter().copied(),
+        );
+        ties::ended(cx, queue, group, priority, ids);
     }
     Ok(server.call(c"XDEL", Mode::Write, &[stream, id])?.root().integer() > 0)
 }

@@ -32,7 +32,11 @@ impl Queues {
             // Without a lease no delivery ever expires. If that changes, the sweep finds them.
             let ends = known.policy.is_none_or(|policy| policy.lease(default_lease).is_some());
             let Some(group) = known.group_mut(group) else { return };
-            if ends { group.begin(priority, ids, now) } else { group.end(priority, ids) }
+            if ends {
+                group.begin(priority, ids, now)
+            } else {
+                group.end(priority, ids.iter().copied())
+            }
         });
     }
 
@@ -43,7 +47,7 @@ impl Queues {
         queue: &[u8],
         group: &[u8],
         priority: Priority,
-        ids: &[EntryId],
+        ids: impl IntoIterator<Item = EntryId>,
     ) {
         self.with_group(db, queue, group, |group| group.end(priority, ids));
     }

@@ -59,17 +59,16 @@ pub fn finish_with(
     } else {
         Vec::new()
     };
-    let texts: Vec<Str<'_>> = ids.iter().map(|(_, text)| *text).collect();
-    let acknowledged = {
-        let args = [&[stream, group], texts.as_slice()].concat();
-        server.call(c"XACK", Mode::Write, &args)?.root().integer()
-    };
-    let numbers: Vec<EntryId> = ids.iter().map(|(id, _)| *id).collect();
-    ties::ended(cx, queue, group, priority, &numbers);
+    let mut args = Vec::with_capacity(2 + ids.len());
+    args.extend([stream, group]);
+    args.extend(ids.iter().map(|(_, text)| *text));
+    let acknowledged = server.call(c"XACK", Mode::Write, &args)?.root().integer();
+    let numbers = || ids.iter().map(|(id, _)| *id);
+    ties::ended(cx, queue, group, priority, numbers());
     if acknowledged == 0 {
         return Ok(0);
     }
-    family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, &numbers);
+    family.queues.lease_ended(server.db(), queue.bytes(), group.bytes(), priority, numbers());
     if policy.keeps() && ended.is_empty() {
         return Ok(acknowledged);
     }
@@ -94,12 +93,13 @@ pub fn finish_with(
             }
         }
     };
-    let deleted = match &done {
-        None => texts,
-        Some(done) => done.iter().map(|(_, text)| *text).collect(),
-    };
-    if !policy.keeps() && !deleted.is_empty() {
-        let args = [&[stream], deleted.as_slice()].concat();
+    if let Some(done) = &done {
+        args.truncate(2);
+        args.extend(done.iter().map(|(_, text)| *text));
+    }
+    if !policy.keeps() && args.len() > 2 {
+        // The same arguments, without the group.
+        args.remove(1);
         server.call(c"XDEL", Mode::Write, &args)?;
     }
     if !ended.is_empty() {
