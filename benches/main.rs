@@ -12,6 +12,7 @@ mod crowd;
 mod graph;
 mod latency;
 mod measure;
+mod page;
 mod swarm;
 mod table;
 mod verdict;
@@ -36,7 +37,9 @@ Compares the commands of Corral with native commands and Lua scripts.
   --quick        a first impression: --rounds 5 --commands 2000 --tasks 50000
   --check        finds regressions in two minutes: only the ratios with a bar, --rounds 7 --commands 4000
   --only NAME    only the comparisons whose name contains NAME; can be repeated
-  --server PATH  the server (default: the environment variable SERVER, or redis-server)
+  --server PATH  the server (default: the environment variable SERVER, or redis-server); with --page it
+                 can be repeated
+  --page         print the table of costs in docs/performance.md, for each server
   --markdown     print the tables in Markdown
   --list         print the names of all comparisons
 
@@ -46,7 +49,8 @@ The exit code is 1 if there is a regression, and 2 if an option is wrong.";
 struct Options {
     effort: Effort,
     only: Vec<String>,
-    server: Option<String>,
+    servers: Vec<String>,
+    page: bool,
     markdown: bool,
     list: bool,
 }
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Some(server) = &options.server {
+    if let Some(server) = options.servers.first() {
         // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("SERVER", server) };
     }
@@ -87,6 +91,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
+    if options.page {
+        let servers = match options.servers.is_empty() {
+            true => vec![server_binary().display().to_string()],
+            false => options.servers,
+        };
+        page::print(&cases, &servers, options.effort);
+        return ExitCode::SUCCESS;
+    }
     println!("{}\n", head(options.effort));
     let mut regressions = print_cases(&cases, &options);
     println!("{NOTES}");
@@ -169,7 +181,8 @@ fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String
             graphs: true,
         },
         only: Vec::new(),
-        server: None,
+        servers: Vec::new(),
+        page: false,
         markdown: false,
         list: false,
     };
@@ -191,7 +204,8 @@ fn options(args: impl Iterator<Item = String>) -> Result<Option<Options>, String
                 (effort.rounds, effort.commands, effort.check) = (7, 4000, true);
             }
             "--only" => options.only.push(value()?.to_lowercase()),
-            "--server" => options.server = Some(value()?),
+            "--server" => options.servers.push(value()?),
+            "--page" => options.page = true,
             "--markdown" => options.markdown = true,
             "--list" => options.list = true,
             "--help" | "-h" => return Ok(None),

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Compares Corral's task queue with Celery, RQ, BullMQ and beanstalkd: the same empty task on the same machine and the
-# same server, each queue with its default settings.
-# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] [TABLE=speed|workers] scripts/peers.sh [PEER]...
-#        PEER: corral, celery, rq, bullmq, beanstalkd (default: all)      TABLE: one of the two tables (default: both)
+# Compares Corral's task queue with other queues: the same empty task on the same machine and the same server, each queue
+# with its default settings.
+# Usage: [SERVER=path] [TASKS=n] [ROUNDS=n] [TABLE=load|speed|workers] scripts/peers.sh [PEER]...
+#        PEER: corral, celery, rq, bullmq, beanstalkd, and for the table load: dramatiq, taskiq, streaq, bee-queue
+#        (default: all)
+#        TABLE: one of the tables (default: all three). The first two are those of docs/performance.md, in Markdown.
 # This is not part of the tests. It needs python3 with venv and pip, or node and npm, and installs the latest versions
 # of the peers into a temporary directory. Peers that cannot be installed are skipped, and so is beanstalkd if it is not
-# installed. It takes about 20 minutes.
+# installed. It takes about 30 minutes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 
-known=(corral celery rq bullmq beanstalkd)
-table=${TABLE:-both}
+known=(corral celery rq bullmq beanstalkd dramatiq taskiq streaq bee-queue)
+table=${TABLE:-all}
 tasks=${TASKS:-20000}
 rounds=${ROUNDS:-3}
 # How many seconds to wait for the task of a killed worker, and the timeout of leases in the runs that set one.
@@ -43,9 +45,8 @@ start() {
 # program PEER: sets `program`, which publishes or processes tasks: publish|publish_delayed|hang|work COUNT
 program() {
   case $1 in
-    corral.py) program=("$place/python/bin/python" corral_peer.py) ;;
-    celery | rq | beanstalkd) program=("$place/python/bin/python" "$1_peer.py") ;;
-    corral.mjs | bullmq) program=(node "${1%.mjs}_peer.mjs") ;;
+    *.mjs | bullmq | bee-queue) program=(node "${1%.mjs}_peer.mjs") ;;
+    *) program=("$place/python/bin/python" "${1%.py}_peer.py") ;;
   esac
 }
 
@@ -53,18 +54,25 @@ label() {
   case $1 in
     corral.py) say "Corral, from Python" ;;
     corral.mjs) say "Corral, from Node" ;;
+    worker.py) say "its \`asyncio.Worker\`" ;;
+    worker.mjs) say "its \`Worker\`" ;;
     celery) say "Celery $(python_version celery)" ;;
     rq) say "RQ $(python_version rq)" ;;
+    dramatiq) say "Dramatiq $(python_version dramatiq)" ;;
+    taskiq) say "Taskiq $(python_version taskiq)" ;;
+    streaq) say "streaQ $(python_version streaq)" ;;
     beanstalkd) say "beanstalkd $(beanstalkd -v | cut -d ' ' -f 2)" ;;
-    bullmq) say "BullMQ $(node -p "require('$place/node_modules/bullmq/package.json').version")" ;;
+    bullmq) say "BullMQ $(node_version bullmq)" ;;
+    bee-queue) say "bee-queue $(node_version bee-queue)" ;;
   esac
 }
-python_version() { "$place/python/bin/python" -c "from importlib.metadata import version; print(version('$1'))"; }
+python_version() { "$place/python/bin/python" -c "from importlib.metadata import version; print('.'.join(version('$1').split('.')[:2]))"; }
+node_version() { node -p "require('$place/node_modules/$1/package.json').version.split('.').slice(0, 2).join('.')"; }
 
 # The slower queues get fewer tasks, or they would take minutes: RQ forks for each task.
 tasks_of() {
   case $1 in
-    celery) say $((tasks / 5)) ;;
+    celery | dramatiq | taskiq | streaq) say $((tasks / 5)) ;;
     rq) say $((tasks / 50)) ;;
     *) say "$tasks" ;;
   esac
@@ -72,26 +80,49 @@ tasks_of() {
 
 selected() { (($# == 1)) || [[ " ${*:2} " == *" $1 "* ]]; }
 
-# install [NAME...]: installs the selected peers and sets `peers` to those that are available.
+# install [NAME...]: installs the selected peers. Sets `peers` to those that are available for the tables that measure
+# delays and lost workers, and `loaded` to those for the table of the load.
 install() {
-  local python=() node=()
-  peers=()
+  local python=() node=() more_python=() more_node=()
+  peers=() loaded=()
   cp "$here"/peers/* "$place"
   if selected celery "$@"; then python+=(celery); fi
   if selected rq "$@"; then python+=(rq); fi
   if selected beanstalkd "$@" && have beanstalkd; then python+=(greenstalk); fi
   if selected bullmq "$@"; then node+=(bullmq); fi
-  if ((${#python[@]} > 0)) || selected corral "$@"; then
-    if install_python "${python[@]/celery/celery[redis]}"; then
+  if [[ $table == load || $table == all ]]; then
+    if selected dramatiq "$@"; then more_python+=(dramatiq); fi
+    if selected taskiq "$@"; then more_python+=(taskiq); fi
+    if selected streaq "$@"; then more_python+=(streaq); fi
+    if selected bee-queue "$@"; then more_node+=(bee-queue); fi
+  fi
+  if ((${#python[@]} + ${#more_python[@]} > 0)) || selected corral "$@"; then
+    if install_python "${python[@]/celery/celery[redis]}" ${more_python[@]+"${more_python[@]}"}; then
       if selected corral "$@"; then peers+=(corral.py); fi
       peers+=(${python[@]+"${python[@]/greenstalk/beanstalkd}"})
     fi
   fi
-  if ((${#node[@]} > 0)) || selected corral "$@"; then
-    if install_node ${node[@]+"${node[@]}"}; then
+  if ((${#node[@]} + ${#more_node[@]} > 0)) || selected corral "$@"; then
+    if install_node ${node[@]+"${node[@]}"} ${more_node[@]+"${more_node[@]}"}; then
       if selected corral "$@"; then peers+=(corral.mjs); fi
       peers+=(${node[@]+"${node[@]}"})
     fi
+  fi
+  install_packages "$@"
+  # beanstalkd has a server of its own.
+  for name in ${peers[@]+"${peers[@]}"}; do [[ $name == beanstalkd ]] || loaded+=("$name"); done
+  loaded+=(${more_python[@]+"${more_python[@]}"} ${more_node[@]+"${more_node[@]}"})
+}
+
+# install_packages: the packages of Corral, for the table of the load.
+install_packages() {
+  [[ $table == load || $table == all ]] && selected corral "$@" || return 0
+  if [[ " ${peers[*]} " == *" corral.py "* ]] && "$place/python/bin/python" -m pip install --quiet "$root/clients/python"; then
+    loaded+=(worker.py)
+  fi
+  if [[ " ${peers[*]} " == *" corral.mjs "* ]] && "$here/node.sh" build >"$place/node.log" 2>&1 &&
+    npm install --prefix "$place" --silent --no-fund --no-audit "$clients"/node/consumer/corral-client-*.tgz; then
+    loaded+=(worker.mjs)
   fi
 }
 
@@ -100,6 +131,9 @@ install_python() {
     say "skipped the Python peers: python3 with venv and pip is missing"
     return 1
   fi
+  # The queues that need a package for Redis beside their own.
+  set -- "${@/#dramatiq/dramatiq[redis]}"
+  if [[ " $* " == *" taskiq "* ]]; then set -- "$@" taskiq-redis; fi
   say "Installing for Python: redis $*"
   "$place/python/bin/python" -m pip install --quiet redis "$@" && return
   say "skipped the Python peers: pip could not install them"
@@ -123,7 +157,7 @@ install_node() {
 run() {
   program "$1"
   cd "$place"
-  PORT=$port BEANSTALKD=${beanstalkd_port:-} QUEUE=$queue SECOND=${second:-} TIMEOUT=$timeout TIED=${tied:-} exec ${session+setsid} "${program[@]}" "$2" "$3" >>log 2>&1
+  PORT=$port BEANSTALKD=${beanstalkd_port:-} QUEUE=$queue SECOND=${second:-} TIMEOUT=$timeout TIED=${tied:-} THREADS=${threads:-} exec ${session+setsid} "${program[@]}" "$2" "$3" >>log 2>&1
 }
 
 # run_peer PEER WHAT COUNT: runs the program to its end.
@@ -181,6 +215,26 @@ throughput() {
     'BEGIN { printf "%.0f/s\n", count * 0.8 / (end - begin) }' >>"$place/rate.$1.$2"
   stop_server
 }
+
+# load PEER: adds the tasks/s and the server time of a task in microseconds to files, with 50 tasks at a time.
+load() {
+  local count before begin end threads=yes
+  count=$(tasks_of "$1")
+  start
+  queue=tasks
+  run_peer "$1" publish "$count"
+  before=$(server_time)
+  # What is left to acknowledge belongs to the tasks.
+  run_until_done "$1" 50
+  awk -v nanos=$(($(server_time) - before)) -v count="$count" 'BEGIN { printf "%.1f\n", nanos / 1000 / count }' >>"$place/time.$1"
+  begin=$(cli GET "$queue:begin")
+  end=$(cli GET "$queue:end")
+  awk -v begin="$begin" -v end="$end" -v count="$count" 'BEGIN { printf "%.0f\n", count * 0.8 / (end - begin) }' >>"$place/load.$1"
+  stop_server
+}
+
+# server_time: prints the processor time of the server in nanoseconds.
+server_time() { cut -d ' ' -f 1 "/proc/$server_pid/schedstat"; }
 
 # best FILE: prints the highest number. Other work of the machine makes a round slower, never faster.
 best() { sort -g "$1" | tail -n 1; }
@@ -332,6 +386,34 @@ connections() {
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
+# how PEER: how it takes 50 tasks at a time.
+how() {
+  case $1 in
+    corral.*) say "50 workers that take one task each per round trip" ;;
+    worker.*) say "a worker that asks for as many as it has room for and acknowledges together" ;;
+    rq) say "50 processes" ;;
+    celery | dramatiq) say "a worker with 50 threads" ;;
+    *) say "a worker with 50 tasks at a time" ;;
+  esac
+}
+
+measure_load() {
+  local name round
+  say "$("$server" --version | cut -d ' ' -f 1-3), $(nproc) processors. 50 tasks at a time, from a backlog: the best of" \
+    "$rounds rounds in turn."
+  say ""
+  for ((round = 0; round < rounds; round++)); do
+    for name in "${loaded[@]}"; do load "$name"; done
+  done
+  say "| queue | | server time for a task | tasks/s |"
+  say "|---|---|---|---|"
+  # The rows of Corral come first, in pairs.
+  for name in corral.py worker.py corral.mjs worker.mjs celery rq dramatiq taskiq streaq bullmq bee-queue; do
+    [[ " ${loaded[*]} " == *" $name "* ]] || continue
+    say "| $(label "$name") | $(how "$name") | $(sort -g "$place/time.$name" | head -n 1) µs | $(best "$place/load.$name") |"
+  done
+}
+
 row() { printf '%-20s  %10s  %10s  %11s  %11s  %11s  %13s  %10s\n' "$@"; }
 
 measure_speed() {
@@ -384,14 +466,17 @@ measure() {
   timeout=''
   if [[ " ${peers[*]} " == *" beanstalkd "* ]]; then start_beanstalkd; fi
   case $table in
+    load) measure_load ;;
     speed) measure_speed ;;
     workers) measure_workers ;;
-    both)
+    all)
+      measure_load
+      say ""
       measure_speed
       say ""
       measure_workers
       ;;
-    *) die "unknown table '$table': speed, workers" ;;
+    *) die "unknown table '$table': load, speed, workers" ;;
   esac
 }
 
@@ -401,5 +486,5 @@ done
 need_module
 have setsid || die "setsid is missing: it belongs to util-linux"
 install "$@"
-((${#peers[@]} > 0)) || die "no peer is available"
+((${#peers[@]} + ${#loaded[@]} > 0)) || die "no peer is available"
 measure

@@ -36,6 +36,7 @@ def publish_delayed(tasks):
 def work(count):
     arguments = ["-A", "celery_peer", "worker", "--concurrency", str(count), "--loglevel", "ERROR"]
     arguments += ["--queues", f"{QUEUE},{SECOND}"] if SECOND else []
+    arguments += ["--pool", "threads"] if os.environ.get("THREADS") else []
     name = ["--hostname", f"{QUEUE}-{os.getpid()}@peer"]
     os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments, *name])
 

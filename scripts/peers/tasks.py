@@ -1,7 +1,8 @@
 """The tasks and the command line that all Python peers share.
 
 The environment sets the port, the queue and, for a short lease, the timeout of a lease in seconds. A worker processes
-the tasks of two queues if SECOND names another one, and ties its leases to its connection if TIED is set.
+the tasks of two queues if SECOND names another one, and ties its leases to its connection if TIED is set. With THREADS,
+Celery has threads instead of processes.
 """
 import os
 import random
