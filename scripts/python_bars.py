@@ -67,7 +67,7 @@ class Measured:
         self.micros = (self._cpu() - self._used) * 1e6 / self._count
         stats = self._client.info("commandstats")
         calls = {name.removeprefix("cmdstat_"): one["calls"] / self._count for name, one in stats.items()}
-        mine = ("info", "config|resetstat", "llen", "hlen")
+        mine = ("info", "config|resetstat", "llen", "hlen", "exists")
         self.calls = {name: often for name, often in calls.items() if often >= 0.005 and name not in mine}
 
 
@@ -129,71 +129,25 @@ def coroutines(url: str, client: redis.Redis, count: int) -> Measured:
     return asyncio.run(main())
 
 
-# Each program has `fill`, and a worker that writes one byte per task.
-PEERS = {
-    "Celery, 8 threads": (
-        """
-from celery import Celery
-app = Celery(broker=URL)
-app.conf.task_ignore_result, app.conf.task_acks_late = True, True
-@app.task
-def quick(number): done()
-def fill(count):
-    for number in range(count): quick.delay(number)
-""",
-        ["celery", "-A", "peer", "worker", "-c", "8", "-P", "threads", "--loglevel", "ERROR"],
-    ),
-    "Dramatiq, 8 threads": (
-        """
-import dramatiq
-from dramatiq.brokers.redis import RedisBroker
-dramatiq.set_broker(RedisBroker(url=URL))
-@dramatiq.actor
-def quick(number): done()
-def fill(count):
-    for number in range(count): quick.send(number)
-""",
-        ["dramatiq", "peer", "--processes", "1", "--threads", "8"],
-    ),
-    "Taskiq, asyncio": (
-        """
-import asyncio
-from taskiq_redis import RedisStreamBroker
-broker = RedisStreamBroker(url=URL)
-@broker.task
-async def quick(number): done()
-def fill(count):
-    async def main():
-        await broker.startup()
-        for number in range(count): await quick.kiq(number)
-        await broker.shutdown()
-    asyncio.run(main())
-""",
-        ["taskiq", "worker", "peer:broker", "--workers", "1", "--max-async-tasks", "64", "--log-level", "ERROR"],
-    ),
-}
+# The programs of scripts/peers.sh, and how many tasks each processes at a time.
+PEERS = {"Celery, 8 threads": ("celery", 8), "Dramatiq, 8 threads": ("dramatiq", 8), "Taskiq, asyncio": ("taskiq", 64)}
 
 
 def peer(name: str, url: str, client: redis.Redis, count: int) -> Measured:
-    program, worker = PEERS[name]
-    place = Path(os.environ["CORRAL_PEERS"])
-    with tempfile.TemporaryDirectory() as directory:
-        ready, log = Path(directory) / "done", open(Path(directory) / "log", "wb")
-        head = f"import os\nURL = {url!r}\ndescriptor = os.open({str(ready)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
-        head += "def done(): os.write(descriptor, b'.')\n"
-        (Path(directory) / "peer.py").write_text(head + program)
+    program, places = PEERS[name]
+    python, queue = Path(os.environ["CORRAL_PEERS"]) / "python", "bars"
+    settings = {"PORT": url.rpartition(":")[2], "QUEUE": queue, "THREADS": "yes", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [python, f"{program}_peer.py"]
+    with tempfile.TemporaryFile() as log:
+        options: dict[str, Any] = {"cwd": Path(__file__).parent / "peers", "env": os.environ | settings, "stdout": log, "stderr": log}
         client.flushall()
-        fill = f"import peer; peer.fill({count})"
-        subprocess.run([place / "python", "-c", fill], cwd=directory, check=True, stdout=log, stderr=log)
+        subprocess.run([*command, "publish", str(count)], check=True, **options)
         with Measured(client, count) as measured:
             # In a session of its own: it starts processes, which end with it.
-            process = subprocess.Popen(
-                [place / "python", "-m", *worker], cwd=directory, stdout=log, stderr=log, start_new_session=True
-            )
-            wait(lambda: ready.stat().st_size >= count)
+            process = subprocess.Popen([*command, "work", str(places)], start_new_session=True, **options)
+            wait(lambda: client.exists(f"{queue}:end") == 1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        log.close()
     return measured
 
 
