@@ -39,7 +39,8 @@ Compares the commands of Corral with native commands and Lua scripts.
   --only NAME    only the comparisons whose name contains NAME; can be repeated
   --server PATH  the server (default: the environment variable SERVER, or redis-server); with --page it
                  can be repeated
-  --page         print the table of costs in docs/performance.md, for each server
+  --page         print the table of costs in docs/performance.md, for each --server (default: Redis 7.0 and
+                 8.10, from scripts/servers.sh); takes 20 minutes
   --markdown     print the tables in Markdown
   --list         print the names of all comparisons
 
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
 
     if options.page {
         let servers = match options.servers.is_empty() {
-            true => vec![server_binary().display().to_string()],
+            true => page::servers(),
             false => options.servers,
         };
         page::print(&cases, &servers, options.effort);

@@ -4,6 +4,8 @@
 use crate::measure::{Case, Effort, Row, measure, version};
 use crate::support::Server;
 use crate::verdict::PIPELINE;
+use std::path::Path;
+use std::process::Command;
 
 /// A row of the page.
 struct Line {
@@ -15,6 +17,17 @@ struct Line {
 
 /// The columns of a server.
 const PER_SERVER: usize = 3;
+
+/// The servers of the page.
+pub fn servers() -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers.sh");
+    let found = Command::new(script).args(["redis-7.0", "redis-8.10"]).output();
+    let found = found.expect("scripts/servers.sh runs");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    // A line is the name, the path and the version of a server.
+    let lines = String::from_utf8_lossy(&found.stdout);
+    lines.lines().filter_map(|line| line.split(' ').nth(1).map(Into::into)).collect()
+}
 
 /// Measures on each server, and prints the table in Markdown.
 pub fn print(cases: &[&Case], servers: &[String], effort: Effort) {
