@@ -139,9 +139,7 @@ pub fn unload(server: &Server) {
 pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
     let Some(corral) = corral() else { return };
     let Corral { cache, lock, task, interest } = &*corral;
-    if event.creation {
-        return cache.key_created(server.db(), event.key);
-    }
+    cache.record_changed(server, event.key);
     let owner = || Task::owner(event.key);
     if !interest.contains(event.key) && !owner().is_some_and(|owner| interest.contains(owner)) {
         return;

@@ -81,7 +81,7 @@ fn a_record_is_noticed_however_it_is_created() {
 }
 
 #[test]
-fn a_record_of_a_foreign_type_is_noticed() {
+fn a_key_of_a_foreign_type_is_left_alone() {
     let server = Checked::start();
     let mut client = server.client();
     for command in [
@@ -97,15 +97,18 @@ fn a_record_of_a_foreign_type_is_noticed() {
         client.run("RPUSH list 1 2");
         client.run("ZADD zset 1 x");
         learn(&mut client, "v");
-        assert_eq!(client.run("CACHE.SET k v 600000"), ok());
         assert!(!client.run(command).is_error(), "{command}");
-        for wrong in ["CACHE.FETCH k 60000", "CACHE.SET k v 1000"] {
-            let reply = client.run(wrong);
-            assert!(
-                reply.is_error() && reply.as_str().starts_with("WRONGTYPE"),
-                "{wrong}: {reply:?}"
-            );
+        let before = client.run("DUMP cachelock:{k}");
+        for fresh in ["CACHE.FETCH k 60000", "CACHE.SET k v 1000"] {
+            client.run(fresh);
         }
+        // Whatever needs a record is refused.
+        for wrong in ["CACHE.INVALIDATE k STALE 1000", "CACHE.FETCH k 60000 STALE 2000"] {
+            let reply = client.run(wrong);
+            let refused = reply.is_error() && reply.as_str().starts_with("WRONGTYPE");
+            assert!(refused, "{command}, {wrong}: {reply:?}");
+        }
+        assert_eq!(client.run("DUMP cachelock:{k}"), before, "{command}");
         assert_eq!(client.run("FLUSHALL"), ok());
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! A [`Guess`] can be out of date, and then costs a second look, but it is never that of another key.
 //!
-//! The other hint, that a value has no record, is never wrong. From the first one on, the server reports
-//! every key that is created, by whichever command or module. Databases that are loaded, flushed or
-//! swapped, and changes of the role, end all hints. A replica has none, because it keeps expired keys,
-//! which its master overwrites without creating them. A cluster has none, because keys come with
-//! their slot.
+//! The other hint, that a value has no record, is right: the server reports every command that stores a
+//! string at its key. A key of another type there is no record; nothing is written where the hint is all
+//! that is known. Databases that are loaded, flushed or swapped, and changes of the role, end all hints. A
+//! cluster has none, because keys come with their slot, and a replica none, so that it decides from the
+//! data alone.
 
+use super::EVENTS;
 use super::guesses::Guess;
-use crate::server::{Server, events};
+use crate::server::Server;
 use foldhash::fast::RandomState;
 use std::cell::{Cell, OnceCell};
 use std::hash::BuildHasher;
@@ -17,13 +18,13 @@ use std::hash::BuildHasher;
 /// How many keys have hints. Two keys can share a place, and then the last one has it.
 const KEYS: usize = 1 << 16;
 
-/// Whether the server reports every key that is created.
+/// Whether the server reports every record that is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sight {
     /// Not asked yet.
     #[default]
     Unknown,
-    /// It does, and a record that is absent now is known to be absent until a key is created.
+    /// It does, and a record that is absent now is known to be absent until its key is reported.
     Clear,
     /// It does not say enough.
     None,
@@ -63,7 +64,7 @@ impl Hints {
         self.sight.get() == Sight::Clear && self.of(db, key).is_unrecorded()
     }
 
-    /// A record is written, or a key was created that can be one.
+    /// A record is written, or its key was changed.
     pub fn recorded(&self, db: i32, key: &[u8]) {
         if self.sight.get() == Sight::Clear {
             self.of(db, key).set(UNRECORDED, 0);
@@ -77,8 +78,7 @@ impl Hints {
             self.sight.set(if clear { Sight::Clear } else { Sight::None });
         }
         if self.sight.get() == Sight::Clear {
-            // Subscribed to here and not at load: every key that any client creates costs a little more.
-            server.subscribe(events::CREATIONS);
+            server.subscribe(EVENTS);
             hint.set(UNRECORDED, UNRECORDED);
         }
     }

@@ -35,7 +35,7 @@ use crate::names::{self, Prefix};
 use crate::server::config::Setting;
 use crate::server::events::{self, KeyEvent};
 use crate::server::timer::OnFire;
-use crate::server::unix_us;
+use crate::server::{Server, unix_us};
 use crate::stats::{Recent, counters};
 use crate::time::{Millis, Moment};
 use crate::waiting::Queue;
@@ -109,10 +109,10 @@ counters! {
 }
 
 impl Cache {
-    /// A key was created, perhaps a record by another client.
-    pub fn key_created(&self, db: i32, key: &[u8]) {
+    /// A key was changed, perhaps a record by another client.
+    pub fn record_changed(&self, server: &Server, key: &[u8]) {
         if let Some(name) = names::name_of(RECORD, key) {
-            self.hints.recorded(db, name);
+            self.hints.recorded(server.db(), name);
         }
     }
 

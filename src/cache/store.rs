@@ -64,9 +64,7 @@ impl<'s> Stored<'s> {
                 (stored.cached, stored.len) = (Cached::Until(value.deadline()), value.len());
             }
         }
-        if stored.may_have_record()
-            && let Some((record, marked_until)) = record::read(server, stored.record_key()?)?
-        {
+        if let Some((record, marked_until)) = record::read(server, stored.record_key()?)? {
             (stored.has_record, stored.marked_until) = (true, marked_until);
             stored.record = record.at(stored.now, stored.cached);
             // A replica trusts what its master recorded.
@@ -82,14 +80,10 @@ impl<'s> Stored<'s> {
     pub fn read_to_fill(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
         let (server, mut stored) = (cx.server, Self::unread(cx, key));
         record::is_stored(server.type_of(key))?;
-        if stored.may_have_record() {
+        if !cx.family.hints.is_unrecorded(server.db(), key.bytes()) {
             stored.has_record = record::is_stored(server.type_of(stored.record_key()?))?;
         }
         Ok(stored)
-    }
-
-    fn may_have_record(&self) -> bool {
-        !self.cx.family.hints.is_unrecorded(self.cx.server.db(), self.key.bytes())
     }
 
     /// As given, after the server has counted a hit or a miss of the value, if `counted` is set.

@@ -27,10 +27,6 @@ pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
 /// Events of hashes.
 pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 
-/// The creation of a key of any type, by whatever means but a load of the database. It comes in addition
-/// to another event.
-pub const CREATIONS: c_int = raw::REDISMODULE_NOTIFY_NEW;
-
 /// What happened to a key.
 #[derive(Clone, Copy)]
 pub struct KeyEvent<'a> {
@@ -40,8 +36,6 @@ pub struct KeyEvent<'a> {
     pub key: &'a [u8],
     /// Whether it is an event of the stream type.
     pub stream: bool,
-    /// Whether it is the event of [`CREATIONS`].
-    pub creation: bool,
     /// Whether an inner command of this module is running, whose caller serves the waiters itself. What
     /// another module writes inside the events of that command counts as well; it is noticed at the next
     /// check.
@@ -122,7 +116,6 @@ unsafe extern "C" fn key_changed(
             name: CStr::from_ptr(event).to_bytes(),
             key: std::slice::from_raw_parts(start.cast(), len),
             stream: class & raw::REDISMODULE_NOTIFY_STREAM != 0,
-            creation: class & CREATIONS != 0,
             own: STATE.get().own_write.get(),
         };
         (Server::new(ctx), event)
