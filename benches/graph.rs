@@ -33,7 +33,9 @@ impl Graph<'_> {
     /// Writes the graph.
     pub fn write(&self, path: &Path) -> Result<(), Box<dyn Error>> {
         let values = || self.lines.iter().flat_map(|(_, values)| values.iter().flatten());
-        let most = values().copied().fold(0.0, f64::max) * 1.1;
+        // The names of the lines need some room above them.
+        let room = 1.1 + 0.06 * self.lines.len() as f64;
+        let most = values().copied().fold(0.0, f64::max) * room;
         let root = SVGBackend::new(path, (800, 420)).into_drawing_area();
         root.fill(&WHITE)?;
         let last = (self.sizes.len() - 1) as f64;

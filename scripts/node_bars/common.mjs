@@ -9,7 +9,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const here = fileURLToPath(new URL('../../clients/node/', import.meta.url));
 export const require = createRequire(join(here, 'package.json'));
-export const { createCorral, Worker } = await import(pathToFileURL(join(here, 'dist/esm/index.js')));
+/** What the built package exports. */
+export const packaged = await import(pathToFileURL(join(here, 'dist/esm/index.js')));
 const { Redis } = require('ioredis');
 
 /** Calls `body` with the URL of a new server, a client of it, and its process. */

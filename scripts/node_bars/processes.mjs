@@ -7,8 +7,9 @@
 import { fork } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { bar, createCorral, withServer, Worker } from './common.mjs';
+import { bar, packaged, withServer } from './common.mjs';
 
+const { createCorral, Worker } = packaged;
 const PROCESSES = 4;
 const LOAD_MS = 20;
 // Long enough that the last values are too old in the end.

@@ -5,7 +5,8 @@
 // is its CPU time from the first task to the last, from /proc; where there is none, that of all commands.
 
 import { existsSync, readFileSync } from 'node:fs';
-import { bar, createCorral, require, withServer, Worker } from './common.mjs';
+import { beeQueue, bullmq, corral } from '../peers/queues.mjs';
+import { bar, packaged, require, withServer } from './common.mjs';
 
 const bull = require('bullmq');
 const Bee = require('bee-queue');
@@ -28,69 +29,18 @@ async function serverMicros() {
   return [...stats.matchAll(/usec=(\d+)/g)].reduce((sum, [, micros]) => sum + Number(micros), 0);
 }
 
-/** Each has: fill(count), run(concurrency, handler) which resolves to a function that stops it. */
 const systems = {
-  corral() {
-    const corral = createCorral({ url, timeout: '60s' });
-    const queue = corral.queue('work');
-    return {
-      async fill(count) {
-        for (let done = 0; done < count; done += 500) {
-          await queue.publishMany(Array.from({ length: Math.min(500, count - done) }, () => ({ task: 'quick', payload })));
-        }
-      },
-      add: (data) => queue.publish('quick', data),
-      async run(concurrency, handler) {
-        queue.handle('quick', handler);
-        const worker = new Worker(corral, queue, { concurrency });
-        await worker.start();
-        return () => worker.stop();
-      },
-      close: () => corral.close(),
-    };
-  },
-  bullmq() {
-    const connection = { host: '127.0.0.1', port: Number(new URL(url).port) };
-    const queue = new bull.Queue('work', { connection });
-    return {
-      async fill(count) {
-        for (let done = 0; done < count; done += 500) {
-          await queue.addBulk(Array.from({ length: Math.min(500, count - done) }, () => ({ name: 'quick', data: payload })));
-        }
-      },
-      add: (data) => queue.add('quick', data),
-      async run(concurrency, handler) {
-        const worker = new bull.Worker('work', (job) => handler(job.data), { connection, concurrency });
-        await worker.waitUntilReady();
-        return () => worker.close();
-      },
-      close: () => queue.close(),
-    };
-  },
-  'bee-queue'() {
-    const queue = new Bee('work', { redis: url });
-    return {
-      async fill(count) {
-        await queue.ready();
-        for (let done = 0; done < count; done += 500) {
-          await queue.saveAll(Array.from({ length: Math.min(500, count - done) }, () => queue.createJob(payload)));
-        }
-      },
-      add: (data) => queue.createJob(data).save(),
-      async run(concurrency, handler) {
-        queue.process(concurrency, (job) => handler(job.data));
-        return () => undefined;
-      },
-      close: () => queue.close(5000),
-    };
-  },
+  corral: () => corral(packaged, 'work', port()),
+  bullmq: () => bullmq(bull, 'work', port()),
+  'bee-queue': () => beeQueue(Bee, 'work', port()),
 };
+const port = () => Number(new URL(url).port);
 
 /** The time of the server for each task, and tasks per second. */
 async function load(name, concurrency) {
   await client.flushall();
   const system = systems[name]();
-  await system.fill(COUNT);
+  await system.fill(Array.from({ length: COUNT }, () => payload));
   let done = 0;
   let finish;
   const finished = new Promise((resolve) => (finish = resolve));
