@@ -1,7 +1,7 @@
 //! Clients that wait for a lock: one line for each lock, under the lock's key, so that keyspace
 //! events find it.
 
-use super::ranks::Known;
+use super::ranks::{self, Known};
 use super::rules::{self, Holders, Mode, Ops, Rest};
 use super::stats::Grant;
 use super::store::{Candidate, Stored};
@@ -15,12 +15,8 @@ use crate::time::{Millis, Moment, Timeout};
 use crate::waiting::{self, Address, Budget, LeaveReason, Queue, Tie, Waiter, Waiting};
 use std::rc::Rc;
 
-/// What a waiting client asked for.
+/// What a waiting client asked for, beside the name of the lock and its identifier.
 pub struct Request {
-    /// The name of the lock.
-    pub name: Box<[u8]>,
-    /// The identifier that is to hold it.
-    pub identifier: Box<[u8]>,
     /// The lease, which begins with the grant.
     pub ttl: Millis,
     /// How it is to hold the lock.
@@ -29,6 +25,11 @@ pub struct Request {
     pub fence: bool,
     /// Whether the lease ends when the connection closes.
     pub tied: bool,
+}
+
+/// The name of the lock for which a client waits: the first argument of its command.
+fn name(waiter: &Waiter<Lock>) -> Result<Str<'_>, Error> {
+    waiter.arg(1)
 }
 
 impl Waiting for Lock {
@@ -109,19 +110,19 @@ impl Ops for ServerOps<'_> {
             return Ok(());
         }
         let request = &first.request;
-        let (name, identifier) = (OwnedStr::new(&request.name), OwnedStr::new(&request.identifier));
+        let (name, identifier) = (name(&first)?, ranks::identifier(&first)?);
         let reply = self.stored.grant(&Candidate {
-            name: name.borrow(),
-            identifier: identifier.borrow(),
+            name,
+            identifier,
             ttl: request.ttl,
             mode: request.mode,
             fence: request.fence,
         })?;
         let client = request.tied.then(|| first.client());
-        ties::granted(self.cx, self.key, &request.identifier, request.ttl, client);
+        ties::granted(self.cx, self.key, identifier.bytes(), request.ttl, client);
         let now = server.moment();
         let grant = Grant {
-            identifier: &request.identifier,
+            identifier: identifier.bytes(),
             now,
             waited: Some(now.since(first.since).as_u64()),
             was_free: self.holders == Holders::Free,
@@ -158,8 +159,8 @@ fn serve_line(cx: Cx<'_>, db: i32, key: &[u8], budget: &mut Budget) {
     let Cx { server, family } = cx;
     let lines = &family.queue.lines;
     let Some((_, first)) = lines.first(db, key, b"") else { return };
-    let name = OwnedStr::new(&first.request.name);
-    if names::reject_moving_slot(server, name.borrow()).is_err() {
+    let moves = name(&first).and_then(|name| names::reject_moving_slot(server, name));
+    if moves.is_err() {
         return waiting::retry_later(cx, db, key);
     }
     let lock_key = OwnedStr::new(key);
@@ -181,8 +182,16 @@ fn serve_line(cx: Cx<'_>, db: i32, key: &[u8], budget: &mut Budget) {
     }
 }
 
-/// Serves the line of a lock after the lock has changed, or before another client asks for it.
-/// Returns whether clients still wait.
+/// Serves the line of a lock before another client asks for it. Returns whether clients still wait.
+pub fn serve_before(cx: Cx<'_>, key: Str<'_>) -> bool {
+    let Cx { server, family } = cx;
+    let lines = &family.queue.lines;
+    // Nothing has changed since a settled line was served.
+    !lines.is_empty()
+        && (lines.is_settled(server.db(), key.bytes(), b"", server.moment()) || serve_now(cx, key))
+}
+
+/// Serves the line of a lock after the lock has changed. Returns whether clients still wait.
 pub fn serve_now(cx: Cx<'_>, key: Str<'_>) -> bool {
     let lines = &cx.family.queue.lines;
     if lines.is_empty() {
@@ -210,16 +219,10 @@ pub fn wait(
     server.subscribe(EVENTS);
     let db = server.db();
     let address = Address::of(db, key.bytes());
-    let request = Request {
-        name: candidate.name.bytes().into(),
-        identifier: candidate.identifier.bytes().into(),
-        ttl: candidate.ttl,
-        mode: candidate.mode,
-        fence: candidate.fence,
-        tied,
-    };
+    let request =
+        Request { ttl: candidate.ttl, mode: candidate.mode, fence: candidate.fence, tied };
     let Known { key: request_key, older, rank } =
-        family.ranks.find(db, key.bytes(), &request.identifier, server.moment());
+        family.ranks.find(db, key.bytes(), candidate.identifier.bytes(), server.moment());
     // The connection that asked before is answered when this one takes its place.
     let answer_older = || older.iter().for_each(|older| older.answer(Reply::Integer(0)));
     let joined = Waiter::join(cx, candidate.name, address, rank, timeout, request, answer_older)?;

@@ -3,6 +3,8 @@
 //! socket time-out does not lose its turn. A place that is only kept delays nobody.
 
 use super::Lock;
+use crate::error::Error;
+use crate::server::Str;
 use crate::time::{Millis, Moment};
 use crate::waiting::{Rank, Waiter};
 use std::cell::RefCell;
@@ -12,6 +14,11 @@ use std::rc::Rc;
 
 /// How long a place is kept for an identifier that has left it.
 const KEPT: Millis = Millis(1000);
+
+/// The identifier for which a client waits: the second argument of its command.
+pub fn identifier(waiter: &Waiter<Lock>) -> Result<Str<'_>, Error> {
+    waiter.arg(2)
+}
 
 /// A hash that stands for a database, the key of a lock and an identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,7 +104,8 @@ impl Inner {
     }
 
     fn key_of(&self, waiter: &Waiter<Lock>) -> RequestKey {
-        self.key(waiter.address.db, &waiter.address.name, &waiter.request.identifier)
+        let identifier = identifier(waiter).map(Str::bytes).unwrap_or_default();
+        self.key(waiter.address.db, &waiter.address.name, identifier)
     }
 
     /// Drops places that were kept long enough: more of them than one call adds, but a bounded

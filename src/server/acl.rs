@@ -32,6 +32,11 @@ pub struct HeldCommand {
 }
 
 impl HeldCommand {
+    /// An argument of the command; 0 is its name.
+    pub fn arg(&self, index: usize) -> Option<Str<'_>> {
+        self.argv.get(index).map(OwnedStr::borrow)
+    }
+
     /// Whether the client may still run the command, by its user's current rules.
     pub fn permission(&self, server: &Server) -> Permission {
         let Some(name) = server.user_of(self.client) else {

@@ -14,16 +14,19 @@ use crate::server::{Mode, OwnedStr, Reply, Server, Str};
 use crate::time::{Millis, UnixMs};
 use crate::waiting::{self, Budget, Queue, Tie, Waiter, Waiting};
 
-/// What a waiting consumer asked for.
+/// What a waiting consumer asked for, beside its name, see [`name_of`].
 pub struct Request {
-    /// Its name.
-    pub consumer: Box<[u8]>,
     /// The maximum number of tasks.
     pub count: i64,
     /// The shape of the reply.
     pub shape: Shape,
     /// Whether its leases end when its connection closes.
     pub tied: bool,
+}
+
+/// The name of a consumer that waits.
+fn name_of(waiter: &Waiter<Task>) -> Result<Str<'_>, Error> {
+    waiter.arg(2)
 }
 
 impl Waiting for Task {
@@ -195,14 +198,13 @@ fn serve_group(
         if !first.may_be_served(server, budget) {
             continue;
         }
-        let (name, count) =
-            (OwnedStr::new(&first.request.consumer), OwnedStr::number(first.request.count));
+        let (name, count) = (name_of(&first)?, OwnedStr::number(first.request.count));
         let waits_for_several = !first.address.further.is_empty();
         let consumer = Consumer {
             cx,
             queue: queue.borrow(),
             group: group_name.borrow(),
-            name: name.borrow(),
+            name,
             client: first.request.tied.then(|| first.client()),
             if_missing: if waits_for_several {
                 IfMissing::WhenFilled

@@ -159,9 +159,8 @@ impl<'a> Several<'a> {
             part: self.group.bytes().into(),
             further: self.further.iter().map(|queue| queue.bytes().into()).collect(),
         };
-        let consumer = self.consumer.bytes().into();
         let (count, tied) = (self.count, self.client.is_some());
-        let request = line::Request { consumer, count, shape: SHAPE, tied };
+        let request = line::Request { count, shape: SHAPE, tied };
         if Waiter::join(cx, self.first, address, None, timeout, request, || {})?.is_none() {
             return Ok(SHAPE.nothing());
         }

@@ -183,6 +183,13 @@ impl<T: Clone> Lines<T> {
         name.is_some_and(|name| name.dirty.is_none() && name.lines.contains_key(part))
     }
 
+    /// Whether clients wait in a line whose name is neither dirty nor due for a check.
+    pub fn is_settled(&self, db: i32, name: &[u8], part: &[u8], now: Moment) -> bool {
+        let inner = self.0.borrow();
+        let name = inner.get(db, name).filter(|name| name.dirty.is_none() && name.due > now);
+        name.is_some_and(|name| name.lines.contains_key(part))
+    }
+
     /// The parts of a name for which clients wait.
     pub fn parts(&self, db: i32, name: &[u8]) -> Vec<Box<[u8]>> {
         let inner = self.0.borrow();

@@ -10,7 +10,7 @@ use crate::server::acl::{HeldCommand, Permission};
 use crate::server::block::{Blocked, Waits};
 use crate::server::{Reply, Server, Str};
 use crate::time::{Moment, Timeout};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Why a waiter left its line unserved.
@@ -27,8 +27,8 @@ pub enum LeaveReason {
 enum State {
     /// In line.
     Waiting,
-    /// Out of line; the reply is ready.
-    Answered(Result<Reply<'static>, Error>),
+    /// Out of line; the reply is ready. Most waiters have none, so it has memory of its own.
+    Answered(Box<Result<Reply<'static>, Error>>),
     /// Answered, or gone.
     Left,
 }
@@ -55,7 +55,7 @@ pub struct Waiter<F: Waiting> {
     family: Rc<F>,
     /// The command that it sent.
     command: HeldCommand,
-    state: RefCell<State>,
+    state: Cell<State>,
     blocked: Cell<Option<Blocked>>,
 }
 
@@ -86,7 +86,7 @@ impl<F: Waiting> Waiter<F> {
             address,
             place,
             since,
-            state: RefCell::new(State::Waiting),
+            state: Cell::new(State::Waiting),
             blocked: Cell::new(None),
         });
         let Some(blocked) = server.block(key.borrow(), timeout, &waiter) else {
@@ -106,6 +106,11 @@ impl<F: Waiting> Waiter<F> {
     /// The id of the client.
     pub fn client(&self) -> u64 {
         self.command.client
+    }
+
+    /// An argument of its command; 0 is the name of the command.
+    pub fn arg(&self, index: usize) -> Result<Str<'_>, Error> {
+        self.command.arg(index).ok_or(Error::Internal)
     }
 
     /// Its place, and since when it has held it.
@@ -154,7 +159,7 @@ impl<F: Waiting> Waiter<F> {
 
     fn unblock(&self, outcome: Result<Reply<'static>, Error>) {
         self.leave_line();
-        self.state.replace(State::Answered(outcome));
+        self.state.replace(State::Answered(Box::new(outcome)));
         if let Some(blocked) = self.blocked.take() {
             blocked.unblock();
         }
@@ -183,10 +188,8 @@ impl<F: Waiting> Waiter<F> {
 
 impl<F: Waiting> Waits for Waiter<F> {
     fn on_unblock(&self, server: &Server) -> Result<Reply<'static>, Error> {
-        // Bound first: the code below borrows the state again.
-        let state = self.state.replace(State::Left);
-        match state {
-            State::Answered(outcome) => return outcome,
+        match self.state.replace(State::Left) {
+            State::Answered(outcome) => return *outcome,
             State::Left => {}
             State::Waiting => {
                 self.leave(server, LeaveReason::TimedOut);
@@ -197,10 +200,12 @@ impl<F: Waiting> Waits for Waiter<F> {
     }
 
     fn on_disconnect(&self, server: &Server) {
-        let waits = matches!(*self.state.borrow(), State::Waiting);
-        if waits {
-            self.leave(server, LeaveReason::Gone);
-            schedule(self.context(server));
+        match self.state.replace(State::Left) {
+            State::Waiting => {
+                self.leave(server, LeaveReason::Gone);
+                schedule(self.context(server));
+            }
+            other => self.state.set(other),
         }
     }
 }

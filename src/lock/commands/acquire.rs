@@ -94,7 +94,7 @@ impl Command for Acquire {
         names::reject_moving_slot(server, candidate.name)?;
         let key = names::key_of(server, LOCK, candidate.name)?;
         let key = key.borrow();
-        let others_wait = line::serve_now(*cx, key);
+        let others_wait = line::serve_before(*cx, key);
         let stored = Stored::at(*cx, key);
         match server.type_of(key) {
             // The fast path of the bare form, which behaves like SET NX.

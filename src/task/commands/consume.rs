@@ -146,8 +146,7 @@ impl Command for Consume {
         let (db, name) = (server.db(), queue.bytes());
         let part = group.bytes().into();
         let address = Address { db, name: name.into(), part, further: Box::default() };
-        let (consumer, count) = (consumer.bytes().into(), count.value);
-        let request = line::Request { consumer, count, shape: shape(), tied };
+        let request = line::Request { count: count.value, shape: shape(), tied };
         let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
         if joined.is_none() {
             return Ok(shape().nothing());
