@@ -53,7 +53,12 @@ impl<'s> Stored<'s> {
 
     /// Its current holders.
     pub fn holders(&self) -> Result<Holders, Error> {
-        Ok(match self.server.type_of(self.key) {
+        self.holders_in(self.server.type_of(self.key))
+    }
+
+    /// Its current holders, if its key is of this type.
+    pub fn holders_in(&self, kind: Type) -> Result<Holders, Error> {
+        Ok(match kind {
             Type::Absent if self.evicted() => Holders::Evicted,
             Type::Absent => Holders::Free,
             Type::String => Holders::Exclusive,

@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
-use crate::lock::rules::{self, Holders, Mode, Verdict};
+use crate::lock::rules::{self, Held, Holders, Mode, Verdict};
 use crate::lock::stats::Grant;
 use crate::lock::store::{Candidate, Stored};
 use crate::lock::{Cx, LOCK, line, ties};
@@ -96,7 +96,8 @@ impl Command for Acquire {
         let key = key.borrow();
         let others_wait = line::serve_before(*cx, key);
         let stored = Stored::at(*cx, key);
-        match server.type_of(key) {
+        let kind = server.type_of(key);
+        match kind {
             // The fast path of the bare form, which behaves like SET NX.
             Type::Absent if bare && !others_wait && !stored.evicted() => {
                 stored.own_free(candidate.identifier, candidate.ttl)?;
@@ -105,8 +106,11 @@ impl Command for Acquire {
             Type::String if bare => return Ok(contended(*cx, key)),
             _ => {}
         }
-        let held = stored.held(candidate.identifier)?;
-        let holders = stored.holders()?;
+        let held = match kind {
+            Type::Absent => Held::No,
+            _ => stored.held(candidate.identifier)?,
+        };
+        let holders = stored.holders_in(kind)?;
         let verdict = if bare {
             // If all leases at the key have expired, the lock is free after all.
             let free = holders == Holders::Free && !others_wait;
