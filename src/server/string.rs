@@ -42,8 +42,10 @@ pub(super) unsafe fn arguments<'a>(
     argv: *mut *mut raw::RedisModuleString,
     argc: i32,
 ) -> &'a [Str<'a>] {
+    // Without arguments, at load, the pointer can be null.
+    let Some(argc) = usize::try_from(argc).ok().filter(|argc| *argc > 0) else { return &[] };
     // SAFETY: `Str` is a transparent non-null pointer, and the server passes no null argument.
-    unsafe { std::slice::from_raw_parts(argv.cast(), usize::try_from(argc).unwrap_or(0)) }
+    unsafe { std::slice::from_raw_parts(argv.cast(), argc) }
 }
 
 /// A string of the server that this module owns.
