@@ -24,10 +24,29 @@ pub struct Crowd {
     idle: VecDeque<usize>,
 }
 
+/// How many clients can be connected: the limit of open files, without those that a server needs itself.
+pub fn most_clients() -> usize {
+    const OTHERS: usize = 200;
+    // Many shells set the limit to 1,024.
+    allow_many_files();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call gets a valid pointer to a limit that lives on this stack.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    (if known { limit.rlim_cur as usize } else { 1024 }).saturating_sub(OTHERS)
+}
+
+/// Whether that many clients can be connected. If not, this says so.
+pub fn can_connect(count: usize) -> bool {
+    let most = most_clients();
+    if count > most {
+        eprintln!("skipped: the limit of open files allows {most} clients, and this needs {count}");
+    }
+    count <= most
+}
+
 /// Connects clients, and returns them with their ids.
 pub fn connect(lab: &mut Lab, count: usize) -> (Vec<Connection>, Vec<String>) {
-    // Many shells set the limit of open files to 1,024.
-    allow_many_files();
+    assert!(can_connect(count), "too many clients");
     lab.client.cmd(&args!["CONFIG", "SET", "maxclients", count + 100]);
     let connect = |number: usize| {
         // An address has some 28,000 ports for outgoing connections.

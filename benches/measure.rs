@@ -309,7 +309,9 @@ pub fn measure(case: &Case, effort: Effort) -> Vec<Row> {
 fn measure_once(case: &Case, effort: Effort) -> Vec<Row> {
     let mut lab = Lab::new(effort);
     let mut contenders = (case.build)(&mut lab);
-    contenders[0].against = None;
+    // The first one is only compared with; there is none if the case is not possible here.
+    let Some(first) = contenders.first_mut() else { return Vec::new() };
+    first.against = None;
     if effort.check {
         contenders.retain(|contender| contender.against.is_none() || contender.bar.is_some());
         if contenders.iter().all(|contender| contender.bar.is_none()) {

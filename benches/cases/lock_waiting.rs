@@ -1,7 +1,7 @@
 //! Clients that wait for a lock: LOCK.ACQUIRE BLOCK compared with the ways of lock libraries.
 
 use super::{Study, name_once};
-use crate::crowd::{Ready, connect};
+use crate::crowd::{Ready, can_connect, connect};
 use crate::latency::{Sleeper, micros, millis, now_us};
 use crate::measure::{Case, Contender, Lab, quantile};
 use crate::support::{Random, SOON, Server, args, eventually};
@@ -285,6 +285,9 @@ fn expiry() -> Vec<Vec<String>> {
 fn hand_overs(lab: &mut Lab, lengths: [usize; 3]) -> Vec<Contender> {
     const SPARE: usize = 6000;
     let size = lengths.iter().sum::<usize>() + lengths.len() + SPARE;
+    if !can_connect(size) {
+        return Vec::new();
+    }
     let crowd = Rc::new(RefCell::new(LockCrowd::new(lab, size)));
     let labels = ["10,000 waiters", "1,000 waiters", "10 waiters"];
     let contenders = lengths.iter().zip(labels).map(|(length, label)| {

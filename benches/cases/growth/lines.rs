@@ -2,9 +2,9 @@
 
 use super::super::lock_waiting::{LockCrowd, LockLine};
 use super::{Growth, Plan, fresh};
-use crate::crowd::PORTS;
+use crate::crowd::{PORTS, most_clients};
 use crate::measure::{Contender, Effort, Lab};
-use crate::support::{Random, allow_many_files, args};
+use crate::support::{Random, args};
 use crate::wire::Requests;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,15 +30,9 @@ pub const THEN: Growth = Growth {
 /// Clients that take the places of those that have been served.
 const SPARE: usize = 100;
 
-/// The limit of open files allows no more clients: the server needs some files itself.
+/// The limit of open files may allow fewer clients.
 fn most_waiters(_: Effort) -> usize {
-    const OTHERS: usize = 200;
-    allow_many_files();
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call gets a valid pointer to a limit that lives on this stack.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    let files = if known { limit.rlim_cur as usize } else { 1024 };
-    (files - SPARE - OTHERS).min(3 * PORTS - SPARE - OTHERS)
+    most_clients().min(3 * PORTS) - SPARE - 1
 }
 
 fn waiters(lab: &mut Lab, most: usize) -> Plan {

@@ -145,7 +145,8 @@ fn publish_to_two_groups(lab: &mut Lab) -> Vec<Contender> {
     });
     vec![
         served(lab, &crowd, "PUBLISH to CONSUME", CROWD, consumers, two_groups),
-        served(lab, &crowd, "PUBLISH to CONSUME, 16 waiters", few, consumers, two_groups).bar(FLAT),
+        served(lab, &crowd, "PUBLISH to CONSUME, few waiters", few, consumers, two_groups)
+            .bar(FLAT),
         served(lab, &crowd, "XADD to XREADGROUP BLOCK", CROWD, readers, two_groups),
         no_waiters,
     ]
@@ -162,7 +163,7 @@ fn hand_over(lab: &mut Lab, waiting: usize) -> Vec<Contender> {
         served(lab, &crowd, "XADD to XREADGROUP BLOCK", waiting, readers, one_group),
     ];
     if waiting > few {
-        let few = served(lab, &crowd, "PUBLISH to CONSUME, 16 waiters", few, consumers, one_group);
+        let few = served(lab, &crowd, "PUBLISH to CONSUME, few waiters", few, consumers, one_group);
         contenders.push(few.bar(FLAT));
     }
     contenders
