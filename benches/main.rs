@@ -80,7 +80,8 @@ fn main() -> ExitCode {
         let name = name.to_lowercase();
         options.only.is_empty() || options.only.iter().any(|only| name.contains(only))
     };
-    let cases: Vec<_> = cases::all().filter(|case| selected(case.name)).collect();
+    let cases: Vec<_> =
+        cases::all(options.effort.check).filter(|case| selected(case.name)).collect();
     let latencies: Vec<_> = cases::latencies().filter(|case| selected(case.name)).collect();
     let studies: Vec<_> = cases::studies().filter(|study| selected(study.name)).collect();
     let (latencies, studies) =
