@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
                 encoded(&args!["RELAY.WAIT", "job", format!("w{n}"), 60_000, "BLOCK", 0])
             }),
         )),
-        bar: Some(Budget { goal: 300.0, reached: 439.0 }),
+        bar: Some(Budget { goal: 300.0, reached: 347.0 }),
     },
     Row {
         label: "client that waits for a value",
@@ -120,7 +120,7 @@ const ROWS: &[Row] = &[
             BLOCKED,
             Subject::Waiter(|_| encoded(&args!["RELAY.WAIT", "page", 60_000, "BLOCK", 0])),
         )),
-        bar: Some(Budget { goal: 300.0, reached: 330.0 }),
+        bar: Some(Budget { goal: 300.0, reached: 298.0 }),
     },
     Row {
         label: "client that waits for a task",
@@ -134,7 +134,7 @@ const ROWS: &[Row] = &[
                 encoded(&args!["RELAY.WAIT", "workers", format!("w{n}"), "tasks", "BLOCK", 0])
             }),
         )),
-        bar: Some(Budget { goal: 300.0, reached: 430.0 }),
+        bar: Some(Budget { goal: 300.0, reached: 390.0 }),
     },
     Row {
         label: "lock",
