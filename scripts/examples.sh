@@ -21,7 +21,7 @@ skip() {
   say "Without $1, examples/$2 is not tested."
 }
 
-compile_java() { javac -Xlint:all,-serial,-try -Werror -cp "$gson" -d "$1" "$root"/examples/java/*.java; }
+compile_java() { javac -encoding UTF-8 -Xlint:all,-serial,-try -Werror -cp "$gson" -d "$1" "$root"/examples/java/*.java; }
 
 build() {
   rm -rf "$built"
