@@ -36,7 +36,6 @@ fn is_marked(client: &mut Client, value: &str, how: &str) {
 fn a_record_is_noticed_however_it_is_created() {
     let server = Checked::start();
     let (mut client, mut other) = (server.client(), server.client());
-    let mut elsewhere = server.client_in(1);
     let script = "return redis.call('SET', KEYS[1], ARGV[1])";
     let dump = {
         client.cmd(&args!["SET", "mark", MARK]);
@@ -73,6 +72,8 @@ fn a_record_is_noticed_however_it_is_created() {
             assert_eq!(client.run("FLUSHALL"), ok());
         }
         learn(&mut client, &value);
+        // Not used again: Valkey 8.1 leaves it in the other database.
+        let mut elsewhere = server.client_in(1);
         elsewhere.cmd(&args!["SET", RECORD, MARK]);
         assert_eq!(elsewhere.cmd(&args!["MOVE", RECORD, 0]), int(1));
         is_marked(&mut client, &value, "MOVE");
