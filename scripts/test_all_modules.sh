@@ -39,7 +39,7 @@ consume() {
 }
 
 # count_lines LINE FILE...: prints how many lines of the files are LINE.
-count_lines() { cat "${@:2}" | grep -cxF -- "$1" || true; }
+count_lines() { LINE=$1 awk '$0 == ENVIRON["LINE"] { count++ } END { print count + 0 }' "${@:2}"; }
 
 # fail_task QUEUE [OPTION...]: reports that the leased task has failed.
 fail_task() {

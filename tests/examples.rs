@@ -295,7 +295,7 @@ fn compact(text: &str) -> String {
 }
 
 #[test]
-fn those_who_wait_for_a_load_that_fails_learn_why_and_do_not_load() {
+fn waiting_clients_get_the_reason_of_a_failed_load_and_do_not_load() {
     each(|shop, program, programs| {
         shop.create("slow", "");
         let mut first = shop.start(program, &["product", "7"]);
@@ -334,12 +334,9 @@ fn a_value_is_loaded_without_the_server() {
 }
 
 #[test]
-fn a_lock_is_renewed_until_it_is_released_and_then_goes_to_those_who_wait_in_their_order() {
+fn a_lock_is_renewed_until_its_release_and_then_granted_in_fifo_order() {
     each(|shop, program, programs| {
-        shop.create("slow", "");
-        let mut holder = shop.start(program, &["report"]);
-        holder.await_line("begins");
-        let mut client = shop.server.client();
+        let (mut holder, mut client) = (slow_report(shop, program), shop.server.client());
         let mut others = Vec::new();
         for other in programs {
             others.push(shop.start(other, &["report"]));
@@ -358,6 +355,14 @@ fn a_lock_is_renewed_until_it_is_released_and_then_goes_to_those_who_wait_in_the
     });
 }
 
+/// A report that holds its lock until the file `slow` is removed.
+fn slow_report(shop: &Shop, program: &Program) -> Run {
+    shop.create("slow", "");
+    let mut holder = shop.start(program, &["report"]);
+    holder.await_line("begins");
+    holder
+}
+
 /// The token of a report that has ended.
 #[track_caller]
 fn fence(printed: &str) -> u64 {
@@ -371,10 +376,7 @@ fn fence(printed: &str) -> u64 {
 #[test]
 fn work_stops_when_its_lock_is_lost() {
     each(|shop, program, _| {
-        shop.create("slow", "");
-        let mut holder = shop.start(program, &["report"]);
-        holder.await_line("begins");
-        let mut client = shop.server.client();
+        let (mut holder, mut client) = (slow_report(shop, program), shop.server.client());
         assert_eq!(client.run("SET lock::{shop}:report other PX 100000"), ok());
         // It knows after the next renewal, or when its lease has expired.
         longer_than_two_leases(|| ());
