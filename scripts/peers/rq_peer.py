@@ -4,7 +4,7 @@ import sys
 from datetime import datetime, timezone
 
 from rq import Queue, Retry
-from tasks import PORT, QUEUE, TIMEOUT, main, perform, store
+from tasks import PORT, QUEUE, TIMEOUT, batches, main, perform, store
 
 queue = Queue(QUEUE, connection=store())
 # Otherwise the task of a killed worker stays failed.
@@ -12,8 +12,7 @@ retry = Retry(max=3) if TIMEOUT else None
 
 
 def publish(bodies):
-    for start in range(0, len(bodies), 1000):
-        some = bodies[start:start + 1000]
+    for some in batches(bodies):
         queue.enqueue_many([Queue.prepare_data(perform, (body,), retry=retry) for body in some])
 
 

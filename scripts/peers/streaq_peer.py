@@ -4,7 +4,7 @@ import os
 import sys
 
 from streaq import Worker
-from tasks import PORT, QUEUE, main, perform
+from tasks import PORT, QUEUE, batches, main, perform
 
 AT_A_TIME = int(os.environ.get("AT_A_TIME", "16"))
 worker = Worker(redis_url=f"redis://127.0.0.1:{PORT}", queue_name=f"streaq-{QUEUE}", concurrency=AT_A_TIME)
@@ -18,8 +18,8 @@ async def do(body: str) -> None:
 def publish(bodies):
     async def send():
         async with worker:
-            for start in range(0, len(bodies), 1000):
-                await worker.enqueue_many([do.enqueue(body) for body in bodies[start:start + 1000]])
+            for some in batches(bodies):
+                await worker.enqueue_many([do.enqueue(body) for body in some])
 
     asyncio.run(send())
 

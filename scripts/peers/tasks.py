@@ -27,6 +27,12 @@ def store():
     return connection
 
 
+def batches(bodies):
+    """The bodies of tasks that are published together."""
+    for start in range(0, len(bodies), 1000):
+        yield bodies[start:start + 1000]
+
+
 def perform(body):
     """Does nothing, except for the few tasks that report progress."""
     word, _, rest = body.partition(" ")

@@ -2,7 +2,7 @@
 import asyncio
 
 from corral_client.asyncio import Corral, Task, Worker
-from tasks import PORT, QUEUE, main, perform
+from tasks import PORT, QUEUE, batches, main, perform
 
 corral = Corral.from_url(f"redis://127.0.0.1:{PORT}")
 queue = corral.queue(QUEUE)
@@ -16,8 +16,8 @@ async def do(task: Task, body: str) -> None:
 def publish(bodies):
     async def send():
         async with corral:
-            for start in range(0, len(bodies), 1000):
-                await queue.publish_many([do.message(body) for body in bodies[start:start + 1000]])
+            for some in batches(bodies):
+                await queue.publish_many([do.message(body) for body in some])
 
     asyncio.run(send())
 
