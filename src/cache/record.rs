@@ -5,7 +5,7 @@ use super::tokens::Knowledge;
 use super::{Cx, RECORD, ties};
 use crate::error::Error;
 use crate::names;
-use crate::server::{Key, Mode, Server, Str, Type};
+use crate::server::{Key, Server, Str, Type};
 use crate::time::UnixMs;
 
 /// What has to be remembered of a record that was read.
@@ -82,7 +82,7 @@ pub fn remove_void(cx: Cx<'_>, key: Str<'_>) -> Result<(), Error> {
     if let Some(token) = token
         && knowledge(cx, key, token) == Knowledge::Void
     {
-        server.call(c"DEL", Mode::Write, &[record_key.borrow()])?;
+        server.peek_key(record_key.borrow()).delete()?;
         ties::ended(cx, key.bytes());
     }
     family.tokens.forget_record(server.db(), key.bytes());

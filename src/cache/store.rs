@@ -76,10 +76,9 @@ impl<'s> Stored<'s> {
     }
 
     /// As [`Stored::read`], for a command that replaces the value and removes the record, whatever they
-    /// are: only their types are read.
+    /// are: of the record only the type is read, and of the value nothing.
     pub fn read_to_fill(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
         let (server, mut stored) = (cx.server, Self::unread(cx, key));
-        record::is_stored(server.type_of(key))?;
         if !cx.family.hints.is_unrecorded(server.db(), key.bytes()) {
             stored.has_record = record::is_stored(server.type_of(stored.record_key()?))?;
         }
@@ -241,19 +240,19 @@ impl<'s> Stored<'s> {
         self.write(Record { lease, token, stale: self.record.stale }, Mode::Write)
     }
 
-    /// Stores the value for `ttl`: with a token that is good, or without one. Returns the server's OK,
-    /// and how long the load took, if there was one.
+    /// Stores the value for `ttl`: with a token that is good, or without one. Returns how long the load
+    /// took, if there was one. A key of another type is an error.
     pub fn fill(
         &mut self,
         value: Str<'_>,
         ttl: Millis,
         token: Option<Token>,
-    ) -> Result<(Reply<'s>, Option<Millis>), Error> {
+    ) -> Result<Option<Millis>, Error> {
         let Cx { server, family } = self.cx;
         let end = self.end_of(ttl);
-        let at = server.time(end);
-        let args = [self.key, value, words().pxat(), at.borrow()];
-        let stored = server.call(c"SET", Mode::WriteForward, &args)?;
+        let before = server.peek_key(self.key);
+        record::is_stored(before.kind())?;
+        before.set(value, end)?;
         self.cached = Cached::Until(Some(end));
         let (db, key, now) = (server.db(), self.key.bytes(), server.moment());
         let (is_newest, took) = match token {
@@ -266,7 +265,7 @@ impl<'s> Stored<'s> {
             // The newest loader goes on.
             self.write(Record { stale: false, ..self.record.clone() }, Mode::Write)?;
         }
-        Ok((Reply::Forward(stored), took))
+        Ok(took)
     }
 
     /// Removes the value, or marks it as stale and keeps it for at most `stale`. No token is good.
@@ -276,7 +275,7 @@ impl<'s> Stored<'s> {
         match (self.cached, stale) {
             (Cached::Absent, _) => self.remove_record(),
             (Cached::Until(_), None) => {
-                server.call(c"DEL", Mode::Write, &[self.key])?;
+                server.peek_key(self.key).delete()?;
                 self.remove_record()
             }
             (Cached::Until(before), Some(stale)) => {
@@ -333,7 +332,7 @@ impl<'s> Stored<'s> {
     fn remove_record(&mut self) -> Result<(), Error> {
         let Cx { server, family } = self.cx;
         if self.has_record {
-            server.call(c"DEL", Mode::Write, &[self.record_key()?])?;
+            server.peek_key(self.record_key()?).delete()?;
             self.has_record = false;
         }
         self.record.lease = Lease::Open;

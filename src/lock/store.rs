@@ -9,7 +9,7 @@ use super::{Cx, FENCE};
 use crate::error::Error;
 use crate::names;
 use crate::server::resp::Element;
-use crate::server::{Mode as Call, OwnedStr, Reply, Server, Str, Type, integer, words};
+use crate::server::{Key, Mode as Call, OwnedStr, Reply, Server, Str, Type, integer, words};
 use crate::time::{Millis, UnixMs};
 use std::rc::Rc;
 
@@ -25,6 +25,27 @@ pub struct Candidate<'a> {
     pub mode: Mode,
     /// Whether it gets a fencing token.
     pub fence: bool,
+}
+
+/// How an identifier holds a lock, until something else can change the lock.
+pub enum Holding<'s> {
+    /// Not at all.
+    No,
+    /// As the exclusive holder. The key of the lock is open.
+    Exclusive(Key<'s>),
+    /// As a shared holder.
+    Shared,
+}
+
+impl Holding<'_> {
+    /// The same for the rules.
+    pub fn held(&self) -> Held {
+        match self {
+            Holding::No => Held::No,
+            Holding::Exclusive(_) => Held::Exclusive,
+            Holding::Shared => Held::Shared,
+        }
+    }
 }
 
 /// The identifier of a holder and the end of its lease, if it has one.
@@ -78,21 +99,24 @@ impl<'s> Stored<'s> {
 
     /// How `identifier` holds it now. A key of another type is an error.
     pub fn held(&self, identifier: Str<'_>) -> Result<Held, Error> {
-        {
-            let lock = self.server.peek_key(self.key);
-            match lock.kind() {
-                Type::Absent => return Ok(Held::No),
-                Type::String if lock.holds(identifier.bytes()) => return Ok(Held::Exclusive),
-                Type::String => return Ok(Held::No),
-                Type::SortedSet => {}
-                Type::Stream | Type::Other => return Err(Error::WrongType),
-            }
+        Ok(self.find(identifier)?.held())
+    }
+
+    /// As [`Stored::held`], for a change that follows at once.
+    pub fn find(&self, identifier: Str<'_>) -> Result<Holding<'s>, Error> {
+        let lock = self.server.peek_key(self.key);
+        match lock.kind() {
+            Type::Absent => return Ok(Holding::No),
+            Type::String if lock.holds(identifier.bytes()) => return Ok(Holding::Exclusive(lock)),
+            Type::String => return Ok(Holding::No),
+            Type::SortedSet => drop(lock),
+            Type::Stream | Type::Other => return Err(Error::WrongType),
         }
         let score = self.server.call(c"ZSCORE", Call::Read, &[self.key, identifier])?;
         // Other clients may write a lease without an end.
         let runs = !score.root().is_null()
             && deadline(score.root().bytes()).is_none_or(|end| end >= self.server.now());
-        Ok(if runs { Held::Shared } else { Held::No })
+        Ok(if runs { Holding::Shared } else { Holding::No })
     }
 
     /// The number of shared holders whose lease has not expired.
@@ -192,18 +216,24 @@ impl<'s> Stored<'s> {
 
     /// Makes `identifier` the exclusive holder, replacing what was there.
     pub fn own(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        if self.server.peek_key(self.key).entries() > EXPIRED_AT_ONCE {
+        let mut lock = self.server.peek_key(self.key);
+        if lock.entries() > EXPIRED_AT_ONCE {
+            drop(lock);
             // Freeing that many expired holders would block the server.
             self.server.call(c"UNLINK", Call::Write, &[self.key])?;
+            lock = self.server.peek_key(self.key);
         }
-        self.own_free(identifier, ttl)
+        self.own_quickly(lock, identifier, ttl)
     }
 
-    /// Makes `identifier` the exclusive holder of a lock that has no key, or a key that is quickly freed.
-    pub fn own_free(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        let end = self.end_of(ttl);
-        let args = [self.key, identifier, words().pxat(), end.borrow()];
-        self.server.call(c"SET", Call::Write, &args).map(drop)
+    /// Makes `identifier` the exclusive holder of a lock whose open key is absent or quickly freed.
+    pub fn own_quickly(
+        &self,
+        lock: Key<'_>,
+        identifier: Str<'_>,
+        ttl: Millis,
+    ) -> Result<(), Error> {
+        lock.set(identifier, self.server.now() + ttl)
     }
 
     /// Makes `identifier` a shared holder, or renews its lease.
@@ -215,23 +245,22 @@ impl<'s> Stored<'s> {
     }
 
     /// From exclusive to shared in one step.
-    pub fn downgrade(&self, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
-        self.server.call(c"DEL", Call::Write, &[self.key])?;
+    pub fn downgrade(&self, lock: Key<'_>, identifier: Str<'_>, ttl: Millis) -> Result<(), Error> {
+        lock.delete()?;
         self.share(identifier, ttl)
     }
 
     /// Renews the lease of the exclusive holder.
-    pub fn renew(&self, ttl: Millis) -> Result<(), Error> {
-        let end = self.end_of(ttl);
-        self.server.call(c"PEXPIREAT", Call::Write, &[self.key, end.borrow()]).map(drop)
+    pub fn renew(&self, lock: Key<'_>, ttl: Millis) -> Result<(), Error> {
+        lock.expire_at(self.server.now() + ttl)
     }
 
     /// Removes a holder.
-    pub fn remove(&self, identifier: Str<'_>, held: Held) -> Result<(), Error> {
-        match held {
-            Held::No => Ok(()),
-            Held::Exclusive => self.server.call(c"DEL", Call::Write, &[self.key]).map(drop),
-            Held::Shared => {
+    pub fn remove(&self, identifier: Str<'_>, holding: Holding<'_>) -> Result<(), Error> {
+        match holding {
+            Holding::No => Ok(()),
+            Holding::Exclusive(lock) => lock.delete(),
+            Holding::Shared => {
                 self.server.call(c"ZREM", Call::Write, &[self.key, identifier])?;
                 self.drop_expired()?;
                 self.expire_with_latest()

@@ -67,11 +67,11 @@ pub fn end(cx: Cx<'_>, tied: &Tied) -> Result<(), Error> {
     let (key, identifier) = tied.parts();
     let (lock_key, holder) = (OwnedStr::new(key), OwnedStr::new(identifier));
     let stored = Stored::at(cx, lock_key.borrow());
-    let held = stored.held(holder.borrow())?;
-    if !held.is_held() {
+    let holding = stored.find(holder.borrow())?;
+    if !holding.held().is_held() {
         return Ok(());
     }
-    stored.remove(holder.borrow(), held)?;
+    stored.remove(holder.borrow(), holding)?;
     family.count_disconnect(server.db(), key, identifier, server.moment());
     family.queue.lines.mark_dirty(server.db(), key);
     Ok(())

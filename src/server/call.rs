@@ -1,5 +1,5 @@
-//! Inner commands. Every change of data is one, so that replication, keyspace events, client tracking
-//! and the rules of cluster and memory are the server's own.
+//! Inner commands. Nearly every change of data is one, so that replication, keyspace events, client
+//! tracking and the rules of cluster and memory are the server's own. The exception is [`super::write`].
 
 use super::api::need;
 use super::resp::{Element, Kind};

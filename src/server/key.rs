@@ -1,11 +1,10 @@
-//! Reading a key without an inner command where that would cost too much. Never for writing: the key
-//! API does not check migrating slots.
+//! Reading a key without an inner command where that would cost too much. [`super::write`] has the only
+//! writes: the key API does not check migrating slots.
 
 use super::api::need;
 use super::{OwnedStr, Server, Str};
 use crate::time::UnixMs;
 use redis_module::raw;
-use std::marker::PhantomData;
 use std::os::raw::c_int;
 use std::ptr::NonNull;
 
@@ -24,21 +23,22 @@ pub enum Type {
     Other,
 }
 
-/// An open key.
+/// An open key. It must be closed before anything else can change the key.
 pub struct Key<'s> {
-    raw: Option<NonNull<raw::RedisModuleKey>>,
-    server: PhantomData<&'s Server>,
+    pub(super) raw: Option<NonNull<raw::RedisModuleKey>>,
+    pub(super) server: &'s Server,
+    pub(super) name: Str<'s>,
 }
 
 impl Server {
     /// Opens a key as a reading command does: the server counts a hit or a miss.
-    pub fn read_key(&self, name: Str<'_>) -> Key<'_> {
+    pub fn read_key<'s>(&'s self, name: Str<'s>) -> Key<'s> {
         self.open(name, raw::REDISMODULE_READ)
     }
 
     /// Opens a key without counting a hit or a miss, which means opening it for writing. Clients that
     /// watch or track the key are not notified, see [`super::module`].
-    pub fn peek_key(&self, name: Str<'_>) -> Key<'_> {
+    pub fn peek_key<'s>(&'s self, name: Str<'s>) -> Key<'s> {
         self.open(name, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
     }
 
@@ -47,10 +47,10 @@ impl Server {
         self.peek_key(name).kind()
     }
 
-    fn open(&self, name: Str<'_>, mode: u32) -> Key<'_> {
+    fn open<'s>(&'s self, name: Str<'s>, mode: u32) -> Key<'s> {
         // SAFETY: the context and the string are valid; null stands for a key that is absent.
         let key = unsafe { need(raw::RedisModule_OpenKey)(self.ctx, name.as_ptr(), mode as c_int) };
-        Key { raw: NonNull::new(key.cast()), server: PhantomData }
+        Key { raw: NonNull::new(key.cast()), server: self, name }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod resp;
 pub mod spec;
 mod string;
 pub mod timer;
+mod write;
 
 pub use api::MainThread;
 pub use call::Mode;

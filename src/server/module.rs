@@ -103,7 +103,8 @@ fn load(server: &Server, args: &[Str<'_>], module: &'static Module) -> Result<()
     // SAFETY: the context is the one of loading.
     unsafe {
         need(raw::RedisModule_RegisterInfoFunc)(server.ctx, Some(info::write));
-        // Only inner commands write data, so closing a key never means that it was changed.
+        // Most keys that are open for writing are only read, so closing one does not mean that it was
+        // changed.
         need(raw::RedisModule_SetModuleOptions)(
             server.ctx,
             (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
@@ -170,6 +171,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_CreateCommand
             RedisModule_CreateString
             RedisModule_CreateTimer
+            RedisModule_DeleteKey
             RedisModule_FreeCallReply
             RedisModule_FreeModuleUser
             RedisModule_FreeServerInfo
@@ -194,9 +196,11 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_Log
             RedisModule_Milliseconds
             RedisModule_MonotonicMicroseconds
+            RedisModule_NotifyKeyspaceEvent
             RedisModule_OpenKey
             RedisModule_RegisterInfoFunc
             RedisModule_RegisterNumericConfig
+            RedisModule_Replicate
             RedisModule_ReplyWithArray
             RedisModule_ReplyWithCallReply
             RedisModule_ReplyWithError
@@ -208,9 +212,11 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_ReplyWithStringBuffer
             RedisModule_SelectDb
             RedisModule_ServerInfoGetFieldUnsigned
+            RedisModule_SetAbsExpire
             RedisModule_SetCommandInfo
             RedisModule_SetDisconnectCallback
             RedisModule_SetModuleOptions
+            RedisModule_SignalModifiedKey
             RedisModule_StopTimer
             RedisModule_StreamIteratorNextField
             RedisModule_StreamIteratorNextID
@@ -218,6 +224,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_StreamIteratorStop
             RedisModule_StringDMA
             RedisModule_StringPtrLen
+            RedisModule_StringSet
             RedisModule_SubscribeToKeyspaceEvents
             RedisModule_SubscribeToServerEvent
             RedisModule_UnblockClient

@@ -96,15 +96,16 @@ impl Command for Acquire {
         let key = key.borrow();
         let others_wait = line::serve_before(*cx, key);
         let stored = Stored::at(*cx, key);
-        let kind = server.type_of(key);
+        let lock = server.peek_key(key);
+        let kind = lock.kind();
         match kind {
             // The fast path of the bare form, which behaves like SET NX.
             Type::Absent if bare && !others_wait && !stored.evicted() => {
-                stored.own_free(candidate.identifier, candidate.ttl)?;
+                stored.own_quickly(lock, candidate.identifier, candidate.ttl)?;
                 return Ok(granted(*cx, key, &candidate, None, true, Reply::Integer(1)));
             }
             Type::String if bare => return Ok(contended(*cx, key)),
-            _ => {}
+            _ => drop(lock),
         }
         let held = match kind {
             Type::Absent => Held::No,

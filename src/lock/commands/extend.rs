@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::lock::rules::{self, Become, Extension, Held, Holders};
-use crate::lock::store::Stored;
+use crate::lock::store::{Holding, Stored};
 use crate::lock::{Cx, LOCK, line, ties};
 use crate::names;
 use crate::server::{Reply, Str};
@@ -69,16 +69,19 @@ impl Command for Extend {
         let key = names::key_of(server, LOCK, name)?;
         let key = key.borrow();
         let stored = Stored::at(*cx, key);
-        let held = stored.held(identifier)?;
+        let holding = stored.find(identifier)?;
+        let held = holding.held();
         // The number of holders matters for an upgrade only.
         let upgrades = held == Held::Shared && to == Become::Exclusive;
         let alone = upgrades && stored.holders()? == Holders::Shared(1);
         let extension = rules::extend(held, to, alone);
-        match (extension, held) {
+        match (extension, holding) {
             (Extension::Refused, _) => return Ok(Reply::Integer(0)),
-            (Extension::Renew, Held::Shared) => stored.share(identifier, ttl)?,
-            (Extension::Renew, _) => stored.renew(ttl)?,
-            (Extension::Downgrade, _) => stored.downgrade(identifier, ttl)?,
+            (Extension::Renew, Holding::Exclusive(lock)) => stored.renew(lock, ttl)?,
+            (Extension::Downgrade, Holding::Exclusive(lock)) => {
+                stored.downgrade(lock, identifier, ttl)?;
+            }
+            (Extension::Renew | Extension::Downgrade, _) => stored.share(identifier, ttl)?,
             (Extension::Upgrade, _) => stored.own(identifier, ttl)?,
         }
         ties::renewed(*cx, key, identifier, ttl);

@@ -46,8 +46,9 @@ impl Command for Release {
         let key = names::key_of(server, LOCK, name)?;
         let key = key.borrow();
         let stored = Stored::at(*cx, key);
-        let held = stored.held(identifier)?;
-        stored.remove(identifier, held)?;
+        let holding = stored.find(identifier)?;
+        let held = holding.held();
+        stored.remove(identifier, holding)?;
         ties::ended(*cx, key.bytes(), identifier.bytes());
         line::withdraw(*cx, key, identifier);
         if held.is_held() {
