@@ -86,6 +86,8 @@ impl Observed {
         let (mut client, mut events, mut tracker) =
             (server.client(), server.client(), server.client3());
         assert_eq!(client.run("CONFIG SET notify-keyspace-events KEAn"), ok());
+        // A key that has expired is removed by the command that finds it.
+        assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
         events.run("PSUBSCRIBE __key*__:*");
         assert_eq!(tracker.run("CLIENT TRACKING ON BCAST"), ok());
         let (watcher, tap) = (server.client(), server.replication_tap());
