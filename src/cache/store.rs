@@ -57,6 +57,11 @@ impl<'s> Stored<'s> {
 
     /// Reads the value at `key` and its record. A key of another type is an error.
     pub fn read(cx: Cx<'s>, key: Str<'s>) -> Result<Self, Error> {
+        Self::read_with(cx, key, true)
+    }
+
+    /// As [`Stored::read`], if there can be a record: `recorded`.
+    pub fn read_with(cx: Cx<'s>, key: Str<'s>, recorded: bool) -> Result<Self, Error> {
         let (server, mut stored) = (cx.server, Self::unread(cx, key));
         {
             let value = server.peek_key(key);
@@ -64,7 +69,9 @@ impl<'s> Stored<'s> {
                 (stored.cached, stored.len) = (Cached::Until(value.deadline()), value.len());
             }
         }
-        if let Some((record, marked_until)) = record::read(server, stored.record_key()?)? {
+        if recorded
+            && let Some((record, marked_until)) = record::read(server, stored.record_key()?)?
+        {
             (stored.has_record, stored.marked_until) = (true, marked_until);
             stored.record = record.at(stored.now, stored.cached);
             // A replica trusts what its master recorded.
@@ -199,13 +206,14 @@ impl<'s> Stored<'s> {
         let last = self.record.token.max(family.last_token.get());
         let token = next_token(last, server.unix_us());
         let until = self.end_of(span);
-        let lease = Lease::Loading(until);
-        self.write(Record { lease, token, stale: self.record.stale }, Mode::WriteAsScript)?;
+        let record = Record { lease: Lease::Loading(until), token, stale: self.record.stale };
+        let end = record.end(self.cached, self.now).unwrap_or(until);
+        let recorded = self.put(record, end, Mode::WriteAsScript)?;
         family.last_token.set(token);
-        ties::lent(self.cx, self.key.bytes(), token, until, client);
         let (db, key) = (server.db(), self.key.bytes());
-        let (end, now, bounds) = (server.moment_past(until), server.moment(), family.bounds());
-        if family.tokens.lend(db, key, token, end, now, bounds) {
+        ties::lent(self.cx, key, token, until, client);
+        let (end, now) = (server.moment_past(until), server.moment());
+        if family.tokens.lend(db, key, recorded, end, now, family.bounds()) {
             family.counters.expired_leases.add(1);
         }
         family.count_load(db, key);
@@ -314,19 +322,26 @@ impl<'s> Stored<'s> {
             self.record = record;
             return self.remove_record();
         };
+        let recorded = self.put(record, end, mode)?;
+        let (db, key) = (server.db(), self.key.bytes());
+        if !matches!(self.record.lease, Lease::Loading(_)) {
+            ties::ended(self.cx, key);
+        }
+        family.tokens.record(db, key, recorded, server.moment(), family.bounds());
+        Ok(())
+    }
+
+    /// Stores a record that is kept until `end`.
+    fn put(&mut self, record: Record, end: UnixMs, mode: Mode) -> Result<Recorded, Error> {
+        let Cx { server, family } = self.cx;
         let (text, at) = (OwnedStr::new(&record.encode()), server.time(end));
         family.hints.recorded(server.db(), self.key.bytes());
         let args = [self.record_key()?, text.borrow(), words().pxat(), at.borrow()];
         server.call(c"SET", mode, &args)?;
         self.has_record = true;
         self.record = record;
-        if !matches!(self.record.lease, Lease::Loading(_)) {
-            ties::ended(self.cx, self.key.bytes());
-        }
         server.subscribe(EVENTS);
-        let (db, key, recorded) = (server.db(), self.key.bytes(), self.recorded(end));
-        family.tokens.record(db, key, recorded, server.moment(), family.bounds());
-        Ok(())
+        Ok(self.recorded(end))
     }
 
     fn remove_record(&mut self) -> Result<(), Error> {

@@ -22,6 +22,9 @@ pub enum Look<'s> {
     Undecided {
         /// Whether the server has counted a hit or a miss of the value.
         counted: bool,
+        /// Whether the value may have a record: a hint that it has none does not see every change of a
+        /// key to another type.
+        recorded: bool,
     },
 }
 
@@ -30,13 +33,17 @@ pub enum Look<'s> {
 pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Error> {
     let Cx { server, family } = cx;
     let hint = family.hints.of(server.db(), key.bytes());
-    if !hint.is_unrecorded() {
+    let looked = !hint.is_unrecorded();
+    if looked {
         let record_key = names::key_of(server, RECORD, key)?;
         if server.type_of(record_key.borrow()) != Type::Absent {
-            return Ok(Look::Undecided { counted: false });
+            return Ok(Look::Undecided { counted: false, recorded: true });
         }
         family.hints.found_no_record(server, &hint);
     }
+    // A record that was not there just now is not read again, unless another module made one in an event.
+    let undecided =
+        |counted| Look::Undecided { counted, recorded: !looked || !hint.is_unrecorded() };
     let is_fresh = |value: &Key<'_>| {
         stale == Millis(0) || value.deadline().is_none_or(|end| server.now().until(end) > stale)
     };
@@ -52,7 +59,7 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
                 Type::String => hint.found(Guess::Short),
                 _ => hint.found(Guess::Absent),
             }
-            Ok(Look::Undecided { counted: true })
+            Ok(undecided(true))
         }
         Some(Guess::Short) if stale == Millis(0) && !server.is_cluster_replica() => {
             let value = by_command(server, key)?;
@@ -60,25 +67,21 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
                 Some(Reply::Forward(value)) => hint.found(guess_of(value)),
                 _ => hint.found(Guess::Absent),
             }
-            Ok(fresh(value))
+            Ok(value.map_or_else(|| undecided(true), Look::Fresh))
         }
         _ => {
             let len = {
                 let value = server.peek_key(key);
                 if value.kind() != Type::String || !is_fresh(&value) {
-                    return Ok(Look::Undecided { counted: false });
+                    return Ok(undecided(false));
                 }
                 value.len()
             };
             hint.found(guess_of_len(len));
-            Ok(fresh(untracked(server, key, len, false)?))
+            let value = untracked(server, key, len, false)?;
+            Ok(value.map_or_else(|| undecided(true), Look::Fresh))
         }
     }
-}
-
-/// What was found by a read that the server has counted.
-fn fresh(value: Option<Reply<'_>>) -> Look<'_> {
-    value.map_or(Look::Undecided { counted: true }, Look::Fresh)
 }
 
 /// Whether a string of this length can be read in the server's memory.

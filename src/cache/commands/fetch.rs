@@ -85,11 +85,11 @@ impl Command for Fetch {
         let Cx { server, family } = *cx;
         let Request { key, wanted, timeout } = request;
         let client = if wanted.tied { Some(connection::connection(*cx)?) } else { None };
-        let counted = match value::look(*cx, key, wanted.stale)? {
+        let (counted, recorded) = match value::look(*cx, key, wanted.stale)? {
             Look::Fresh(value) => return Ok(hit(*cx, key, value)),
-            Look::Undecided { counted } => counted,
+            Look::Undecided { counted, recorded } => (counted, recorded),
         };
-        let mut stored = Stored::read(*cx, key)?.watch().counted(counted);
+        let mut stored = Stored::read_with(*cx, key, recorded)?.watch().counted(counted);
         let mut outcome = stored.fetch(wanted.stale);
         if outcome == rules::Fetch::Hit
             && let Some(value) = stored.value()?

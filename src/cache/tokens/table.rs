@@ -92,21 +92,24 @@ impl TokenTable {
         self.update(db, key, Known::forget_record);
     }
 
-    /// A lease was given out that ends at `end`, and recorded. Returns whether it follows a lease that
-    /// ended by its time.
+    /// A lease was given out that ends at `end`, and its record was written. Returns whether it follows
+    /// a lease that ended by its time.
     pub fn lend(
         &self,
         db: i32,
         key: &[u8],
-        token: Token,
+        record: Recorded,
         end: Moment,
         now: Moment,
         bounds: Bounds,
     ) -> bool {
         let values = &mut self.0.borrow_mut().values;
-        let follows = values.update(db, key, |known| known.lend(token, end, now));
+        let follows = values.learn(db, key, |known| {
+            known.record(record);
+            known.lend(record.token, end, now)
+        });
         values.sweep(SWEEP, bounds, now);
-        follows == Some(true)
+        follows
     }
 
     /// The lease of the newest token ends at another time.

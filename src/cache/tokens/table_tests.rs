@@ -17,8 +17,7 @@ fn record(token: Token, end: Moment) -> Recorded {
 impl TokenTable {
     /// Gives out a lease from `from` to `until` on the value `k`.
     fn lend_k(&self, token: Token, from: i64, until: i64) -> bool {
-        self.record(0, b"k", record(token, at(until)), at(from), ROOMY);
-        self.lend(0, b"k", token, at(until), at(from), ROOMY)
+        self.lend(0, b"k", record(token, at(until)), at(until), at(from), ROOMY)
     }
 
     fn k_is_good(&self, token: Token, ms: i64) -> bool {
@@ -110,8 +109,7 @@ fn an_expiry_ends_a_lease_only_before_the_deadline_of_the_value() {
         let table = TokenTable::new(0, &Rc::default());
         let deadline = deadline.map(UnixMs);
         let record = Recorded { token: 1, end: at(1000), marked, deadline };
-        table.record(0, b"k", record, at(0), ROOMY);
-        table.lend(0, b"k", 1, at(1000), at(0), ROOMY);
+        table.lend(0, b"k", record, at(1000), at(0), ROOMY);
         table
     };
     let expire = |table: &TokenTable, ms| table.change(0, b"k", Change::Expired, UnixMs(ms), at(0));

@@ -6,6 +6,7 @@ use super::{Known, Recorded};
 use crate::interest::Interest;
 use crate::time::{Millis, Moment};
 use foldhash::fast::RandomState;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::rc::Rc;
@@ -25,6 +26,24 @@ pub struct Bounds {
 struct Database {
     known: BTreeMap<u64, Known>,
     ends: BTreeSet<(Moment, u64)>,
+}
+
+/// Changes what is known about a value, its place among the ends, and the memory that is counted.
+fn adjust<R>(
+    known: &mut Known,
+    hash: u64,
+    ends: &mut BTreeSet<(Moment, u64)>,
+    bytes: &mut usize,
+    change: impl FnOnce(&mut Known) -> R,
+) -> R {
+    let (end, cost) = (known.end(), known.cost());
+    let result = change(known);
+    *bytes = bytes.saturating_sub(cost).saturating_add(known.cost());
+    if known.end() != end {
+        ends.remove(&(end, hash));
+        ends.insert((known.end(), hash));
+    }
+    result
 }
 
 /// Every known value.
@@ -78,7 +97,7 @@ impl Values {
     }
 
     /// As [`Values::update`]; the value is known from now on.
-    pub fn learn(&mut self, db: i32, name: &[u8], change: impl FnOnce(&mut Known)) {
+    pub fn learn<R>(&mut self, db: i32, name: &[u8], change: impl FnOnce(&mut Known) -> R) -> R {
         let hash = self.hashes.hash_one(name);
         let other = self.databases.get(&db).and_then(|database| database.known.get(&hash));
         if other.is_some_and(|known| *known.name != *name) {
@@ -86,29 +105,33 @@ impl Values {
         }
         self.last = Some((db, hash));
         let Database { known, ends } = self.databases.entry(db).or_default();
-        known.entry(hash).or_insert_with(|| {
-            let known = Known::new(name, &self.interest);
-            self.bytes = self.bytes.saturating_add(known.cost());
-            ends.insert((known.end(), hash));
-            known
-        });
-        self.change((db, hash), change);
+        let (result, is_spent) = match known.entry(hash) {
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                (adjust(known, hash, ends, &mut self.bytes, change), known.is_spent())
+            }
+            Entry::Vacant(place) => {
+                let known = place.insert(Known::new(name, &self.interest));
+                let result = change(known);
+                self.bytes = self.bytes.saturating_add(known.cost());
+                ends.insert((known.end(), hash));
+                (result, known.is_spent())
+            }
+        };
+        if is_spent {
+            self.forget_one((db, hash));
+        }
+        result
     }
 
     fn change<R>(&mut self, (db, hash): Id, change: impl FnOnce(&mut Known) -> R) -> Option<R> {
         let Database { known, ends } = self.databases.get_mut(&db)?;
         let known = known.get_mut(&hash)?;
-        let (end, cost) = (known.end(), known.cost());
-        let changed = change(known);
-        self.bytes = self.bytes.saturating_sub(cost).saturating_add(known.cost());
-        if known.end() != end {
-            ends.remove(&(end, hash));
-            ends.insert((known.end(), hash));
-        }
+        let result = adjust(known, hash, ends, &mut self.bytes, change);
         if known.is_spent() {
             self.forget_one((db, hash));
         }
-        Some(changed)
+        Some(result)
     }
 
     fn forget_one(&mut self, (db, hash): Id) {
