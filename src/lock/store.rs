@@ -233,7 +233,7 @@ impl<'s> Stored<'s> {
         identifier: Str<'_>,
         ttl: Millis,
     ) -> Result<(), Error> {
-        lock.set(identifier, self.server.now() + ttl)
+        lock.set_plain(identifier, self.server.now() + ttl)
     }
 
     /// Makes `identifier` a shared holder, or renews its lease.

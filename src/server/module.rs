@@ -225,6 +225,7 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_StringDMA
             RedisModule_StringPtrLen
             RedisModule_StringSet
+            RedisModule_StringTruncate
             RedisModule_SubscribeToKeyspaceEvents
             RedisModule_SubscribeToServerEvent
             RedisModule_UnblockClient

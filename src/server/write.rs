@@ -40,6 +40,29 @@ impl Key<'_> {
         })
     }
 
+    /// As [`Key::set`], for a value that is not empty and will be compared with [`Key::holds`], which
+    /// would have to undo the compact form that a short value gets otherwise.
+    pub fn set_plain(self, value: Str<'_>, at: UnixMs) -> Result<(), Error> {
+        let end = self.server.time(at);
+        let args = [self.name, value, words().pxat(), end.borrow()];
+        let value = value.bytes();
+        self.write(c"SET", &args, false, &[SET, EXPIRE], |key| {
+            let mut len = 0;
+            // SAFETY: the key is open; the server has allocated `len` bytes that nobody else sees.
+            unsafe {
+                let created = need(raw::RedisModule_StringTruncate)(key, value.len());
+                const WRITE: c_int = raw::REDISMODULE_WRITE as c_int;
+                let start = need(raw::RedisModule_StringDMA)(key, &mut len, WRITE);
+                let is_whole = created == OK && !start.is_null() && len == value.len();
+                if is_whole {
+                    value.as_ptr().copy_to_nonoverlapping(start.cast(), len);
+                }
+                let expires = need(raw::RedisModule_SetAbsExpire)(key, at.0);
+                [if is_whole { OK } else { raw::REDISMODULE_ERR as c_int }, expires]
+            }
+        })
+    }
+
     /// `PEXPIREAT key at`, where `at` is in the future.
     pub fn expire_at(self, at: UnixMs) -> Result<(), Error> {
         let end = self.server.time(at);
