@@ -95,7 +95,7 @@ fn end_window(cx: Cx<'_>, queue: Str<'_>, original: EntryId, mark: &Mark<'_>) ->
     let unique = OwnedStr::new(mark.unique);
     let window = unique_key(cx.server, queue, unique.borrow())?;
     if holder(cx.server, window.borrow())?.is_some_and(|(holder, _)| holder == original) {
-        cx.server.call(c"DEL", Mode::Write, &[window.borrow()])?;
+        cx.server.peek_key(window.borrow()).delete()?;
     }
     Ok(())
 }

@@ -373,7 +373,5 @@ fn id_in<'r>(reply: &'r Reply<'_>) -> Result<&'r [u8], Error> {
 
 /// Stores the id of a task that is published once.
 fn remember(server: &Server, key: Str<'_>, window: Millis, id: &[u8]) -> Result<(), Error> {
-    let (id, end) = (OwnedStr::new(id), server.time(server.now() + window));
-    let args = [key, id.borrow(), words().pxat(), end.borrow()];
-    server.call(c"SET", Mode::Write, &args).map(drop)
+    server.peek_key(key).set(OwnedStr::new(id).borrow(), server.now() + window)
 }
