@@ -258,7 +258,8 @@ const COSTS: [Column; 10] = [
 
 const NOTES: &str = "
 ratio:          processor time of the server: other / Corral; above 1, Corral is cheaper
-relay:          the same for a module that only runs the other's commands and forwards the last reply
+relay:          the same for a module that only runs the other's commands and forwards the last reply; for
+                other clients, one that receives the same keyspace events and ignores them
 verdict:        noise: the median ratio is below the bar, the upper quartile is not
                 out of reach: the relay misses the bar, too
                 REGRESSION: a fifth below the bar, or below the ratio that has been reached (on other servers

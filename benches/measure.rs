@@ -60,6 +60,8 @@ pub struct Contender {
     setup: Box<Setup>,
     turn: Box<Turn>,
     relay: Option<Box<Turn>>,
+    /// The number of the contender that is the relay, if the relay takes no turn beside this one.
+    relayed_by: Option<usize>,
 }
 
 type Setup = dyn FnMut(&mut Lab);
@@ -89,6 +91,7 @@ impl Contender {
             setup: Box::new(|_| {}),
             turn: Box::new(turn),
             relay: None,
+            relayed_by: None,
         }
     }
 
@@ -104,6 +107,12 @@ impl Contender {
     /// The same with a function that returns the number of operations.
     pub fn relay_custom(mut self, turn: impl FnMut(&mut Lab) -> usize + 'static) -> Self {
         self.relay = Some(Box::new(turn));
+        self
+    }
+
+    /// Takes another contender, a [`Contender::subject`], as the relay of this one.
+    pub fn relayed_by(mut self, contender: usize) -> Self {
+        self.relayed_by = Some(contender);
         self
     }
 
@@ -178,10 +187,15 @@ impl Lab {
         if effort.check {
             return lab;
         }
-        let relay = module_path().with_file_name("examples").join("librelay.so");
-        let reply = lab.client.cmd(&args!["MODULE", "LOAD", relay.display().to_string()]);
-        assert!(!reply.is_error(), "run `cargo build --release --example relay`: {reply:?}");
+        lab.load_relay();
         lab
+    }
+
+    /// Loads the relay.
+    pub fn load_relay(&mut self) {
+        let relay = module_path().with_file_name("examples").join("librelay.so");
+        let reply = self.client.cmd(&args!["MODULE", "LOAD", relay.display().to_string()]);
+        assert!(!reply.is_error(), "run `cargo build --release --example relay`: {reply:?}");
     }
 
     /// Sends requests over all connections, in no particular order, and waits for the replies.
@@ -329,9 +343,12 @@ fn measure_once(case: &Case, effort: Effort) -> Vec<Row> {
     };
     let row = |(other, contender): (usize, &Contender)| {
         let first = contender.against?;
-        let relayed = rounds
-            .iter()
-            .filter_map(|samples| Some(samples[other].own.cpu / samples[other].relay?.cpu));
+        let relay = |samples: &[Samples]| match contender.relayed_by {
+            Some(relay) => Some(samples[relay].own),
+            None => samples[other].relay,
+        };
+        let relayed =
+            rounds.iter().filter_map(|samples| Some(samples[other].own.cpu / relay(samples)?.cpu));
         let relayed: Vec<_> = relayed.collect();
         Some(Row {
             label: contender.label,

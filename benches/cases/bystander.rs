@@ -1,6 +1,7 @@
 //! The cost of the module for clients that do not use it. The module subscribes to keyspace events when
 //! a client waits, or holds the lease of a load, for the first time. From then on the server reports
-//! every write to the module.
+//! every write to the module. The relay receives the same events and ignores them, which shows how much of
+//! the cost is the server's.
 
 use super::{cycling, each};
 use crate::crowd::{await_blocked, can_connect, connect};
@@ -52,37 +53,67 @@ fn compare(lab: &mut Lab, others: usize, bar: Bar) -> Vec<Contender> {
     if !can_connect(others) {
         return Vec::new();
     }
+    // A module that nobody uses receives no events.
+    let has_relay = others > 0 && !lab.effort.check;
     let others = Rc::new(RefCell::new(Others::new(lab, others)));
-    let contender = |label, command, present: bool| {
+    let contender = |label, command, present: Present| {
         let others = Rc::clone(&others);
         let requests = each(cycling(lab), &[""], command);
         Contender::new(label, requests).setup_with(move |lab| others.borrow_mut().set(lab, present))
     };
-    let with = COMMANDS.map(|(label, _, command)| contender(label, command, true).subject());
-    let without = COMMANDS.map(|(_, label, command)| contender(label, command, false));
-    let without = without.into_iter().enumerate().map(|(number, c)| c.against(number).bar(bar));
-    with.into_iter().chain(without).collect()
+    let with = COMMANDS.map(|(label, _, command)| contender(label, command, Present::Corral));
+    let relays = COMMANDS.map(|(label, _, command)| contender(label, command, Present::Relay));
+    let without = COMMANDS.map(|(_, label, command)| contender(label, command, Present::Nothing));
+    let without = without.into_iter().enumerate().map(|(number, contender)| {
+        let contender = contender.against(number).bar(bar);
+        if has_relay { contender.relayed_by(COMMANDS.len() + number) } else { contender }
+    });
+    let relays = relays.into_iter().filter(|_| has_relay);
+    with.into_iter().chain(relays).map(Contender::subject).chain(without).collect()
+}
+
+/// What is subscribed to keyspace events.
+#[derive(Clone, Copy, PartialEq)]
+enum Present {
+    /// No module. The relay is loaded for other cases, but has not subscribed.
+    Nothing,
+    /// The module, once a client that uses it has waited or loaded.
+    Corral,
+    /// The relay.
+    Relay,
 }
 
 /// The module and the clients that use it. Without the module, the clients are connected all the same.
 struct Others {
     members: Vec<Connection>,
     ids: Vec<String>,
-    present: bool,
+    present: Present,
 }
 
 impl Others {
     fn new(lab: &mut Lab, count: usize) -> Self {
         let (members, ids) = connect(lab, count);
-        unload(lab);
-        Self { members, ids, present: false }
+        unload(lab, "corral");
+        Self { members, ids, present: Present::Nothing }
     }
 
-    fn set(&mut self, lab: &mut Lab, present: bool) {
-        if present && !self.present {
-            self.enter(lab);
-        } else if self.present && !present {
-            self.leave(lab);
+    fn set(&mut self, lab: &mut Lab, present: Present) {
+        if self.present == present {
+            return;
+        }
+        match self.present {
+            Present::Nothing => {}
+            Present::Corral => self.leave(lab),
+            // A subscription ends with its module.
+            Present::Relay => {
+                unload(lab, "relay");
+                lab.load_relay();
+            }
+        }
+        match present {
+            Present::Nothing => {}
+            Present::Corral => self.enter(lab),
+            Present::Relay => assert!(!lab.client.run("RELAY.SUBSCRIBE").is_error()),
         }
         self.present = present;
     }
@@ -119,11 +150,11 @@ impl Others {
             lab.prepare(&requests);
             self.members.iter_mut().for_each(|member| member.expect(":0"));
         }
-        unload(lab);
+        unload(lab, "corral");
     }
 }
 
-fn unload(lab: &mut Lab) {
-    let reply = lab.client.cmd(&args!["MODULE", "UNLOAD", "corral"]);
-    assert!(!reply.is_error(), "the module was not unloaded: {reply:?}");
+fn unload(lab: &mut Lab, module: &str) {
+    let reply = lab.client.cmd(&args!["MODULE", "UNLOAD", module]);
+    assert!(!reply.is_error(), "{module} was not unloaded: {reply:?}");
 }

@@ -1,10 +1,11 @@
 //! A second module for the bench: `RELAY command arg ...` runs a command of the server and forwards its
 //! reply, with as little work as a module can. `RELAY.ALL count command arg ... [count command arg ...]`
 //! runs several and forwards the reply of the last one. `RELAY.WAIT key` blocks its client for good.
-//! They show how much of the cost of a module is the server's.
+//! `RELAY.SUBSCRIBE` subscribes to the keyspace events to which the first waiting client and the first
+//! load subscribe Corral, and ignores them. They show how much of the cost of a module is the server's.
 
 use redis_module::raw;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 type Ctx = *mut raw::RedisModuleCtx;
@@ -90,6 +91,30 @@ unsafe extern "C" fn wait(ctx: Ctx, argv: Argv, _argc: c_int) -> c_int {
     raw::REDISMODULE_OK as c_int
 }
 
+/// The classes of events that matter to locks and cached values.
+const EVENTS: c_int = raw::REDISMODULE_NOTIFY_GENERIC
+    | raw::REDISMODULE_NOTIFY_EXPIRED
+    | raw::REDISMODULE_NOTIFY_EVICTED
+    | raw::REDISMODULE_NOTIFY_STRING
+    | raw::REDISMODULE_NOTIFY_ZSET;
+
+unsafe extern "C" fn ignore(
+    _ctx: Ctx,
+    _class: c_int,
+    _event: *const c_char,
+    _key: *mut raw::RedisModuleString,
+) -> c_int {
+    raw::REDISMODULE_OK as c_int
+}
+
+unsafe extern "C" fn subscribe(ctx: Ctx, _argv: Argv, _argc: c_int) -> c_int {
+    // SAFETY: the context is valid.
+    unsafe {
+        raw::RedisModule_SubscribeToKeyspaceEvents.unwrap()(ctx, EVENTS, Some(ignore));
+        raw::RedisModule_ReplyWithSimpleString.unwrap()(ctx, c"OK".as_ptr())
+    }
+}
+
 /// Called by the server when it loads the module.
 ///
 /// # Safety
@@ -106,6 +131,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Ctx, _argv: Argv, _argc: c_int)
         let (create, flags) = (raw::RedisModule_CreateCommand.unwrap(), c"write fast".as_ptr());
         create(ctx, c"relay.all".as_ptr(), Some(relay_all), flags, 0, 0, 0);
         create(ctx, c"relay.wait".as_ptr(), Some(wait), flags, 0, 0, 0);
+        create(ctx, c"relay.subscribe".as_ptr(), Some(subscribe), flags, 0, 0, 0);
         create(ctx, c"relay".as_ptr(), Some(relay), flags, 0, 0, 0)
     }
 }
