@@ -10,7 +10,7 @@ use crate::family::Family;
 use crate::interest::Interest;
 use crate::lock::Lock;
 use crate::server::config::Setting;
-use crate::server::events::KeyEvent;
+use crate::server::events::{KeyChange, KeyEvent};
 use crate::server::guard::{guard, panics};
 use crate::server::info::Section;
 use crate::server::register::{Entry, Handle, handler};
@@ -135,15 +135,23 @@ pub fn unload(server: &Server) {
     CORRAL.get().take();
 }
 
-/// A key was changed. Every write of the server comes here once a family has subscribed.
-pub fn key_changed(server: &Server, event: KeyEvent<'_>) {
-    let Some(corral) = corral() else { return };
-    let Corral { cache, lock, task, interest } = &*corral;
-    cache.record_changed(server, event.key);
-    let owner = || Task::owner(event.key);
-    if !interest.contains(event.key) && !owner().is_some_and(|owner| interest.contains(owner)) {
-        return;
+/// A key was changed. Every write of the server comes here once a family has subscribed, and nearly all
+/// of them concern nobody, so that they have a short way.
+pub fn key_changed(server: &Server, change: &KeyChange<'_>) {
+    let key = change.key;
+    let is_known = |Corral { cache, interest, .. }: &Corral| {
+        cache.record_changed(server, key);
+        interest.contains(key) || Task::owner(key).is_some_and(|owner| interest.contains(owner))
+    };
+    if CORRAL.get().borrow().as_deref().is_some_and(is_known) {
+        known_key_changed(server, change.event());
     }
+}
+
+#[inline(never)]
+fn known_key_changed(server: &Server, event: KeyEvent<'_>) {
+    let Some(corral) = corral() else { return };
+    let Corral { cache, lock, task, .. } = &*corral;
     Cache::key_changed(Context { server, family: cache }, event);
     Lock::key_changed(Context { server, family: lock }, event);
     Task::key_changed(Context { server, family: task }, event);

@@ -22,7 +22,7 @@ pub struct Interest {
 impl Interest {
     /// Something is remembered of a name, as long as the returned value lives.
     pub fn in_name(self: &Rc<Self>, name: &[u8]) -> Interesting {
-        let hash = self.hashes.hash_one(name);
+        let hash = self.hash(name);
         *self.counts.borrow_mut().entry(hash).or_default() += 1;
         Interesting { hash, interest: self.clone() }
     }
@@ -30,7 +30,14 @@ impl Interest {
     /// Whether something may be remembered of a name.
     pub fn contains(&self, name: &[u8]) -> bool {
         let counts = self.counts.borrow();
-        !counts.is_empty() && counts.contains_key(&self.hashes.hash_one(name))
+        !counts.is_empty() && counts.contains_key(&self.hash(name))
+    }
+
+    /// A name is the only thing that is hashed, so its length need not be hashed as well.
+    fn hash(&self, name: &[u8]) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        hasher.write(name);
+        hasher.finish()
     }
 
     fn forget(&self, hash: u64) {

@@ -27,6 +27,29 @@ pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
 /// Events of hashes.
 pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 
+/// A change of a key. Nearly all changes concern nobody, so what has happened is only found out for the
+/// others.
+pub struct KeyChange<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    class: c_int,
+    /// The name of the event, which is valid as long as the key.
+    name: *const c_char,
+}
+
+impl<'a> KeyChange<'a> {
+    /// What happened.
+    pub fn event(&self) -> KeyEvent<'a> {
+        KeyEvent {
+            // SAFETY: the server gives a valid name, see the field.
+            name: unsafe { CStr::from_ptr(self.name) }.to_bytes(),
+            key: self.key,
+            stream: self.class & raw::REDISMODULE_NOTIFY_STREAM != 0,
+            own: STATE.get().own_write.get(),
+        }
+    }
+}
+
 /// What happened to a key.
 #[derive(Clone, Copy)]
 pub struct KeyEvent<'a> {
@@ -105,22 +128,16 @@ fn with_module(call: impl FnOnce(&Module)) {
 unsafe extern "C" fn key_changed(
     ctx: *mut raw::RedisModuleCtx,
     class: c_int,
-    event: *const c_char,
+    name: *const c_char,
     key: *mut raw::RedisModuleString,
 ) -> c_int {
     let mut len = 0;
     // SAFETY: the server gives a valid context, event name and key for the time of this call.
-    let (server, event) = unsafe {
+    let (server, key) = unsafe {
         let start = need(raw::RedisModule_StringPtrLen)(key, &mut len);
-        let event = KeyEvent {
-            name: CStr::from_ptr(event).to_bytes(),
-            key: std::slice::from_raw_parts(start.cast(), len),
-            stream: class & raw::REDISMODULE_NOTIFY_STREAM != 0,
-            own: STATE.get().own_write.get(),
-        };
-        (Server::new(ctx), event)
+        (Server::new(ctx), std::slice::from_raw_parts(start.cast(), len))
     };
-    with_module(|module| (module.key_changed)(&server, event));
+    with_module(|module| (module.key_changed)(&server, &KeyChange { key, class, name }));
     raw::REDISMODULE_OK as c_int
 }
 

@@ -36,7 +36,7 @@ use crate::time::{Moment, UnixMs};
 use api::need;
 use block::Checks;
 use config::Setting;
-use events::KeyEvent;
+use events::KeyChange;
 use info::Section;
 use redis_module::raw;
 use register::Entry;
@@ -61,7 +61,7 @@ pub struct Module {
     /// The module is being unloaded: drops its state.
     pub unload: fn(&Server),
     /// A key was changed. Must not write.
-    pub key_changed: fn(&Server, KeyEvent<'_>),
+    pub key_changed: fn(&Server, &KeyChange<'_>),
     /// Databases were flushed, swapped or replaced; all of them if none is named. Must not write.
     pub databases_changed: fn(&Server, &[i32]),
     /// The connection of a client has closed. Must not write.
