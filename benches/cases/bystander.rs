@@ -148,7 +148,13 @@ impl Others {
             .for_each(|n| requests.push(&args!["DEL", format!("cachelock:{{page:{n}}}")]));
         if !self.ids.is_empty() {
             lab.prepare(&requests);
-            self.members.iter_mut().for_each(|member| member.expect(":0"));
+            // Redis 8.0 and later crash at the next command of a client whose last one was of the module.
+            let ping = encoded(&["PING"]);
+            self.members.iter_mut().for_each(|member| {
+                member.expect(":0");
+                member.send(&ping);
+            });
+            self.members.iter_mut().for_each(|member| member.expect("+PONG"));
         }
         unload(lab, "corral");
     }

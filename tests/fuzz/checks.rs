@@ -276,8 +276,8 @@ fn difference(left: &Dataset, right: &Dataset) -> Option<String> {
 
 /// Unloads the module and loads it again, over a new connection.
 ///
-/// All others are closed: Redis 8.0 crashes at the next command of a connection whose last command
-/// was one of an unloaded module, and every server does if one is queued in a transaction.
+/// All others are closed: Redis 8.0 and later crash at the next command of a connection whose last
+/// command was one of an unloaded module, and every server does if one is queued in a transaction.
 pub fn the_module_is_unloaded(world: &World) {
     let mut client = world.master.client();
     eventually(SOON, "the other connections are closed", || {
