@@ -183,7 +183,9 @@ mod tests {
                 continue;
             }
             let text = fs::read_to_string(path).unwrap();
-            let calls = text.split(".call(").skip(1).map(str::trim_start);
+            // What is written through a key is a command in a cluster.
+            let calls = [".call(", ".write("].into_iter().flat_map(|way| text.split(way).skip(1));
+            let calls = calls.map(str::trim_start);
             let names = calls.filter_map(|call| call.strip_prefix("c\"")?.split('"').next());
             found.extend(names.map(str::to_owned));
         }
