@@ -121,15 +121,20 @@ impl<'a> Walk<'a> {
         above.find(|next| streams.contains(*next)).map(|next| (next, None))
     }
 
+    /// Looks at the streams of the queue that have at least `least` entries.
     fn for_each_stream(
         &self,
+        least: usize,
         mut look: impl FnMut(Str<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let server = self.cx.server;
         let mut next = Some(Priority::LOWEST);
         while let Some(priority) = next {
             let stream = store::stream_of(server, self.queue, priority)?;
-            if server.type_of(stream.borrow()) == Type::Stream {
+            let key = server.peek_key(stream.borrow());
+            let is_one = key.kind() == Type::Stream && key.len() >= least;
+            drop(key);
+            if is_one {
                 look(stream.borrow())?;
             }
             next = self.next_stream(priority).map(|(next, _)| next);
@@ -139,14 +144,15 @@ impl<'a> Walk<'a> {
 
     /// How many entries other clients have returned to the group: they are pending without a
     /// consumer, and no event reports it. The server needs a step for each consumer to count them,
-    /// so the answer is 0 if the group has more than `most`.
+    /// so the answer is 0 if the group has more than `most`. A stream without entries has none that
+    /// could be delivered.
     pub fn released(&self, most: i64) -> Result<i64, Error> {
         let Cx { server, family } = self.cx;
         if !family.others_may_release(server) || self.consumers()? > most {
             return Ok(0);
         }
         let mut all = 0;
-        self.for_each_stream(|stream| {
+        self.for_each_stream(1, |stream| {
             all += store::released(server, stream, self.group)?;
             Ok(())
         })?;
@@ -160,7 +166,7 @@ impl<'a> Walk<'a> {
             return Ok(consumers);
         }
         let mut most = 0;
-        self.for_each_stream(|stream| {
+        self.for_each_stream(0, |stream| {
             let consumers = groups::consumers(self.cx, stream, self.group)?;
             most = most.max(consumers.unwrap_or(i64::MAX));
             Ok(())
@@ -203,7 +209,7 @@ impl<'a> Walk<'a> {
         if !self.cx.family.queues.is_tidy_due(db, queue, group, now, TIDY_EVERY) {
             return Ok(());
         }
-        self.for_each_stream(|stream| match groups::consumers(self.cx, stream, self.group)? {
+        self.for_each_stream(0, |stream| match groups::consumers(self.cx, stream, self.group)? {
             Some(consumers) if consumers <= CONSUMERS => self.drop_idle(stream),
             _ => Ok(()),
         })
