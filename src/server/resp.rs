@@ -36,6 +36,23 @@ struct Head<'r> {
     rest: &'r [u8],
 }
 
+/// The length that a value begins with, and what comes after its line. `None` for anything else than a
+/// few digits.
+#[inline]
+fn length(text: &[u8]) -> Option<(usize, &[u8])> {
+    const DIGITS: usize = 9;
+    let mut number = 0;
+    for (place, byte) in text.iter().take(DIGITS + 1).enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let is_end = *byte == b'\r' && place > 0;
+            return text.get(place + 2..).filter(|_| is_end).map(|rest| (number, rest));
+        }
+        number = number * 10 + usize::from(digit);
+    }
+    None
+}
+
 impl<'r> Head<'r> {
     fn of(text: &'r [u8]) -> Option<Self> {
         let (mark, text) = text.split_first()?;
@@ -161,11 +178,14 @@ impl<'r> Element<'r> {
 
     /// The value of the first pair, of a map or of an array of pairs.
     pub fn first_value(self) -> Option<Element<'r>> {
-        if self.kind() != Kind::Map {
-            return self.at(0)?.at(1);
-        }
-        let head = Head::of(self.0).filter(|head| head.number().is_some_and(|pairs| pairs > 0))?;
-        Element(head.rest).skip().map(Element)
+        let mut cursor = self.cursor();
+        let Some(pairs) = cursor.array() else {
+            let head = Head::of(self.0).filter(|head| head.mark == b'%')?;
+            head.number().filter(|pairs| *pairs > 0)?;
+            return Element(head.rest).skip().map(Element);
+        };
+        let is_pair = pairs > 0 && cursor.array()? > 1;
+        cursor.skip(1).filter(|()| is_pair).map(|()| Element(cursor.0))
     }
 
     /// The value after `field` in a flat list of fields and values.
@@ -185,13 +205,14 @@ impl<'r> Element<'r> {
 
     /// What comes after it. `None` if the text ends before.
     fn skip(self) -> Option<&'r [u8]> {
-        let (mut rest, mut values) = (self.0, 1usize);
-        while values > 0 {
-            let head = Head::of(rest)?;
-            rest = head.after();
-            values = (values - 1).saturating_add(head.children());
-        }
-        Some(rest)
+        let mut cursor = self.cursor();
+        cursor.skip(1)?;
+        Some(cursor.0)
+    }
+
+    /// Reads it, and then what it contains, value by value.
+    pub fn cursor(self) -> Cursor<'r> {
+        Cursor(self.0)
     }
 
     /// Itself and every value that it contains, each before those that it contains itself.
@@ -211,6 +232,41 @@ impl<'r> Element<'r> {
                 Kind::Null | Kind::Other => Flat::Null,
             })
         })
+    }
+}
+
+/// Reads a reply from its beginning, with fewer steps than looking into it takes.
+pub struct Cursor<'r>(&'r [u8]);
+
+impl<'r> Cursor<'r> {
+    /// The next value if it is an array, whose elements come next: how many they are.
+    #[inline]
+    pub fn array(&mut self) -> Option<usize> {
+        let (number, rest) = length(self.0.strip_prefix(b"*")?)?;
+        self.0 = rest;
+        Some(number)
+    }
+
+    /// The next value if it is a string with a length.
+    #[inline]
+    pub fn string(&mut self) -> Option<&'r [u8]> {
+        let (number, text) = length(self.0.strip_prefix(b"$")?)?;
+        let (bytes, rest) = text.split_at_checked(number)?;
+        self.0 = rest.get(2..)?;
+        Some(bytes)
+    }
+
+    /// Leaves out values, with what they contain. `None` if the text ends before.
+    pub fn skip(&mut self, mut values: usize) -> Option<()> {
+        while let Some(others) = values.checked_sub(1) {
+            let mut more = 0;
+            if self.string().is_none() {
+                let head = Head::of(self.0)?;
+                (more, self.0) = (head.children(), head.after());
+            }
+            values = others.saturating_add(more);
+        }
+        Some(())
     }
 }
 

@@ -63,7 +63,21 @@ impl<'a> Consumer<'a> {
     /// stream are added again with a correct id.
     pub fn keep(&self, priority: Priority, found: &CallReply<'_>, now: UnixMs) -> Kept {
         let Some(entries) = store::entries(found) else { return Kept::All(0) };
-        let Cx { server, family } = self.cx;
+        let all = entries.len();
+        let (mut few, mut many) = ([EntryId::LAST; FEW], Vec::new());
+        let ids = few.get_mut(..all).unwrap_or_else(|| {
+            many.resize(all, EntryId::LAST);
+            &mut many
+        });
+        if read_plain(priority, entries, ids).is_some() {
+            self.begin(priority, ids, now);
+            return Kept::All(all);
+        }
+        self.select(priority, entries, now)
+    }
+
+    /// As [`Consumer::keep`], for a batch in which some entries may be special.
+    fn select(&self, priority: Priority, entries: Element<'_>, now: UnixMs) -> Kept {
         let all = entries.len();
         let (mut ids, mut kept) = (Vec::with_capacity(all), Vec::new());
         let (mut misplaced, mut of_others, mut expired) = (Vec::new(), Vec::new(), Vec::new());
@@ -83,9 +97,7 @@ impl<'a> Consumer<'a> {
                 kept.push(entry);
             }
         }
-        let (queue, group) = (self.queue.bytes(), self.group.bytes());
-        family.queues.leased(server.db(), queue, group, priority, &ids, now);
-        self.tie(priority, &ids, 1, now);
+        self.begin(priority, &ids, now);
         let skipped = all - kept.len();
         if skipped == 0 {
             return Kept::All(all);
@@ -106,6 +118,14 @@ impl<'a> Consumer<'a> {
             let _ = store::finish(self.cx, self.queue, priority, self.group, &ids);
         }
         Kept::Some(tasks, skipped)
+    }
+
+    /// The leases of entries begin that are delivered for the first time.
+    fn begin(&self, priority: Priority, ids: &[EntryId], now: UnixMs) {
+        let Cx { server, family } = self.cx;
+        let (queue, group) = (self.queue.bytes(), self.group.bytes());
+        family.queues.leased(server.db(), queue, group, priority, ids, now);
+        self.tie(priority, ids, 1, now);
     }
 
     /// Ties deliveries to the client of the consumer, if that is wanted.
@@ -143,10 +163,33 @@ impl<'a> Consumer<'a> {
     }
 }
 
+/// How many entries a batch has for which no memory is allocated.
+const FEW: usize = 16;
+
+/// How many fields and values an entry has that a plain PUBLISH has added.
+const PUBLISHED: usize = 6;
+
+/// Reads the ids of a batch. `None` if not every consumer would get every entry of it.
+fn read_plain(priority: Priority, entries: Element<'_>, ids: &mut [EntryId]) -> Option<()> {
+    let (mut cursor, mut before) = (entries.cursor(), 0);
+    cursor.array()?;
+    for place in ids {
+        // The fields of the last entry need not be read.
+        cursor.skip(before)?;
+        cursor.array()?;
+        let id = EntryId::parse(cursor.string()?)?;
+        before = cursor.array().filter(|fields| *fields <= PUBLISHED)?;
+        if is_misplaced(priority, id) {
+            return None;
+        }
+        *place = id;
+    }
+    Some(())
+}
+
 /// The task in an entry; `None` if it cannot be for one group only, nor expire, because it has no more
 /// fields than a plain PUBLISH adds.
 fn special_task(entry: Element<'_>) -> Option<Task<'_>> {
-    const PUBLISHED: usize = 6;
     let fields = entry.at(1).filter(|fields| fields.len() > PUBLISHED)?;
     Some(Task::of(fields.pairs()))
 }

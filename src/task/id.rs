@@ -134,13 +134,21 @@ impl EntryId {
     /// Parses `<ms>-<seq>`. `<ms>` alone means `<ms>-0`. As in the server, an id has at most 127
     /// characters, leading zeros included.
     pub fn parse(text: &[u8]) -> Option<Self> {
+        Self::read(text).map(|(id, _)| id)
+    }
+
+    /// As [`EntryId::parse`], and whether the text has the form in which the server writes it.
+    fn read(text: &[u8]) -> Option<(Self, bool)> {
         if text.len() > 127 {
             return None;
         }
-        let mut parts = text.splitn(2, |b| *b == b'-');
-        let ms = decimal(parts.next()?)?;
-        let seq = parts.next().map_or(Some(0), decimal)?;
-        Some(Self { ms, seq })
+        let (ms, rest) = decimal(text)?;
+        let Some((dash, digits)) = rest.split_first() else {
+            return Some((Self { ms, seq: 0 }, false));
+        };
+        let (seq, rest) = decimal(digits).filter(|_| *dash == b'-')?;
+        let plain = |part: &[u8]| !part.starts_with(b"0") || part.get(1).is_none_or(|b| *b == b'-');
+        rest.is_empty().then_some((Self { ms, seq }, plain(text) && plain(digits)))
     }
 }
 
@@ -161,8 +169,8 @@ pub struct IdArg<'a> {
 impl<'a> IdArg<'a> {
     /// Parses an argument, or returns the error of the server.
     pub fn read(arg: Str<'a>) -> Result<Self, Error> {
-        let id = EntryId::parse(arg.bytes()).ok_or(Error::StreamId)?;
-        let text = if is_canonical(arg.bytes()) {
+        let (id, is_canonical) = EntryId::read(arg.bytes()).ok_or(Error::StreamId)?;
+        let text = if is_canonical {
             CowStr::Given(arg)
         } else {
             CowStr::Made(OwnedStr::new(id.to_string().as_bytes()))
@@ -176,21 +184,24 @@ impl<'a> IdArg<'a> {
     }
 }
 
-/// Whether an id is in the form in which the server writes it.
-fn is_canonical(text: &[u8]) -> bool {
-    let mut parts = text.splitn(2, |b| *b == b'-');
-    let plain = |part: &[u8]| part == b"0" || !part.starts_with(b"0");
-    parts.next().is_some_and(plain) && parts.next().is_some_and(plain)
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
+/// The number that a text begins with, and what follows it.
+fn decimal(text: &[u8]) -> Option<(u64, &[u8])> {
+    /// So many digits always fit.
+    const SHORT: usize = 19;
+    let (mut value, mut places) = (0u64, 0);
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        value = if places < SHORT {
+            value * 10 + u64::from(digit)
+        } else {
+            value.checked_mul(10)?.checked_add(digit.into())?
+        };
+        places += 1;
     }
-    digits.iter().try_fold(0u64, |value, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        value.checked_mul(10)?.checked_add(digit.into())
-    })
+    text.get(places..).filter(|_| places > 0).map(|rest| (value, rest))
 }
 
 #[cfg(test)]
@@ -221,8 +232,8 @@ mod tests {
 
         #[test]
         fn a_canonical_id_is_in_the_form_of_the_server(text in "[0-2]{0,3}-?[0-2]{0,3}") {
-            if let Some(id) = EntryId::parse(text.as_bytes()) {
-                prop_assert_eq!(is_canonical(text.as_bytes()), id.to_string() == text);
+            if let Some((id, is_canonical)) = EntryId::read(text.as_bytes()) {
+                prop_assert_eq!(is_canonical, id.to_string() == text);
             }
         }
 
@@ -257,6 +268,14 @@ mod tests {
             prop_assert_eq!(id.priority(), None);
             prop_assert!(id < EntryId::delayed(UnixMs(due), us + 1));
             prop_assert!(i64::try_from(id.seq).is_ok());
+        }
+
+        #[test]
+        fn a_number_that_does_not_fit_is_no_part_of_an_id(ms: u128, seq: u64, digits in 60..128u32) {
+            let ms = ms >> (128 - digits);
+            let id = EntryId::parse(format!("{ms}-{seq}").as_bytes());
+            let fits = u64::try_from(ms).ok().map(|ms| EntryId { ms, seq });
+            prop_assert_eq!(id, fits);
         }
 
         #[test]
