@@ -32,6 +32,7 @@ mod delivery;
 mod disconnect;
 mod entry;
 mod facts;
+mod few;
 mod fields;
 mod following;
 mod groups;

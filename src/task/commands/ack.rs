@@ -5,6 +5,7 @@ use crate::command::{Access, Arg, Command, Key, Spec};
 use crate::error::Error;
 use crate::names;
 use crate::server::{Reply, Str};
+use crate::task::few::Few;
 use crate::task::groups::Overviews;
 use crate::task::id::{IdArg, Priority};
 use crate::task::store::Ending;
@@ -18,7 +19,7 @@ pub struct Ack;
 pub struct Request<'a> {
     stream: Str<'a>,
     group: Str<'a>,
-    ids: Vec<IdArg<'a>>,
+    ids: Few<IdArg<'a>>,
 }
 
 impl Command for Ack {
@@ -46,14 +47,14 @@ impl Command for Ack {
         let (cx, server) = (*cx, cx.server);
         let Request { stream: queue, group, ids } = request;
         names::reject_moving_slot(server, queue)?;
-        let ids: Vec<_> = ids.iter().map(|id| (id.id, id.borrow())).collect();
+        let ids: Few<_> = ids.iter().map(|id| (id.id, id.borrow())).collect();
         let plain = ids.iter().all(|(id, _)| id.priority() == Some(Priority::LOWEST));
         let acknowledged = if plain {
             store::finish(cx, queue, Priority::LOWEST, group, &ids)?
         } else {
             store::check_places(server, queue, ids.iter().map(|(id, _)| *id))?;
             let (mut acknowledged, mut overviews) = (0, Overviews::default());
-            for id in ids {
+            for id in ids.iter().copied() {
                 for priority in store::places(id.0) {
                     let place = (queue, priority);
                     let found = store::finish_with(

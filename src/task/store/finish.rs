@@ -59,10 +59,12 @@ pub fn finish_with(
     } else {
         Vec::new()
     };
-    let mut args = Vec::with_capacity(2 + ids.len());
-    args.extend([stream, group]);
-    args.extend(ids.iter().map(|(_, text)| *text));
-    let acknowledged = server.call(c"XACK", Mode::Write, &args)?.root().integer();
+    let acknowledged = match ids {
+        // For one id the arguments need no memory of their own.
+        [(_, text)] => server.call(c"XACK", Mode::Write, &[stream, group, *text]),
+        _ => server.call(c"XACK", Mode::Write, &args(&[stream, group], ids)),
+    };
+    let acknowledged = acknowledged?.root().integer();
     let numbers = || ids.iter().map(|(id, _)| *id);
     ties::ended(cx, queue, group, priority, numbers());
     if acknowledged == 0 {
@@ -93,14 +95,12 @@ pub fn finish_with(
             }
         }
     };
-    if let Some(done) = &done {
-        args.truncate(2);
-        args.extend(done.iter().map(|(_, text)| *text));
-    }
-    if !policy.keeps() && args.len() > 2 {
-        // The same arguments, without the group.
-        args.remove(1);
-        server.call(c"XDEL", Mode::Write, &args)?;
+    if !policy.keeps() {
+        match done.as_deref().unwrap_or(ids) {
+            [] => {}
+            [(_, text)] => drop(server.call(c"XDEL", Mode::Write, &[stream, *text])?),
+            done => drop(server.call(c"XDEL", Mode::Write, &args(&[stream], done))?),
+        }
     }
     if !ended.is_empty() {
         let is_done = |ended: &Move| {
@@ -109,4 +109,9 @@ pub fn finish_with(
         life::end(cx, queue, &ended.into_iter().filter(is_done).collect::<Vec<_>>())?;
     }
     Ok(acknowledged)
+}
+
+/// The arguments of an inner command that end with ids.
+fn args<'a>(first: &[Str<'a>], ids: &[(EntryId, Str<'a>)]) -> Vec<Str<'a>> {
+    first.iter().copied().chain(ids.iter().map(|(_, text)| *text)).collect()
 }
