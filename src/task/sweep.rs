@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
     /// The beginning of the stream after that of a priority.
     fn next_stream(&self, priority: Priority) -> Option<Position> {
         let (db, queue, _) = self.names();
-        let streams = self.cx.family.queues.streams(db, queue)?;
+        let streams = self.cx.family.queues.streams(db, queue).filter(|all| !all.is_empty())?;
         let mut above = Priority::ALL.into_iter().filter(|next| *next > priority);
         above.find(|next| streams.contains(*next)).map(|next| (next, None))
     }

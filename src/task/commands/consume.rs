@@ -120,6 +120,7 @@ impl Command for Consume {
         names::reject_moving_slot(server, queue)?;
         // Mostly the reply is forwarded, and then the protocol does not matter.
         let shape = || if meta { Shape::Meta } else { Shape::Streams { resp3: server.resp3() } };
+        let nothing = || if meta { Shape::Meta } else { Shape::Streams { resp3: false } }.nothing();
         let others_wait = line::serve_before_reading(cx, queue, group.bytes())?;
         let mut more = false;
         if !others_wait {
@@ -140,7 +141,7 @@ impl Command for Consume {
             }
         }
         let Some(timeout) = timeout.filter(|_| server.may_block()) else {
-            return Ok(shape().nothing());
+            return Ok(nothing());
         };
         server.subscribe(EVENTS);
         let (db, name) = (server.db(), queue.bytes());
@@ -149,7 +150,7 @@ impl Command for Consume {
         let request = line::Request { count: count.value, shape: shape(), tied };
         let joined = Waiter::join(cx, queue, address, None, timeout, request, || {})?;
         if joined.is_none() {
-            return Ok(shape().nothing());
+            return Ok(nothing());
         }
         if more {
             waiting::serve_soon(cx, db, name);
