@@ -221,8 +221,12 @@ impl<'r> Element<'r> {
         std::iter::from_fn(move || {
             values = values.checked_sub(1)?;
             let (element, head) = (Element(rest), Head::of(rest)?);
-            rest = head.after();
             values = values.saturating_add(head.children());
+            if let Some((bytes, after)) = head.bulk().filter(|_| head.mark == b'$') {
+                rest = after;
+                return Some(Flat::String(bytes));
+            }
+            rest = head.after();
             Some(match element.kind() {
                 Kind::String | Kind::Error => Flat::String(element.bytes()),
                 Kind::Integer => Flat::Integer(element.integer()),
