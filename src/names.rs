@@ -108,10 +108,13 @@ pub fn reject_other_slots<'a>(
 /// The name itself often does not exist as a key, so the server would redirect the client to the
 /// other node, which would then grant as well. The server rejects an inner command on keys that do
 /// not exist exactly while their slot is being migrated or imported.
+#[inline]
 pub fn reject_moving_slot(server: &Server, name: Str<'_>) -> Result<(), Error> {
-    if !server.is_in_cluster() {
-        return Ok(());
-    }
+    if server.is_in_cluster() { probe_slot(server, name) } else { Ok(()) }
+}
+
+#[cold]
+fn probe_slot(server: &Server, name: Str<'_>) -> Result<(), Error> {
     let (wait, probe) = (key_of(server, WAIT, name)?, key_of(server, PROBE, name)?);
     match server.call(c"EXISTS", Mode::Read, &[wait.borrow(), probe.borrow()]) {
         Ok(_) => Ok(()),

@@ -10,7 +10,7 @@ use super::ties::{self, Receiver};
 use super::{Cx, groups};
 use crate::error::Error;
 use crate::server::call::CallReply;
-use crate::server::resp::Element;
+use crate::server::resp::{Cursor, Element};
 use crate::server::{Mode, OwnedStr, Str};
 use crate::time::{Millis, UnixMs};
 
@@ -63,13 +63,14 @@ impl<'a> Consumer<'a> {
     /// stream are added again with a correct id.
     pub fn keep(&self, priority: Priority, found: &CallReply<'_>, now: UnixMs) -> Kept {
         let Some(entries) = store::entries(found) else { return Kept::All(0) };
-        let all = entries.len();
+        let mut cursor = entries.cursor();
+        let all = cursor.array().unwrap_or(0);
         let (mut few, mut many) = ([EntryId::LAST; FEW], Vec::new());
         let ids = few.get_mut(..all).unwrap_or_else(|| {
             many.resize(all, EntryId::LAST);
             &mut many
         });
-        if read_plain(priority, entries, ids).is_some() {
+        if read_plain(priority, cursor, ids).is_some() {
             self.begin(priority, ids, now);
             return Kept::All(all);
         }
@@ -125,7 +126,9 @@ impl<'a> Consumer<'a> {
         let Cx { server, family } = self.cx;
         let (queue, group) = (self.queue.bytes(), self.group.bytes());
         family.queues.leased(server.db(), queue, group, priority, ids, now);
-        self.tie(priority, ids, 1, now);
+        if self.client.is_some() || !family.queue.ties.is_empty() {
+            self.tie(priority, ids, 1, now);
+        }
     }
 
     /// Ties deliveries to the client of the consumer, if that is wanted.
@@ -169,10 +172,9 @@ const FEW: usize = 16;
 /// How many fields and values an entry has that a plain PUBLISH has added.
 const PUBLISHED: usize = 6;
 
-/// Reads the ids of a batch. `None` if not every consumer would get every entry of it.
-fn read_plain(priority: Priority, entries: Element<'_>, ids: &mut [EntryId]) -> Option<()> {
-    let (mut cursor, mut before) = (entries.cursor(), 0);
-    cursor.array()?;
+/// Reads the ids of the entries of a batch. `None` if not every consumer would get every one of them.
+fn read_plain(priority: Priority, mut cursor: Cursor<'_>, ids: &mut [EntryId]) -> Option<()> {
+    let mut before = 0;
     for place in ids {
         // The fields of the last entry need not be read.
         cursor.skip(before)?;

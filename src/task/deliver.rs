@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::server::call::CallReply;
 use crate::server::resp::Element;
 use crate::server::{Mode, Str};
+use crate::time::UnixMs;
 
 /// What was delivered.
 #[derive(Default)]
@@ -62,7 +63,6 @@ pub fn deliver<'a>(
     let (db, now, moment) = (server.db(), server.now(), server.moment());
     let (queue, group) = (consumer.queue.bytes(), consumer.group.bytes());
     let number = usize::try_from(count.value).unwrap_or(usize::MAX);
-    let (mut tasks, mut skipped) = (Vec::new(), 0);
     // A pass bounds how many entries are skipped.
     if number <= MOST_MOVES && family.queues.is_plain(db, queue, group, now, moment) {
         match consumer.read(Priority::LOWEST, count.arg, mode)? {
@@ -76,10 +76,25 @@ pub fn deliver<'a>(
                     family.counters.delivered.add(number as u64);
                     return Ok(Outcome::Read(found));
                 }
-                Kept::Some(kept, others) => (tasks, skipped) = (kept, others),
+                Kept::Some(tasks, skipped) => {
+                    return deliver_by_pass(consumer, number, now, (tasks, skipped));
+                }
             },
         }
     }
+    deliver_by_pass(consumer, number, now, (Vec::new(), 0))
+}
+
+/// Delivers up to `number` tasks, among them those that were read already. `skipped` others were
+/// skipped.
+#[cold]
+fn deliver_by_pass<'a>(
+    consumer: Consumer<'a>,
+    number: usize,
+    now: UnixMs,
+    (tasks, skipped): (Vec<Delivery>, usize),
+) -> Result<Outcome<'a>, Error> {
+    let family = consumer.cx.family;
     let rest = number.saturating_sub(tasks.len());
     let mut pass = Pass::new(consumer, now, tasks);
     let outcome = if rest > 0 { pass.run(rest) } else { Ok(Passed::default()) };

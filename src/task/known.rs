@@ -193,7 +193,8 @@ impl Group {
 
     /// When the first lease ends.
     fn first_end(&self, lease: Option<Millis>) -> Option<UnixMs> {
-        let (since, ..) = self.oldest()?;
+        let oldest = self.leases.iter().filter_map(|(_, leases)| leases.oldest());
+        let since = oldest.map(|(since, _)| since).min()?;
         if since == RELEASED {
             return Some(since);
         }

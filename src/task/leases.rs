@@ -101,7 +101,10 @@ impl Leases {
     pub fn oldest(&self) -> Option<(UnixMs, EntryId)> {
         // The front is never a gap.
         let rising = self.rising.front().and_then(|(id, since)| Some(((*since)?, *id)));
-        [rising, self.others.first().copied()].into_iter().flatten().min()
+        match self.others.first() {
+            None => rising,
+            Some(other) => Some(rising.map_or(*other, |rising| rising.min(*other))),
+        }
     }
 }
 

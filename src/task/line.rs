@@ -137,16 +137,25 @@ pub fn serve_before_reading(cx: Cx<'_>, queue: Str<'_>, group: &[u8]) -> Result<
 }
 
 /// As [`serve_before_reading`], within a budget.
+#[inline]
 pub fn serve_within(
     cx: Cx<'_>,
     queue: Str<'_>,
     group: &[u8],
     budget: &mut Budget,
 ) -> Result<bool, Error> {
+    let nobody_waits = cx.family.queue.lines.is_empty();
+    if nobody_waits { Ok(false) } else { serve_line(cx, queue, group, budget) }
+}
+
+/// As [`serve_within`], if there may be consumers that wait.
+fn serve_line(
+    cx: Cx<'_>,
+    queue: Str<'_>,
+    group: &[u8],
+    budget: &mut Budget,
+) -> Result<bool, Error> {
     let lines = &cx.family.queue.lines;
-    if lines.is_empty() {
-        return Ok(false);
-    }
     let (db, stream) = (cx.server.db(), queue.bytes());
     // The group of a clean line has nothing to deliver. If the key is not a stream, the pass reports
     // it to every waiter.
