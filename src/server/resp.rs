@@ -36,21 +36,22 @@ struct Head<'r> {
     rest: &'r [u8],
 }
 
-/// The length that a value begins with, and what comes after its line. `None` for anything else than a
-/// few digits.
+/// The number that a line begins with, and how long the line is. `None` for anything else than a few
+/// digits.
 #[inline]
-fn length(text: &[u8]) -> Option<(usize, &[u8])> {
-    const DIGITS: usize = 9;
-    let mut number = 0;
-    for (place, byte) in text.iter().take(DIGITS + 1).enumerate() {
+fn number(line: &[u8]) -> Option<(usize, usize)> {
+    const MOST_DIGITS: usize = 9;
+    let (mut number, mut digits) = (0usize, 0);
+    for byte in line {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            let is_end = *byte == b'\r' && place > 0;
-            return text.get(place + 2..).filter(|_| is_end).map(|rest| (number, rest));
+            break;
         }
-        number = number * 10 + usize::from(digit);
+        number = number.wrapping_mul(10).wrapping_add(digit.into());
+        digits += 1;
     }
-    None
+    let is_number = line.get(digits) == Some(&b'\r') && (1..=MOST_DIGITS).contains(&digits);
+    is_number.then_some((number, digits + 2))
 }
 
 impl<'r> Head<'r> {
@@ -246,18 +247,19 @@ impl<'r> Cursor<'r> {
     /// The next value if it is an array, whose elements come next: how many they are.
     #[inline]
     pub fn array(&mut self) -> Option<usize> {
-        let (number, rest) = length(self.0.strip_prefix(b"*")?)?;
-        self.0 = rest;
-        Some(number)
+        let text = self.0.strip_prefix(b"*")?;
+        let (elements, start) = number(text)?;
+        self.0 = text.get(start..)?;
+        Some(elements)
     }
 
     /// The next value if it is a string with a length.
     #[inline]
     pub fn string(&mut self) -> Option<&'r [u8]> {
-        let (number, text) = length(self.0.strip_prefix(b"$")?)?;
-        let (bytes, rest) = text.split_at_checked(number)?;
-        self.0 = rest.get(2..)?;
-        Some(bytes)
+        let text = self.0.strip_prefix(b"$")?;
+        let (len, start) = number(text)?;
+        self.0 = text.get(start + len + 2..)?;
+        text.get(start..start + len)
     }
 
     /// Leaves out values, with what they contain. `None` if the text ends before.
