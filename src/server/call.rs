@@ -162,26 +162,8 @@ impl CallReply<'_> {
     }
 }
 
-/// The length of a text that is cheap to parse.
-const SHORT: usize = 64;
-
 impl Drop for CallReply<'_> {
-    /// Redis 7.2 and later, and Valkey, look at the type of a reply before they free it. For that they
-    /// build a tree of everything in it, which can take as long as the inner command. So a long array or
-    /// map becomes a simple string first: its first line.
     fn drop(&mut self) {
-        let mut len = 0;
-        // SAFETY: the reply was made by `call`. Its text is a buffer of its own, which nobody reads from
-        // here on but the server when it frees it: no borrow of this value is left.
-        unsafe {
-            let text = need(raw::RedisModule_CallReplyProto)(self.raw.as_ptr(), &mut len);
-            if len > SHORT && !text.is_null() {
-                let mark = text.cast_mut().cast::<u8>();
-                if matches!(*mark, b'*' | b'%') {
-                    *mark = b'+';
-                }
-            }
-        }
         // SAFETY: the reply was made by `call`, and the lifetime keeps it inside its context.
         unsafe { need(raw::RedisModule_FreeCallReply)(self.raw.as_ptr()) };
     }
