@@ -60,7 +60,7 @@ pub struct Contender {
     setup: Box<Setup>,
     turn: Box<Turn>,
     relay: Option<Box<Turn>>,
-    /// The number of the contender that is the relay, if the relay takes no turn beside this one.
+    /// The number of the contender that is the relay, if the relay is a contender of its own.
     relayed_by: Option<usize>,
 }
 

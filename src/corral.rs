@@ -136,7 +136,7 @@ pub fn unload(server: &Server) {
 }
 
 /// A key was changed. Every write of the server comes here once a family has subscribed, and nearly all
-/// of them concern nobody, so that they have a short way.
+/// of them concern nobody, so those return early.
 pub fn key_changed(server: &Server, change: &KeyChange<'_>) {
     let key = change.key;
     let is_known = |Corral { cache, interest, .. }: &Corral| {

@@ -63,11 +63,11 @@ pub fn derive(prefix: Prefix, name: &[u8], cluster: bool) -> Result<[&[u8]; 4], 
 /// The name to which a key belongs, if it is derived with this prefix.
 #[inline(always)]
 pub fn name_of(prefix: Prefix, key: &[u8]) -> Option<&[u8]> {
-    // With a known prefix this is one comparison for the keys of all others.
+    // For a constant prefix, a foreign key costs one comparison.
     name_after(prefix, key, key.strip_prefix(prefix.0)?)
 }
 
-/// The same with what follows the prefix.
+/// As [`name_of`], given what follows the prefix.
 #[inline(never)]
 fn name_after<'k>(prefix: Prefix, key: &'k [u8], rest: &'k [u8]) -> Option<&'k [u8]> {
     let tagged = rest.strip_prefix(b"::");

@@ -1,5 +1,5 @@
 //! Another module runs Corral's commands in the middle of what Corral does: inside the keyspace events
-//! of its inner commands, and while a client is being unblocked. No table may be borrowed then, so no
+//! of its writes, and while a client is being unblocked. No table may be borrowed then, so no
 //! command fails, no waiting client is forgotten, and nothing panics.
 
 mod support;

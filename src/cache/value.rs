@@ -22,8 +22,8 @@ pub enum Look<'s> {
     Undecided {
         /// Whether the server has counted a hit or a miss of the value.
         counted: bool,
-        /// Whether the value may have a record: a hint that it has none does not see every change of a
-        /// key to another type.
+        /// Whether the value may have a record. If only a hint says that it has none, this is true: hints
+        /// miss some changes of the key's type.
         recorded: bool,
     },
 }
@@ -42,8 +42,10 @@ pub fn look<'s>(cx: Cx<'s>, key: Str<'s>, stale: Millis) -> Result<Look<'s>, Err
         family.hints.found_no_record(server, &hint);
     }
     // A record that was not there just now is not read again, unless another module made one in an event.
-    let undecided =
-        |counted| Look::Undecided { counted, recorded: !looked || !hint.is_unrecorded() };
+    let undecided = |counted| {
+        let recorded = !looked || !family.hints.is_unrecorded(server.db(), key.bytes());
+        Look::Undecided { counted, recorded }
+    };
     let is_fresh = |value: &Key<'_>| {
         stale == Millis(0) || value.deadline().is_none_or(|end| server.now().until(end) > stale)
     };

@@ -27,7 +27,7 @@ pub struct Candidate<'a> {
     pub fence: bool,
 }
 
-/// How an identifier holds a lock, until something else can change the lock.
+/// How an identifier holds a lock; valid until anything else can change the lock.
 pub enum Holding<'s> {
     /// Not at all.
     No,
@@ -38,7 +38,7 @@ pub enum Holding<'s> {
 }
 
 impl Holding<'_> {
-    /// The same for the rules.
+    /// As the rules see it.
     pub fn held(&self) -> Held {
         match self {
             Holding::No => Held::No,
@@ -102,7 +102,7 @@ impl<'s> Stored<'s> {
         Ok(self.find(identifier)?.held())
     }
 
-    /// As [`Stored::held`], for a change that follows at once.
+    /// As [`Stored::held`], for a caller that changes the lock immediately.
     pub fn find(&self, identifier: Str<'_>) -> Result<Holding<'s>, Error> {
         let lock = self.server.peek_key(self.key);
         match lock.kind() {
@@ -226,7 +226,8 @@ impl<'s> Stored<'s> {
         self.own_quickly(lock, identifier, ttl)
     }
 
-    /// Makes `identifier` the exclusive holder of a lock whose open key is absent or quickly freed.
+    /// Makes `identifier` the exclusive holder of a lock whose key, already open, does not exist or can
+    /// be freed quickly.
     pub fn own_quickly(
         &self,
         lock: Key<'_>,

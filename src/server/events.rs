@@ -27,8 +27,7 @@ pub const SORTED_SETS: c_int = raw::REDISMODULE_NOTIFY_ZSET;
 /// Events of hashes.
 pub const HASHES: c_int = raw::REDISMODULE_NOTIFY_HASH;
 
-/// A change of a key. Nearly all changes concern nobody, so what has happened is only found out for the
-/// others.
+/// A change of a key. Nearly all changes concern nobody, so the details are read only for the others.
 pub struct KeyChange<'a> {
     /// The key.
     pub key: &'a [u8],
@@ -59,9 +58,8 @@ pub struct KeyEvent<'a> {
     pub key: &'a [u8],
     /// Whether it is an event of the stream type.
     pub stream: bool,
-    /// Whether an inner command of this module is running, whose caller serves the waiters itself. What
-    /// another module writes inside the events of that command counts as well; it is noticed at the next
-    /// check.
+    /// Whether this module is writing, and serves the waiters itself afterwards. What another module writes
+    /// inside the events of that write counts as well; it is noticed at the next check.
     pub own: bool,
 }
 

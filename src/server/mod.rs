@@ -92,7 +92,7 @@ struct State {
     subscribed: Cell<c_int>,
     /// Whether it has subscribed to the ends of connections.
     sees_disconnects: Cell<bool>,
-    /// Whether an inner command of the module is writing right now.
+    /// Whether the module is writing right now.
     own_write: Cell<bool>,
     /// What it has cost recently to check a connection.
     checks: Cell<Checks>,

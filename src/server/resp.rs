@@ -36,8 +36,8 @@ struct Head<'r> {
     rest: &'r [u8],
 }
 
-/// The number that a line begins with, and how long the line is. `None` for anything else than a few
-/// digits.
+/// The number that a line begins with, and how long the line is. `None` for anything other than
+/// a few digits.
 #[inline]
 fn number(line: &[u8]) -> Option<(usize, usize)> {
     const MOST_DIGITS: usize = 9;
@@ -240,11 +240,11 @@ impl<'r> Element<'r> {
     }
 }
 
-/// Reads a reply from its beginning, with fewer steps than looking into it takes.
+/// Reads a reply from its beginning in one pass, which is cheaper than random access.
 pub struct Cursor<'r>(&'r [u8]);
 
 impl<'r> Cursor<'r> {
-    /// The next value if it is an array, whose elements come next: how many they are.
+    /// The next value if it is an array, whose elements come next: how many there are.
     #[inline]
     pub fn array(&mut self) -> Option<usize> {
         let text = self.0.strip_prefix(b"*")?;
@@ -262,7 +262,7 @@ impl<'r> Cursor<'r> {
         text.get(start..start + len)
     }
 
-    /// Leaves out values, with what they contain. `None` if the text ends before.
+    /// Skips values and everything inside them. `None` if the text ends before.
     pub fn skip(&mut self, mut values: usize) -> Option<()> {
         while let Some(others) = values.checked_sub(1) {
             let mut more = 0;

@@ -1,12 +1,15 @@
 //! The writes of strings that most commands consist of, through an open key. An inner command would look
 //! up the command and the key again, and prepare arguments and a reply, which costs more than the write.
 //!
-//! Each of them has every effect of the command that it is named after: on the data, the replicas, the
-//! append-only file, WATCH, client tracking and keyspace events. The key API does not check whether a
-//! slot migrates or whether the server accepts writes: so in a cluster, and in a timer, the command runs.
+//! Each of them has the effects of the command that it is named after: on the data, the replicas, the
+//! append-only file, WATCH, client tracking and keyspace events. Only MONITOR and the statistics of
+//! commands do not show it. The key API does not check whether a slot migrates or whether the server
+//! accepts writes: so in a cluster, and in a timer, the command runs.
 
 use super::api::need;
-use super::{Key, Mode, Server, Str, events, words};
+use super::events::{STRINGS, own_write};
+use super::guard::log;
+use super::{Key, Mode, Server, Str, words};
 use crate::error::Error;
 use crate::time::UnixMs;
 use redis_module::raw;
@@ -14,13 +17,13 @@ use std::ffi::CStr;
 use std::os::raw::c_int;
 use std::ptr::NonNull;
 
+const OK: c_int = raw::REDISMODULE_OK as c_int;
+
 /// A keyspace event: its class and its name.
 type Event = (c_int, &'static CStr);
 
-const SET: Event = (events::STRINGS, c"set");
+const SET: Event = (STRINGS, c"set");
 const EXPIRE: Event = (raw::REDISMODULE_NOTIFY_GENERIC as c_int, c"expire");
-const OK: c_int = raw::REDISMODULE_OK as c_int;
-
 const DEL: Event = (raw::REDISMODULE_NOTIFY_GENERIC as c_int, c"del");
 
 impl Key<'_> {
@@ -28,7 +31,8 @@ impl Key<'_> {
     pub fn set(self, value: Str<'_>, at: UnixMs) -> Result<(), Error> {
         let end = self.server.time(at);
         let args = [self.name, value, words().pxat(), end.borrow()];
-        // A value that is replaced through the key API loses how often it was used.
+        // Replacing a value through the key API would reset its access frequency, which matters to an LFU
+        // eviction policy, so only new keys are created this way.
         self.write(c"SET", &args, false, &[SET, EXPIRE], |key| {
             // SAFETY: the key is open, and the server takes its own reference to the value.
             unsafe {
@@ -41,14 +45,15 @@ impl Key<'_> {
     }
 
     /// As [`Key::set`], for a value that is not empty and will be compared with [`Key::holds`], which
-    /// would have to undo the compact form that a short value gets otherwise.
+    /// would have to undo the compact form that a short value gets otherwise. The event `new`, of which
+    /// only modules can see more than the name, is raised when the value is still filled with zeros.
     pub fn set_plain(self, value: Str<'_>, at: UnixMs) -> Result<(), Error> {
         let end = self.server.time(at);
         let args = [self.name, value, words().pxat(), end.borrow()];
         let value = value.bytes();
         self.write(c"SET", &args, false, &[SET, EXPIRE], |key| {
             let mut len = 0;
-            // SAFETY: the key is open; the server has allocated `len` bytes that nobody else sees.
+            // SAFETY: the key is open; the server has allocated `len` bytes for this value.
             unsafe {
                 let created = need(raw::RedisModule_StringTruncate)(key, value.len());
                 const WRITE: c_int = raw::REDISMODULE_WRITE as c_int;
@@ -80,7 +85,7 @@ impl Key<'_> {
         self.write(c"DEL", &args, true, &[DEL], delete)
     }
 
-    /// Writes through the key API if the key `exists`, or does not, or else runs the command.
+    /// Writes through the key API if the key's existence matches `exists`; otherwise runs the command.
     fn write<const CALLS: usize>(
         self,
         command: &'static CStr,
@@ -95,26 +100,33 @@ impl Key<'_> {
             drop(self);
             return server.call(command, Mode::Write, args).map(drop);
         };
-        let _own = events::own_write();
+        let _own = own_write();
         if write(open) != [OK; CALLS] {
+            // A key that was created in vain must not stay.
+            // SAFETY: the key is open.
+            if !exists && unsafe { need(raw::RedisModule_DeleteKey)(open) } != OK {
+                log(c"warning", "a key that could not be written completely was left behind");
+            }
             return Err(Error::Internal);
         }
         // Whatever runs inside an event can change the key.
         drop(self);
-        server.replicate(command, args)?;
+        let replicated = server.replicate(command, args);
         let (ctx, name) = (server.ctx, name.as_ptr());
         // SAFETY: the context and the string are valid.
-        let signals = unsafe {
+        unsafe {
             need(raw::RedisModule_SignalModifiedKey)(ctx, name);
-            let notify = need(raw::RedisModule_NotifyKeyspaceEvent);
-            events.iter().all(|(class, event)| notify(ctx, *class, event.as_ptr(), name) == OK)
-        };
-        if signals { Ok(()) } else { Err(Error::Internal) }
+            for (class, event) in events {
+                // Refused only where no event may be raised.
+                need(raw::RedisModule_NotifyKeyspaceEvent)(ctx, *class, event.as_ptr(), name);
+            }
+        }
+        replicated
     }
 }
 
 impl Server {
-    /// Propagates a command, of at most four arguments, that had been carried out.
+    /// Propagates a command, of at most four arguments, that has been carried out.
     fn replicate(&self, command: &'static CStr, args: &[Str<'_>]) -> Result<(), Error> {
         const FORMAT: &CStr = c"ssss";
         let mut slots = [std::ptr::null_mut(); 4];

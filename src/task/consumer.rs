@@ -166,13 +166,14 @@ impl<'a> Consumer<'a> {
     }
 }
 
-/// How many entries a batch has for which no memory is allocated.
+/// The largest batch whose ids need no allocation.
 const FEW: usize = 16;
 
-/// How many fields and values an entry has that a plain PUBLISH has added.
+/// How many fields and values an entry added by a plain PUBLISH has.
 const PUBLISHED: usize = 6;
 
-/// Reads the ids of the entries of a batch. `None` if not every consumer would get every one of them.
+/// Reads the ids of the entries of a batch. `None` if some entry may not be deliverable to every
+/// consumer.
 fn read_plain(priority: Priority, mut cursor: Cursor<'_>, ids: &mut [EntryId]) -> Option<()> {
     let mut before = 0;
     for place in ids {

@@ -186,7 +186,7 @@ impl<'a> IdArg<'a> {
 
 /// The number that a text begins with, and what follows it.
 fn decimal(text: &[u8]) -> Option<(u64, &[u8])> {
-    /// So many digits always fit.
+    /// A number of this many digits always fits.
     const SHORT: usize = 19;
     let (mut value, mut places) = (0u64, 0);
     for byte in text {
