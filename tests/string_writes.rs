@@ -206,7 +206,11 @@ fn a_write_has_the_effects_of_the_native_command() {
         // In a script and in a transaction, they are the same.
         let words = ours.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>().join(",");
         let script = format!("EVAL return(redis.call({words})) 0");
-        assert_eq!(observed.effects(prepare, &[script.clone()]), expected, "{prepare:?} {script}");
+        assert_eq!(
+            observed.effects(prepare, std::slice::from_ref(&script)),
+            expected,
+            "{prepare:?} {script}"
+        );
         let transaction = ["MULTI", ours, "EXEC"].map(String::from);
         let mut inside = observed.effects(prepare, &transaction);
         // Some servers propagate the frame around a single command, and some do not.
