@@ -6,13 +6,34 @@
 use super::api::need;
 use super::call::INNER_COMMANDS;
 use super::guard::{forget_panics, guard, log, log_panics};
-use super::{Build, Module, STATE, Server, Str, events, info, string};
+use super::{Build, Key, Module, STATE, Server, Str, events, info, string};
 use redis_module::raw;
 use std::os::raw::c_int;
 
 /// Valkey 9 moves slots in one step only if every module declares that it supports this. Keyspace
 /// events correct whatever is remembered of a key. Servers that do not know the bit ignore it.
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
+
+/// The options of the module. Most keys that are open for writing are only read, so closing one does not
+/// mean that it was changed.
+const OPTIONS: c_int =
+    OPTIONS_OF_A_CHANGE | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED as c_int;
+
+/// The options while a key is closed that was changed.
+const OPTIONS_OF_A_CHANGE: c_int =
+    (raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD | HANDLE_ATOMIC_SLOT_MIGRATION) as c_int;
+
+/// Closes a key that was changed: clients that watch or track it are notified. The function of the API
+/// that does only that counts a hit or a miss on Redis 8.6.
+pub(super) fn close_changed(key: Key<'_>) {
+    let ctx = key.server.ctx;
+    // SAFETY: the context belongs to this module; nothing else runs before the options are restored.
+    unsafe {
+        need(raw::RedisModule_SetModuleOptions)(ctx, OPTIONS_OF_A_CHANGE);
+        drop(key);
+        need(raw::RedisModule_SetModuleOptions)(ctx, OPTIONS);
+    }
+}
 
 /// Exports the two functions that the server calls, for a constant [`Module`].
 macro_rules! export {
@@ -103,14 +124,7 @@ fn load(server: &Server, args: &[Str<'_>], module: &'static Module) -> Result<()
     // SAFETY: the context is the one of loading.
     unsafe {
         need(raw::RedisModule_RegisterInfoFunc)(server.ctx, Some(info::write));
-        // Most keys that are open for writing are only read, so closing one does not mean that it was
-        // changed.
-        need(raw::RedisModule_SetModuleOptions)(
-            server.ctx,
-            (raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
-                | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
-                | HANDLE_ATOMIC_SLOT_MIGRATION) as i32,
-        );
+        need(raw::RedisModule_SetModuleOptions)(server.ctx, OPTIONS);
     }
     if server.flags() & raw::REDISMODULE_CTX_FLAGS_EVICT != 0 {
         log(
@@ -216,7 +230,6 @@ fn missing_function() -> Option<&'static str> {
             RedisModule_SetCommandInfo
             RedisModule_SetDisconnectCallback
             RedisModule_SetModuleOptions
-            RedisModule_SignalModifiedKey
             RedisModule_StopTimer
             RedisModule_StreamIteratorNextField
             RedisModule_StreamIteratorNextID

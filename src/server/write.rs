@@ -9,6 +9,7 @@
 use super::api::need;
 use super::events::{STRINGS, own_write};
 use super::guard::log;
+use super::module::close_changed;
 use super::{Key, Mode, Server, Str, words};
 use crate::error::Error;
 use crate::time::UnixMs;
@@ -110,12 +111,11 @@ impl Key<'_> {
             return Err(Error::Internal);
         }
         // Whatever runs inside an event can change the key.
-        drop(self);
+        close_changed(self);
         let replicated = server.replicate(command, args);
         let (ctx, name) = (server.ctx, name.as_ptr());
         // SAFETY: the context and the string are valid.
         unsafe {
-            need(raw::RedisModule_SignalModifiedKey)(ctx, name);
             for (class, event) in events {
                 // Refused only where no event may be raised.
                 need(raw::RedisModule_NotifyKeyspaceEvent)(ctx, *class, event.as_ptr(), name);
