@@ -290,6 +290,11 @@ impl<'s> Stored<'s> {
                 let end = before.into_iter().fold(self.end_of(stale), UnixMs::min);
                 let at = server.time(end);
                 server.call(c"PEXPIREAT", Mode::Write, &[self.key, at.borrow()])?;
+                if !server.peek_key(self.key).exists() {
+                    // The end has passed meanwhile. No event would remove the mark of a value that is gone.
+                    self.cached = Cached::Absent;
+                    return self.remove_record();
+                }
                 self.cached = Cached::Until(Some(end));
                 let token = self.record.token;
                 self.write(Record { lease: Lease::Open, token, stale: true }, Mode::Write)
