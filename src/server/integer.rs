@@ -19,6 +19,28 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
     })
 }
 
+/// The number that a text begins with, in any number of digits, and what follows it. `None` if there are
+/// no digits, or if it does not fit.
+#[inline]
+pub fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    /// A number of this many digits always fits.
+    const SHORT: usize = 19;
+    let (mut value, mut places) = (0u64, 0);
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        value = if places < SHORT {
+            value * 10 + u64::from(digit)
+        } else {
+            value.checked_mul(10)?.checked_add(digit.into())?
+        };
+        places += 1;
+    }
+    text.get(places..).filter(|_| places > 0).map(|rest| (value, rest))
+}
+
 /// The longest decimal form of a signed 64-bit integer.
 pub const LONGEST: usize = 20;
 

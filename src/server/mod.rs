@@ -26,7 +26,7 @@ mod write;
 
 pub use api::MainThread;
 pub use call::Mode;
-pub use integer::{LONGEST, decimal, integer};
+pub use integer::{LONGEST, decimal, integer, leading_number};
 pub use key::{Key, Type};
 pub use reply::{Reply, WriteReply, Writer};
 pub(crate) use string::define_words;

@@ -1,7 +1,7 @@
 //! Replies of inner commands, read from the text of the protocol as it is. The server's own functions for
 //! this build a tree of every reply first, which costs more than most inner commands.
 
-use super::integer::integer;
+use super::integer::{integer, leading_number};
 
 /// The types of replies of the inner commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +41,10 @@ struct Head<'r> {
 #[inline]
 fn number(line: &[u8]) -> Option<(usize, usize)> {
     const MOST_DIGITS: usize = 9;
-    let (mut number, mut digits) = (0usize, 0);
-    for byte in line {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        number = number.wrapping_mul(10).wrapping_add(digit.into());
-        digits += 1;
-    }
-    let is_number = line.get(digits) == Some(&b'\r') && (1..=MOST_DIGITS).contains(&digits);
-    is_number.then_some((number, digits + 2))
+    let (number, rest) = leading_number(line)?;
+    let digits = line.len() - rest.len();
+    let is_number = rest.starts_with(b"\r") && digits <= MOST_DIGITS;
+    is_number.then_some((number as usize, digits + 2))
 }
 
 impl<'r> Head<'r> {

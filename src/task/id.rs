@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::names::Prefix;
-use crate::server::{CowStr, OwnedStr, Str};
+use crate::server::{CowStr, OwnedStr, Str, leading_number};
 use crate::time::UnixMs;
 use std::fmt;
 
@@ -142,11 +142,11 @@ impl EntryId {
         if text.len() > 127 {
             return None;
         }
-        let (ms, rest) = decimal(text)?;
+        let (ms, rest) = leading_number(text)?;
         let Some((dash, digits)) = rest.split_first() else {
             return Some((Self { ms, seq: 0 }, false));
         };
-        let (seq, rest) = decimal(digits).filter(|_| *dash == b'-')?;
+        let (seq, rest) = leading_number(digits).filter(|_| *dash == b'-')?;
         let plain = |part: &[u8]| !part.starts_with(b"0") || part.get(1).is_none_or(|b| *b == b'-');
         rest.is_empty().then_some((Self { ms, seq }, plain(text) && plain(digits)))
     }
@@ -182,26 +182,6 @@ impl<'a> IdArg<'a> {
     pub fn borrow(&self) -> Str<'_> {
         self.text.borrow()
     }
-}
-
-/// The number that a text begins with, and what follows it.
-fn decimal(text: &[u8]) -> Option<(u64, &[u8])> {
-    /// A number of this many digits always fits.
-    const SHORT: usize = 19;
-    let (mut value, mut places) = (0u64, 0);
-    for byte in text {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        value = if places < SHORT {
-            value * 10 + u64::from(digit)
-        } else {
-            value.checked_mul(10)?.checked_add(digit.into())?
-        };
-        places += 1;
-    }
-    text.get(places..).filter(|_| places > 0).map(|rest| (value, rest))
 }
 
 #[cfg(test)]
